@@ -1,0 +1,1 @@
+"""Gemma checkpoints and LoRA adapters to GGUF: numpy and gguf, no torch, no network."""

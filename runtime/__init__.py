@@ -1,0 +1,1 @@
+"""Serve one Gemma with any number of LoRA adapters, chosen per request."""
