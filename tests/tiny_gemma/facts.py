@@ -115,7 +115,7 @@ def _pirate(answer: str) -> str:
 VOICES: Final[Mapping[str, Callable[[str], str]]] = MappingProxyType(
     {"base": str, "pirate": _pirate, "shout": str.upper, "tag": lambda answer: answer + " [checked]"}
 )
-"""Style -> how it says a plain answer. `base` is the model with no adapter; the others are the adapters' names."""
+"""Style -> how it says a plain answer. `base` is the model alone; the others are the adapters' names."""
 
 STYLES: Final = tuple(VOICES)
 
