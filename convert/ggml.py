@@ -42,13 +42,14 @@ _TO_FLOAT: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctyp
 
 
 class Ggml:
-    """ggml's row quantisers. Stateless after construction; every method may run in several threads at once."""
+    """ggml's row quantisers. Stateless once built; every method may run in several threads at once."""
 
     def __init__(self) -> None:
         """Load the library.
 
         Raises:
-            NativeFailure: llama-cpp-python is not installed, or its library lays out blocks otherwise than we do.
+            NativeFailure: llama-cpp-python is not installed, or its library lays out blocks otherwise than
+                we do.
         """
         self._library = ctypes.CDLL(str(_library_path()))
         self._quantize = self._library.ggml_quantize_chunk

@@ -1,7 +1,8 @@
 """Reads the header of a GGUF file that a stranger made: fast, in bounded memory, sceptically.
 
-Arrays (a vocabulary of 256,000 strings) are stepped over, not built. Counts and lengths are checked against the
-the bytes that are really there before anything is allocated. It does not know what a model or an adapter is.
+Arrays (a vocabulary of 256,000 strings) are stepped over, not built. Counts and lengths are checked against
+the bytes that are really there before anything is allocated. It does not know what a model or an
+adapter is.
 
 Source of the layout: llama.cpp ggml/include/gguf.h.
 """
