@@ -40,7 +40,7 @@ async def serve(settings: Settings) -> None:
     engine = ChildEngine(settings.engine, max_in_flight=max_in_flight, on_loading=bar.show)
     registry = Registry(settings.server)
     stop = _stop_event()
-    async with _listening(build_app(engine, registry, settings.server), settings.server) as port:
+    async with _listening(build_app(engine, registry, settings.server), settings.server) as site:
         try:
             log.info("loading %s", settings.engine.model)
             starting = asyncio.create_task(engine.start())
@@ -50,8 +50,9 @@ async def serve(settings: Settings) -> None:
             if starting.done():
                 ready = starting.result()
                 await registry.attach(engine)
-                _greet(ready, registry, settings.server.host, port)
+                _greet(ready, registry, site.name)
                 await stopping
+                await site.stop()
                 await _drain(engine, stop)
         finally:
             await engine.stop()
@@ -59,8 +60,8 @@ async def serve(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def _listening(app: web.Application, settings: ServerSettings) -> AsyncIterator[int]:
-    """Listen with ``app``, and give the port, while the context lasts."""
+async def _listening(app: web.Application, settings: ServerSettings) -> AsyncIterator[web.TCPSite]:
+    """Listen with ``app``, and give the site, while the context lasts."""
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -72,7 +73,7 @@ async def _listening(app: web.Application, settings: ServerSettings) -> AsyncIte
             raise ConfigError(
                 f"cannot listen on {settings.host} port {settings.port}: {reason}; choose another with --host or --port"
             ) from error
-        yield runner.addresses[0][1]
+        yield site
     finally:
         await runner.cleanup()
 
@@ -102,7 +103,7 @@ async def _drain(engine: ChildEngine, stop: asyncio.Event) -> None:
             continue
 
 
-def _greet(ready: Ready, registry: Registry, host: str, port: int) -> None:
+def _greet(ready: Ready, registry: Registry, url: str) -> None:
     """Say what is served, and give lines to paste."""
     model = ready.model
     log.info(
@@ -117,7 +118,6 @@ def _greet(ready: Ready, registry: Registry, host: str, port: int) -> None:
     log.info("adapters are batched %s: %s", ready.adapter_batching, ready.batching_reason)
     names = registry.names()
     log.info("%d adapters: %s", len(names), ", ".join(names[:10]) + (", ..." if len(names) > 10 else ""))
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"\nserving on {url}; Ctrl-C ends it. Try:", file=sys.stderr)
     for lora in ("", *names[:1]):
         chosen = f', "lora": "{lora}"' if lora else ""

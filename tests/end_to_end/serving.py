@@ -68,9 +68,9 @@ def run_gemlane(*arguments: str, **options: Any) -> subprocess.CompletedProcess[
 @contextlib.contextmanager
 def serving(model: Path, adapters: Path, *flags: str, prefix: tuple[str, ...] = ()) -> Iterator[Server]:
     """A server on a free port, ready for requests; ``prefix`` is a command to run it under."""
+    places = ["--model", str(model), "--adapters", str(adapters), "--port", "0"]
     process = subprocess.Popen(
-        [*prefix, *COMMAND, "serve", "--model", str(model), "--adapters", str(adapters)]
-        + ["--port", "0", "--threads", "1", *flags],
+        [*prefix, *COMMAND, "serve", *places, "--threads", "1", *flags],
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
