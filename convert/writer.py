@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -192,7 +192,7 @@ def _text(raw: bytes) -> bytes:
 def _value(entry: KeyValue) -> bytes:
     value = entry.value
     if entry.type is ValueType.ARRAY:
-        assert not isinstance(value, (str, int, float))  # noqa: S101 - our own mistake, never input
+        assert not isinstance(value, (str, int, float))
         return _array(value)
     if isinstance(value, str):
         return _text(value.encode())

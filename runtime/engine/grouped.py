@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from convert.gguf_header import GgufHeader
+from runtime.engine.doorway import check_adapter_file
 from runtime.engine.turns import Turns
 from runtime.generation import BASE, Blend
 from runtime.llama.adapter import Adapter
@@ -17,7 +19,8 @@ class GroupedAdapters:
 
     mode = "grouped"
 
-    def __init__(self, model: Model, context: Context) -> None:
+    def __init__(self, model: Model, context: Context, base: GgufHeader) -> None:
+        self._base = base
         self._model = model
         self._context = context
         self._loaded: dict[str, Adapter] = {}
@@ -28,9 +31,10 @@ class GroupedAdapters:
         """Load an adapter.
 
         Raises:
-            InvalidAdapter: llama.cpp refused the file.
+            InvalidAdapter: the file breaks a rule, or llama.cpp refused it.
         """
         if digest not in self._loaded:
+            check_adapter_file(path, self._base)
             self._loaded[digest] = Adapter(self._model, path)
 
     def remove(self, digest: str) -> None:

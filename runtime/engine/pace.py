@@ -1,4 +1,4 @@
-"""How many prompt tokens fit into a step, from how long the last steps took. Pure arithmetic: the clock is elsewhere."""
+"""How many prompt tokens fit into a step, judged by the last steps. Pure arithmetic: the clock is elsewhere."""
 
 from __future__ import annotations
 

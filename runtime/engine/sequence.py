@@ -47,7 +47,8 @@ class Sequence:
     """One request: its tokens, how many of them are in the cache, and its state. Owned by the scheduler."""
 
     def __init__(self, request: GenerationRequest, prompt_tokens: list[int], n_ctx: int) -> None:
-        assert 0 < len(prompt_tokens) < n_ctx, "the prompt leaves room for a token"
+        if not 0 < len(prompt_tokens) < n_ctx:
+            raise ValueError(f"a prompt of {len(prompt_tokens)} tokens leaves no room in a context of {n_ctx}")
         self.request = request
         self.tokens = prompt_tokens
         """Prompt and answer; the answer's tokens are appended as they are chosen."""

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.config import EngineSettings
+from runtime.engine.doorway import check_model_file
 from runtime.engine.grouped import GroupedAdapters
 from runtime.engine.loop import Engine
 from runtime.engine.scheduler import Limits
-from runtime.errors import ModelLoadError
 from runtime.llama.context import Context, ContextShape
 from runtime.llama.library import Library, n_physical_cores
 from runtime.llama.model import Model
 from runtime.messages import ModelInfo, Ready
 
 _LOG = logging.getLogger("gemlane.engine")
-_GGUF_MAGIC = b"GGUF"
 # Without --n-ctx and --kv-cells: what a 7B model's cache may take on a small machine (458 KB a token in F16).
 _DEFAULT_N_CTX, _DEFAULT_KV_CELLS = 4096, 8192
 # Tokens of one batch: llama.cpp's own default, where wider batches stop being faster per token.
@@ -42,27 +41,6 @@ def sizes(settings: EngineSettings, n_ctx_train: int) -> Sizes:
     return Sizes(min(n_ctx, n_kv_cells), n_kv_cells)
 
 
-def check_model_file(path: Path) -> None:
-    """Refuse what llama.cpp must not be given.
-
-    Raises:
-        ModelLoadError: there is no such file, it is not a regular one, or not a GGUF.
-    """
-    if not path.exists():
-        raise ModelLoadError(f"no model file at {path}; make one with: gemlane convert model DIR -o {path.name}")
-    if path.is_dir():
-        raise ModelLoadError(f"{path} is a folder; give a GGUF file, or make one: gemlane convert model {path} -o FILE")
-    if not path.is_file():
-        raise ModelLoadError(f"{path} is not a regular file")
-    try:
-        with path.open("rb") as file:
-            magic = file.read(len(_GGUF_MAGIC))
-    except OSError as error:
-        raise ModelLoadError(f"cannot read {path}: {error.strerror}") from error
-    if magic != _GGUF_MAGIC:
-        raise ModelLoadError(f"{path} is not a GGUF file; convert a checkpoint with: gemlane convert model DIR -o FILE")
-
-
 def start(library: Library, settings: EngineSettings, on_progress: Callable[[float], bool]) -> tuple[Engine, Ready]:
     """Load the model and make the engine.
 
@@ -70,7 +48,7 @@ def start(library: Library, settings: EngineSettings, on_progress: Callable[[flo
         ModelLoadError: the model cannot be served; the message says why and what to do.
     """
     path = Path(settings.model)
-    check_model_file(path)
+    header = check_model_file(path)
     n_gpu_layers = _n_gpu_layers(library, settings)
     model = Model(library, path, n_gpu_layers=n_gpu_layers, on_progress=on_progress)
     size = sizes(settings, model.n_ctx_train)
@@ -83,7 +61,7 @@ def start(library: Library, settings: EngineSettings, on_progress: Callable[[flo
         kv_type=settings.kv_type,
     )
     context = Context(model, shape)
-    adapters = GroupedAdapters(model, context)
+    adapters = GroupedAdapters(model, context, header)
     engine = Engine(model, context, adapters, limits, n_ctx=size.n_ctx, step_budget_ms=settings.step_budget_ms)
     info = ModelInfo(
         name=model.description,

@@ -107,8 +107,8 @@ class Context:
         n_adapters = len(adapters)
         handles = (native.llama_adapter_lora_p_ctypes * n_adapters)(*(adapter.handle for adapter, _ in adapters))
         scales = (ctypes.c_float * n_adapters)(*(scale for _, scale in adapters))
-        status = native.llama_set_adapters_lora(self.handle, handles, n_adapters, scales)
-        assert status == 0, "llama_set_adapters_lora takes any set of adapters of its model"
+        if native.llama_set_adapters_lora(self.handle, handles, n_adapters, scales) != 0:
+            raise DecodeError("llama.cpp refused a set of adapters that it had loaded itself")
 
     def decode(self, chunks: Sequence[Chunk]) -> list[int]:
         """Run one batch through the model; a chunk's row is where its logits are until the next decode.

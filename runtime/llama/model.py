@@ -10,7 +10,7 @@ from pathlib import Path
 import llama_cpp.llama_cpp as native
 import numpy as np
 
-from runtime.errors import ModelLoadError
+from runtime.errors import InvalidRequest, ModelLoadError
 from runtime.generation import Prompt
 from runtime.llama.library import Library
 
@@ -130,8 +130,10 @@ class Model:
         # A token is at least one byte of text, but for a space that some vocabularies put in front.
         buffer = np.empty(len(raw) + 1, np.int32)
         pointer = buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        n_tokens = native.llama_tokenize(self._vocab, raw, len(raw), pointer, len(buffer), False, False)
-        assert n_tokens >= 0, "more tokens than bytes"
+        add_special, parse_special = False, False
+        n_tokens = native.llama_tokenize(self._vocab, raw, len(raw), pointer, len(buffer), add_special, parse_special)
+        if n_tokens < 0:
+            raise InvalidRequest("the prompt's text has more tokens than bytes")
         return [int(token) for token in buffer[:n_tokens]]
 
     def piece(self, token: int) -> bytes:
@@ -139,7 +141,8 @@ class Model:
         known = self._pieces.get(token)
         if known is None:
             buffer = ctypes.create_string_buffer(_PIECE_BYTES)
-            size = native.llama_token_to_piece(self._vocab, token, buffer, _PIECE_BYTES, 0, False)
+            with_control_tokens = False
+            size = native.llama_token_to_piece(self._vocab, token, buffer, _PIECE_BYTES, 0, with_control_tokens)
             known = self._pieces[token] = buffer.raw[: max(0, size)]
         return known
 
