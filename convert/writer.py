@@ -191,7 +191,7 @@ def _text(raw: bytes) -> bytes:
 def _value(entry: KeyValue) -> bytes:
     value = entry.value
     if entry.type is ValueType.ARRAY:
-        assert not isinstance(value, (str, int, float))  # noqa: S101 - our own mistake, never input
+        assert not isinstance(value, (str, int, float))
         return _array(value)
     if isinstance(value, str):
         return _text(value.encode())
