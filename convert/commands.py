@@ -4,7 +4,6 @@ import argparse
 
 from convert.adapter import ADAPTER_TYPES
 from convert.conversion import Options, convert_adapter, convert_model
-from convert.errors import InvalidOption
 from convert.quantize import MODEL_TYPES, parse_type
 
 
@@ -31,6 +30,4 @@ def adapter(arguments: argparse.Namespace) -> int:
 
 
 def _options(arguments: argparse.Namespace, known: tuple[str, ...]) -> Options:
-    if not 1 <= arguments.threads <= 1024:
-        raise InvalidOption(f"--threads must be from 1 to 1024, but is {arguments.threads}")
     return Options(parse_type(arguments.type, known), arguments.threads, arguments.force)
