@@ -7,8 +7,7 @@ from convert.config import read_hyperparameters
 from convert.errors import InvalidModel
 from convert.gemma import ARCHITECTURE
 from convert.ggml_types import GgmlType
-from convert.gguf_header import DEFAULT_ALIGNMENT, GgufHeader, TensorInfo, ValueType, read_header
-from convert.writer import VERSION
+from convert.gguf_header import DEFAULT_ALIGNMENT, VERSIONS, GgufHeader, TensorInfo, ValueType, read_header
 
 
 def read_base(path: Path) -> GgufHeader:
@@ -38,7 +37,7 @@ def promised_header(directory: Path) -> GgufHeader:
     tensors = {name: TensorInfo(name, GgmlType.F32, shape[::-1], 0, 0) for name, shape in shapes.items()}
     return GgufHeader(
         path=directory,
-        version=VERSION,
+        version=VERSIONS[-1],
         alignment=DEFAULT_ALIGNMENT,
         size_bytes=0,
         data_offset=0,

@@ -16,6 +16,7 @@ from convert.checkpoint import Checkpoint
 from convert.dialects import open_adapter
 from convert.errors import InvalidOption, OutputProblem
 from convert.ggml import Ggml
+from convert.gguf_header import GgufHeader
 from convert.imatrix import read_importance
 from convert.manifest import Digester, digest_file, manifest_path, write_manifest
 from convert.merge import Part, merged_tensors
@@ -52,11 +53,16 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """A planned conversion: what to write, from which files, and how to check the result."""
+    """A planned conversion: what to write, from which files.
+
+    `base` is the model that the result belongs to; `scales` are those of the adapters of a merge.
+    """
 
     command: str
     plan: FilePlan
     inputs: tuple[Path, ...]
+    base: GgufHeader
+    scales: tuple[float, ...] = ()
 
 
 def convert_model(directory: Path, output: Path, options: Options) -> ModelSummary:
@@ -75,9 +81,8 @@ def convert_adapter(source: Path, base_path: Path, output: Path, options: Option
     Raises:
         ConvertError: By class; nothing is left behind.
     """
-    base = read_base(base_path)
     with planned_adapter(source, base_path, options) as conversion:
-        return write(conversion, output, options, lambda path: validate_adapter(path, base))
+        return write(conversion, output, options, lambda path: validate_adapter(path, conversion.base))
 
 
 def merge(directory: Path, adapters: Sequence[tuple[Path, float]], output: Path, options: Options) -> ModelSummary:
@@ -119,6 +124,8 @@ def planned_model(directory: Path, adapters: Sequence[tuple[Path, float]], optio
             command="merge" if parts else "convert model",
             plan=FilePlan(plan.metadata, plan.tensors, plan.warnings + warnings),
             inputs=inputs if options.importance is None else (*inputs, options.importance),
+            base=base,
+            scales=tuple(scale for _, scale in adapters),
         )
 
 
@@ -135,7 +142,7 @@ def planned_adapter(source: Path, base_path: Path, options: Options) -> Iterator
     with adapter as opened, Encoder(ggml, options.n_threads) as encoder:
         base_digest = digest_file(base_path) if base_path.is_file() else None
         plan = plan_adapter(opened, base, options.type_name, encoder, base_digest)
-        yield Conversion("convert adapter", plan, _files(source))
+        yield Conversion("convert adapter", plan, _files(source), base)
 
 
 def write(conversion: Conversion, output: Path, options: Options, check: Callable[[Path], S]) -> S:
@@ -150,7 +157,9 @@ def write(conversion: Conversion, output: Path, options: Options, check: Callabl
     with Digester(conversion.inputs) as digester:
         with byte_progress(output.name, conversion.plan.tensor_bytes) as progress:
             digest = write_gguf(output, conversion.plan, force=options.force, progress=progress, check=check)
-        shown = {"type": options.type_name, "mlx_legacy_alpha": options.is_legacy_alpha}
+        shown: dict[str, object] = {"type": options.type_name, "mlx_legacy_alpha": options.is_legacy_alpha}
+        if conversion.scales:
+            shown["scales"] = conversion.scales
         write_manifest(output, conversion.command, shown, conversion.plan, (digest, digester.digests()))
     return check(output)
 

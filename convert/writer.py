@@ -9,6 +9,7 @@ Source of the layout: llama.cpp ggml/include/gguf.h.
 
 import contextlib
 import hashlib
+import math
 import os
 import shutil
 import struct
@@ -51,12 +52,14 @@ class TensorPlan:
     chunks: Callable[[], Iterable[npt.NDArray[np.uint8]]]
 
     @property
+    def n_values(self) -> int:
+        """How many weights the tensor has."""
+        return math.prod(self.shape)
+
+    @property
     def size_bytes(self) -> int:
         """The bytes of the tensor's data, without padding."""
-        n_rows = 1
-        for length in self.shape[:-1]:
-            n_rows *= length
-        return n_rows * self.type.row_size_bytes(self.shape[-1])
+        return math.prod(self.shape[:-1]) * self.type.row_size_bytes(self.shape[-1])
 
 
 @dataclass(frozen=True, slots=True)
