@@ -69,8 +69,9 @@ class MergedRows:
         """Return (n_rows, n_columns)."""
         weights = self.base.read(first_row, n_rows)
         merged = weights.copy()
-        for change in self.changes:
-            merged += change.of(weights, first_row)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is encoded
+            for change in self.changes:
+                merged += change.of(weights, first_row)
         return merged
 
 

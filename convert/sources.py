@@ -75,7 +75,8 @@ class ScaledRows:
 
     def read(self, first_row: int, n_rows: int) -> F32Array:
         """Return (n_rows, n_columns)."""
-        return (self.source.read(first_row, n_rows) * np.float64(self.factor)).astype(np.float32)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused when it is encoded
+            return (self.source.read(first_row, n_rows) * np.float64(self.factor)).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
