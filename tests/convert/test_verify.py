@@ -10,8 +10,7 @@ from convert import native_child
 from convert.cli import main
 from convert.conversion import Options, convert_adapter, convert_model
 from convert.errors import InvalidModel, InvalidOption, NativeFailure
-from convert.gguf_header import read_header
-from convert.native_child import Subject, logits, quantize
+from convert.native_child import Subject, logits
 from convert.verify import compare, verify
 from tests.convert.checkpoints import BASE, base_tensors, checkpoint
 from tests.convert.digests import tensor_digest
@@ -94,12 +93,15 @@ def test_a_death_of_llama_cpp_is_an_error(base_gguf: Path, tmp_path: Path) -> No
         logits(Subject(base_gguf, path), ["x"])
 
 
-def test_the_second_path_gives_the_same_tensors(tmp_path: Path, base_gguf: Path) -> None:
-    """llama_model_quantize on our F32 file gives what we write directly."""
+def test_the_second_path_gives_the_same_tensors(tmp_path: Path) -> None:
+    """llama_model_quantize on an F32 file gives what we write directly, and the F32 file is gone."""
     direct, second = tmp_path / "direct.gguf", tmp_path / "second.gguf"
-    convert_model(BASE, direct, Options("q4_k_m"))
-    quantize(base_gguf, second, int(str(read_header(direct).metadata["general.file_type"])), 1)
+    arguments = ["model", str(BASE), "--type", "q4_k_m", "--threads", "1", "-o"]
+    assert main([*arguments, str(direct)]) == 0
+    assert main([*arguments, str(second), "--two-step"]) == 0
     assert tensor_digest(direct) == tensor_digest(second)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["direct.gguf", "direct.gguf.json", "second.gguf"]
+    assert main([*arguments, str(second), "--two-step"]) == 2
 
 
 def test_options_are_checked() -> None:
