@@ -46,8 +46,7 @@ class Encoder:
             encoded = self._ggml.quantize(kind, rows, importance)
             if not is_finite(kind, encoded):
                 largest = float(np.abs(rows).max())
-                remedy = "; use bf16 or f32" if np.isfinite(largest) else ""
-                raise BadValue(f"{name!r}: a value of {largest:.3g} does not fit {kind.name}{remedy}")
+                raise BadValue(f"{name!r}: a value of {largest:.3g} does not fit {kind.name}; use bf16 or f32")
             return encoded
 
         n_rows = math.prod(source.shape[:-1])

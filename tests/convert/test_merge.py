@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from convert.conversion import Options, merge
-from convert.errors import InvalidOption, TensorMismatch, UnsupportedAdapter
+from convert.errors import BadValue, InvalidOption, TensorMismatch, UnsupportedAdapter
 from convert.ggml import Ggml
 from convert.gguf_rows import GgufRows, OpenGguf
 from convert.safetensors import SafetensorsFile
@@ -66,3 +66,13 @@ def test_a_dora_of_scale_one_is_itself(tmp_path: Path) -> None:
     with SafetensorsFile(source / "adapter_model.safetensors") as file, OpenGguf(path) as gguf:
         rows = GgufRows(gguf, "blk.0.attn_q.weight", Ggml()).read(0, 256)
         assert np.allclose(np.linalg.norm(rows, axis=1), file.read(Q + "lora_magnitude_vector"), rtol=1e-5)
+
+
+def test_a_change_beyond_float32_is_refused(tmp_path: Path) -> None:
+    """Finite halves whose product is not: refused before any quantiser sees it."""
+    tensors = adapter_tensors("tag")
+    tensors[Q + "lora_A.weight"][:] = 1e30
+    tensors[Q + "lora_B.weight"][:] = 1e30
+    source = peft(tmp_path / "huge", "tag", tensors)
+    with pytest.raises(BadValue, match="too large for float32"):
+        merge(BASE, [(source, 1.0)], tmp_path / "x.gguf", Options("q4_k_m"))
