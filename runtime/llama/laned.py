@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,15 +40,16 @@ class LanedContext:
         except LayoutError as error:
             raise ModelLoadError(f"this llama.cpp is not the one that lanes were built for: {error}") from error
         self.shapes = dict(shapes)
-        self.context = Context(model, shape, self._graph.callback)
-        with tempfile.TemporaryDirectory(prefix="gemlane-") as folder:
-            path = Path(folder) / "template.gguf"
-            write_template(path, shapes, bank_shape.rank)
-            self._template = Adapter(model, path)
-        self.bank = Bank(self._find_pairs(model), shapes, bank_shape)
+        with contextlib.ExitStack() as undo:
+            self.context = Context(model, shape, self._graph.callback)
+            undo.callback(self.context.free)
+            self._template = _load_template(model, shapes, bank_shape.rank)
+            undo.callback(self._template.free)
+            self.bank = Bank(self._find_pairs(model), shapes, bank_shape)
+            undo.pop_all()
         self._graph.attach(self.bank.weights)
 
-    def _find_pairs(self, model: Model) -> dict[str, Pair]:
+    def _find_pairs(self, model: Model) -> Mapping[str, Pair]:
         """Run one token under the template to see where its tensors are."""
         self.context.set_adapters([(self._template, 1.0)])
         self.context.decode([Chunk(0, model.tokenize(Prompt(())), 0, wants_logits=True)])
@@ -91,3 +93,10 @@ class LanedContext:
         self.context.free()
         self._template.free()
         self.bank.free()
+
+
+def _load_template(model: Model, shapes: Shapes, rank: int) -> Adapter:
+    with tempfile.TemporaryDirectory(prefix="gemlane-") as folder:
+        path = Path(folder) / "template.gguf"
+        write_template(path, shapes, rank)
+        return Adapter(model, path)
