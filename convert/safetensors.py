@@ -1,7 +1,7 @@
 """Reads safetensors files that a stranger made: header checked against the file, tensors read in row chunks.
 
-Bounded memory whatever the header says; nothing is memory-mapped, so a file cut short while we read is an error
-and not a crash.
+Bounded memory whatever the header says; nothing is memory-mapped, so a file cut short while we read is an
+error and not a crash.
 
 Source of the format: the safetensors project's README, "Format".
 """
@@ -128,8 +128,8 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[Mapping[str, str], Mapping
     header_bytes = int.from_bytes(start[:8], "little")
     if header_bytes > min(MAX_HEADER_BYTES, size_bytes - 8):
         raise MalformedSafetensors(
-            f"{path}: a header of {header_bytes} bytes is claimed; the file has {size_bytes} bytes and at most "
-            f"{MAX_HEADER_BYTES} are read"
+            f"{path}: claims a header of {header_bytes} bytes, but at most "
+            f"{min(MAX_HEADER_BYTES, size_bytes - 8)} are possible"
         )
     try:
         entries = parse_json_object(read_at(file, 8, header_bytes), path)
@@ -139,9 +139,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[Mapping[str, str], Mapping
     metadata = raw_metadata if isinstance(raw_metadata, dict) else {}
     tensors = {name: _entry(path, name, entry, 8 + header_bytes) for name, entry in entries.items()}
     _check_ranges(path, tensors, 8 + header_bytes, size_bytes)
-    return MappingProxyType({k: v for k, v in metadata.items() if isinstance(v, str)}), MappingProxyType(
-        tensors
-    )
+    return MappingProxyType({k: v for k, v in metadata.items() if isinstance(v, str)}), MappingProxyType(tensors)
 
 
 def _entry(path: Path, name: str, entry: object, data_start: int) -> SourceTensor:
@@ -157,7 +155,7 @@ def _entry(path: Path, name: str, entry: object, data_start: int) -> SourceTenso
     n_bytes = math.prod(shape) * _SIZES[dtype]
     if offsets[1] - offsets[0] != n_bytes:
         raise MalformedSafetensors(
-            f"{path}: tensor {name!r} of {dtype} {shape} needs {n_bytes} bytes, but has {offsets[1] - offsets[0]}"
+            f"{path}: tensor {name!r} of {dtype} {shape} needs {n_bytes} bytes, not {offsets[1] - offsets[0]}"
         )
     return SourceTensor(name, dtype, tuple(shape), data_start + offsets[0], n_bytes)
 
@@ -176,5 +174,5 @@ def _check_ranges(path: Path, tensors: Mapping[str, SourceTensor], data_start: i
         end, before = tensor.offset + tensor.size_bytes, tensor.name
         if end > size_bytes:
             raise MalformedSafetensors(
-                f"{path}: {tensor.name!r} ends at byte {end}, but the file has {size_bytes}; is the download whole?"
+                f"{path}: {tensor.name!r} ends at byte {end}, but the file has only {size_bytes}"
             )

@@ -1,7 +1,8 @@
 """Writes GGUF files, whole or not at all.
 
-The result appears under its name only when every byte is on the disk. Where the system has files without a name
-(Linux), even a killed process leaves nothing behind; elsewhere a `.part` file may remain, which the next run replaces.
+The result appears under its name only when every byte is on the disk. Where the system has files without a
+name (Linux), even a killed process leaves nothing behind; elsewhere a `.part` file may remain, which the
+next run replaces.
 
 Source of the layout: llama.cpp ggml/include/gguf.h.
 """
@@ -24,6 +25,7 @@ from convert.gguf_header import DEFAULT_ALIGNMENT, MAGIC, SCALARS, ValueType
 
 VERSION: Final = 3
 _SPARE_BYTES: Final = 1 << 20
+_NEW_FILE: Final = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC
 
 Scalar = str | int | float | bool
 Array = Sequence[bytes] | npt.NDArray[np.float32] | npt.NDArray[np.int32]
@@ -60,7 +62,8 @@ def check_output(path: Path, size_bytes: int, *, force: bool) -> None:
     """Refuse early what could only fail late.
 
     Raises:
-        OutputProblem: The file exists and `force` is not set, the directory does not exist, or the disk is too full.
+        OutputProblem: The file exists and `force` is not set, the directory does not exist, or the disk is
+            too full.
     """
     if path.is_dir():
         raise OutputProblem(f"{path}: a directory; name the file to write")
@@ -70,9 +73,7 @@ def check_output(path: Path, size_bytes: int, *, force: bool) -> None:
         raise OutputProblem(f"{path.parent}: no such directory")
     free_bytes = shutil.disk_usage(path.parent).free
     if free_bytes < size_bytes + _SPARE_BYTES:
-        raise OutputProblem(
-            f"{path}: {size_bytes} bytes are needed, but only {free_bytes} are free on that disk"
-        )
+        raise OutputProblem(f"{path}: {size_bytes} bytes are needed, but only {free_bytes} are free on that disk")
 
 
 def encode_header(metadata: Sequence[KeyValue], tensors: Sequence[TensorPlan]) -> bytes:
@@ -97,6 +98,7 @@ def write_gguf(
     *,
     force: bool = False,
     progress: Callable[[int], None] = lambda _: None,
+    check: Callable[[Path], object] = lambda _: None,
 ) -> None:
     """Write a GGUF file at `path`, asking each tensor for its bytes in turn.
 
@@ -106,6 +108,7 @@ def write_gguf(
         tensors: In file order.
         force: Replace an existing file.
         progress: Called with the number of bytes just written.
+        check: Called with the path of the whole file before it gets its name; raises to refuse it.
 
     Raises:
         OutputProblem: See `check_output`; or the disk filled up, or refused, while writing.
@@ -113,7 +116,7 @@ def write_gguf(
     header = encode_header(metadata, tensors)
     total_bytes = len(header) + sum(_padded(tensor.size_bytes) for tensor in tensors)
     check_output(path, total_bytes, force=force)
-    with whole_file(path) as file:
+    with whole_file(path, check) as file:
         file.write(header)
         for tensor in tensors:
             n_bytes = 0
@@ -122,48 +125,50 @@ def write_gguf(
                 n_bytes += chunk.size
                 progress(chunk.size)
             if n_bytes != tensor.size_bytes:
-                raise OutputProblem(
-                    f"{path}: {tensor.name!r} gave {n_bytes} bytes instead of {tensor.size_bytes}"
-                )
+                raise OutputProblem(f"{path}: {tensor.name!r} gave {n_bytes} bytes instead of {tensor.size_bytes}")
             file.write(bytes(_padded(n_bytes) - n_bytes))
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path, check: Callable[[Path], object] = lambda _: None) -> Iterator[BinaryIO]:
     """Open a file that appears at `path` only if the block ends without an exception, and then all of it.
+
+    Args:
+        path: The file to make.
+        check: Called with the path of the whole file before it gets its name; raises to refuse it.
 
     Raises:
         OutputProblem: The system refuses to write, for want of space or permission.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.name + ".part"
     try:
-        descriptor = _open_nameless(path.parent)
-        if descriptor is None:
-            descriptor = os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-            named = True
-        else:
-            named = False
-        try:
-            with os.fdopen(descriptor, "wb") as file:
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with contextlib.ExitStack() as cleaning:
+            cleaning.callback(os.close, directory)
+            descriptor = _open_nameless(path.parent)
+            is_nameless = descriptor is not None
+            if descriptor is None:
+                descriptor = os.open(part, _NEW_FILE, 0o666, dir_fd=directory)
+            with os.fdopen(descriptor, "wb") as file, contextlib.ExitStack() as failing:
+                failing.callback(_remove, part, directory)
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
-                if not named:
-                    part.unlink(missing_ok=True)
-                    named = True
-                    os.link(f"/proc/self/fd/{file.fileno()}", part, follow_symlinks=True)
-            part.replace(path)
-        except BaseException:
-            if named:
-                part.unlink(missing_ok=True)
-            raise
-        _sync_directory(path.parent)
+                os.fsync(descriptor)
+                if is_nameless:
+                    _remove(part, directory)
+                    # Only linkat follows /proc's link to the open file, and only a dir_fd makes Python use
+                    # it.
+                    os.link(f"/proc/self/fd/{descriptor}", part, dst_dir_fd=directory, follow_symlinks=True)
+                check(path.parent / part)
+                os.replace(part, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+                failing.pop_all()
+            os.fsync(directory)
     except OSError as error:
         raise OutputProblem(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _open_nameless(directory: Path) -> int | None:
-    """Open a new file that has no name yet, or return None where the system or file system has no such thing."""
+    """Open a new file that has no name yet; None where the system or file system has no such thing."""
     flag = getattr(os, "O_TMPFILE", None)
     if flag is None or not Path("/proc/self/fd").is_dir():
         return None
@@ -173,12 +178,9 @@ def _open_nameless(directory: Path) -> int | None:
         return None
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _remove(name: str, directory: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)
 
 
 def _padded(n_bytes: int) -> int:

@@ -5,15 +5,20 @@
     GemlaneError
     ├── ConfigError              the command line, environment or configuration file is wrong
     ├── InvalidRequest           the body breaks the contract
+    │   ├── MissingBody          there is none
     │   ├── RequestTooLarge      a body or upload over its limit
     │   └── ContextExceeded      the prompt leaves no room in the context window
+    ├── UnknownRoute             nothing lives at that path
+    ├── MethodNotAllowed         something does, but not for this method
     ├── UnknownModel             no such base model here
     ├── AdapterError
     │   ├── UnknownAdapter       no adapter of that name or id
     │   ├── IncompleteAdapter    a finetune whose files are not both uploaded
     │   ├── IncompatibleAdapter  made for another base model, or over the engine's rank
     │   └── InvalidAdapter       its file breaks a rule
-    ├── Unauthorized             no token, or a wrong one
+    ├── Unauthorized             a token that is not in the list
+    │   ├── MissingCredentials   no token at all
+    │   └── MalformedCredentials a header that is not a bearer token
     ├── Overloaded               the queue is full
     ├── RequestTimeout           our own time limit
     └── EngineError
@@ -49,6 +54,12 @@ class InvalidRequest(GemlaneError):
     code = "invalid_request"
 
 
+class MissingBody(InvalidRequest):
+    """A request without a body, where one is needed."""
+
+    code = "missing_body"
+
+
 class RequestTooLarge(InvalidRequest):
     """A body or an upload over its limit."""
 
@@ -61,10 +72,30 @@ class ContextExceeded(InvalidRequest):
     code = "context_exceeded"
 
 
+class UnknownRoute(GemlaneError):
+    """No resource lives at that path."""
+
+    code = "unknown_route"
+
+
+class MethodNotAllowed(GemlaneError):
+    """The resource does not know that method; ``method`` is what came."""
+
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, method: str = "") -> None:
+        super().__init__(message)
+        self.method = method
+
+
 class UnknownModel(GemlaneError):
-    """A model id that is not served here."""
+    """A model id that is not served here; ``model`` is what came."""
 
     code = "unknown_model"
+
+    def __init__(self, message: str, model: str = "") -> None:
+        super().__init__(message)
+        self.model = model
 
 
 class AdapterError(GemlaneError):
@@ -74,9 +105,13 @@ class AdapterError(GemlaneError):
 
 
 class UnknownAdapter(AdapterError):
-    """No adapter has that name or id."""
+    """No adapter has that name or id; ``name`` is what came."""
 
     code = "unknown_adapter"
+
+    def __init__(self, message: str, name: str = "") -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class IncompleteAdapter(AdapterError):
@@ -98,9 +133,21 @@ class InvalidAdapter(AdapterError):
 
 
 class Unauthorized(GemlaneError):
-    """No token came, or one that is not in the list."""
+    """The token that came is not in the list."""
 
     code = "unauthorized"
+
+
+class MissingCredentials(Unauthorized):
+    """No token came, where one is required."""
+
+    code = "missing_credentials"
+
+
+class MalformedCredentials(Unauthorized):
+    """The Authorization header is not ``Bearer <token>``."""
+
+    code = "malformed_credentials"
 
 
 class Overloaded(GemlaneError):
