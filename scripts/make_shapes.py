@@ -34,8 +34,8 @@ ALIGNMENT = 32  # bytes; GGUF's default for tensor data (gguf.GGUF_DEFAULT_ALIGN
 # token's own embedding is small beside what the blocks add, or the tied head would repeat the token for ever.
 WEIGHT_GAIN = 0.9
 ADAPTER_GAIN = 0.3
-EMBEDDING_GAIN = 0.2
-OUTPUT_NORM = 10.0  # times EMBEDDING_GAIN: the logits' standard deviation
+EMBEDDING_GAIN = 0.05
+OUTPUT_NORM = 40.0  # times EMBEDDING_GAIN: the logits' standard deviation
 FIRST_WORD_ID = 473  # after the 256 byte tokens, as in Gemma's tokenizer
 
 TYPES = {name: GGMLQuantizationType[name.upper()] for name in ("f32", "f16", "q8_0", "q4_0")}
