@@ -1,0 +1,138 @@
+"""The adapters that requests may name: by name or by id, each standing for one content digest.
+
+Knows files and the ``Engine`` protocol; nothing of HTTP or of a dialect's names for things.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from runtime.client import Engine
+from runtime.errors import AdapterError, EngineUnavailable, GemlaneError, InvalidAdapter, UnknownAdapter
+from runtime.generation import Blend, BlendMember
+
+Check = Callable[[Path], None]
+"""Reads an untrusted GGUF adapter and raises (ValueError, OSError or an AdapterError) if it must not be loaded."""
+
+_ID_NAMESPACE: Final = uuid.UUID("6a1b4c5e-70c3-5c60-9d4f-9b6a3b1f0e57")
+"""Ours alone, drawn once; ids derived from digests must never change."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One adapter that can be served. ``digest`` is the SHA-256 of the GGUF file at ``path``, in hexadecimal."""
+
+    id: str
+    name: str
+    digest: str
+    path: Path
+    created_at: datetime
+
+
+def id_of(digest: str) -> str:
+    """The stable id of a file that nobody gave one: a UUID derived from its content."""
+    return str(uuid.uuid5(_ID_NAMESPACE, digest))
+
+
+class Registry:
+    """Names and ids -> adapters. Belongs to the event loop; names and ids are unique."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Adapter] = {}
+        self._by_id: dict[str, Adapter] = {}
+
+    def __iter__(self) -> Iterator[Adapter]:
+        return iter(sorted(self._by_name.values(), key=lambda adapter: adapter.name))
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def find(self, name_or_id: str) -> Adapter | None:
+        """The adapter of that id, else of that name, else None."""
+        return self._by_id.get(name_or_id) or self._by_name.get(name_or_id)
+
+    def resolve(self, name_or_id: str) -> Blend:
+        """The adapter as what the engine applies.
+
+        Raises:
+            UnknownAdapter: no adapter has that id or name.
+        """
+        adapter = self.find(name_or_id)
+        if adapter is None:
+            raise UnknownAdapter("no adapter has that name or id; GET /health lists those there are", name_or_id)
+        return Blend((BlendMember(adapter.digest),))
+
+    def add(self, adapter: Adapter) -> None:
+        """Let requests name ``adapter``.
+
+        Raises:
+            InvalidAdapter: its name is taken, as a name or an id.
+        """
+        taken = self._by_name.get(adapter.name) or self._by_id.get(adapter.name)
+        if taken is not None:
+            raise InvalidAdapter(f"the adapter name {adapter.name!r} is taken, by {taken.path}")
+        self._by_name[adapter.name] = adapter
+        self._by_id.setdefault(adapter.id, adapter)  # equal content under a second name shares the id
+
+    def remove(self, adapter: Adapter) -> None:
+        """Forget ``adapter``; its file stays."""
+        self._by_name.pop(adapter.name, None)
+        if self._by_id.get(adapter.id) is adapter:
+            del self._by_id[adapter.id]
+
+    async def register(self, engine: Engine) -> None:
+        """Tell ``engine`` every adapter; one that it refuses is logged and forgotten."""
+        for adapter in list(self):
+            try:
+                await engine.add_adapter(adapter.digest, adapter.path)
+            except EngineUnavailable:
+                continue  # the engine will be told once it is ready
+            except GemlaneError as error:
+                log.warning("adapter %s is left out: %s", adapter.name, error)
+                self.remove(adapter)
+
+
+def scan(folder: Path, check: Check) -> Iterator[Adapter]:
+    """Every ``*.gguf`` of ``folder`` that passes ``check``; the others are logged with their reason."""
+    for path in sorted(folder.glob("*.gguf")):
+        try:
+            yield read_adapter(path, check)
+        except (AdapterError, ValueError, OSError) as error:
+            log.warning("adapter %s is left out: %s", path.name, error)
+
+
+def read_adapter(path: Path, check: Check) -> Adapter:
+    """The adapter that one GGUF file is, named like the file.
+
+    Raises:
+        InvalidAdapter: not a regular file (a FIFO would block for ever), or a name that is no Unicode.
+        ValueError, OSError, AdapterError: as ``check`` raises them.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise InvalidAdapter("not a regular file")
+    if any("\ud800" <= character <= "\udfff" for character in path.stem):
+        raise InvalidAdapter("its file name is not valid Unicode")
+    check(path)
+    digest = digest_of(path)
+    return Adapter(id_of(digest), path.stem, digest, path, datetime.fromtimestamp(status.st_mtime, UTC))
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

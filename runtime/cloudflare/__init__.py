@@ -1,0 +1,1 @@
+"""Cloudflare's dialect: Workers AI over REST and through the Worker binding."""

@@ -1,0 +1,55 @@
+"""The REST surface of Workers AI: ``/client/v4/accounts/{account}/ai/...``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+
+from runtime.cloudflare.errors import render_rest_error
+from runtime.cloudflare.run import answer
+from runtime.cloudflare.wire import MODEL, parse_run, render_envelope
+from runtime.errors import UnknownModel
+from runtime.web.faces import ErrorAnswer, Face
+from runtime.web.keys import LIMITS
+from runtime.web.limits import read_body
+
+_PREFIX: Final = "/client/v4/"
+_AI: Final = "/client/v4/accounts/{account}/ai"
+
+
+async def run(request: web.Request) -> web.StreamResponse:
+    """``POST .../ai/run/{model}``, the model's id plain or percent-encoded, with or without a trailing slash."""
+    body = await read_body(request, request.app[LIMITS])
+    run_input = parse_run(body, query_lora=request.query.get("lora", ""))
+    check_model(request.match_info["model"].rstrip("/"))
+    return await answer(request, run_input, render_envelope)
+
+
+def check_model(model: str) -> None:
+    """Let the one model that is served here pass.
+
+    Raises:
+        UnknownModel: it is another.
+    """
+    if model != MODEL:
+        raise UnknownModel(f"this server has only {MODEL}", model)
+
+
+def add_routes(app: web.Application) -> None:
+    """Everything under ``/client/v4``."""
+    app.router.add_post(_AI + "/run/{model:.+}", run)
+
+
+def headers(request_id: str) -> dict[str, str]:
+    """What every answer of the original carries; ``cf-ray`` is 16 hexadecimal digits and a place."""
+    return {"cf-ai-req-id": request_id, "cf-ray": f"{request_id.replace('-', '')[:16]}-LAN"}
+
+
+def _render_error(error: Exception, request_id: str) -> ErrorAnswer:
+    fault, body = render_rest_error(error, request_id)
+    retry = {"Retry-After": str(fault.retry_after_s)} if fault.retry_after_s else {}
+    return ErrorAnswer(fault.status, body, retry)
+
+
+FACES: Final = (Face(lambda request: request.path.startswith(_PREFIX), headers, _render_error),)

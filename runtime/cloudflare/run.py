@@ -1,0 +1,61 @@
+"""One run of the model, whichever door it came through: input -> generation -> answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import web
+
+from runtime.adapters.registry import Registry
+from runtime.cloudflare.wire import RunFrames, RunInput, render_result
+from runtime.config import ServerSettings
+from runtime.generation import BASE, GenerationRequest
+from runtime.prompt import gemma
+from runtime.prompt.gemma import Message, SystemRole
+from runtime.web.answers import collect, stream
+from runtime.web.keys import REGISTRY, REQUEST_ID, SETTINGS
+
+NEURONS: Final = {"cf-ai-neurons": "0.00"}
+"""What a success cost; LoRA inference is free (docs "features/fine-tunes/loras"), and so is our own."""
+
+
+def to_generation(
+    run_input: RunInput, request_id: str, registry: Registry, settings: ServerSettings
+) -> GenerationRequest:
+    """The request for the engine.
+
+    Raises:
+        UnknownAdapter: no such adapter; or another AdapterError if it cannot be used.
+        InvalidRequest: the prompt cannot be made.
+    """
+    if run_input.prompt is not None and run_input.is_raw:
+        prompt = gemma.render_raw(run_input.prompt)
+    elif run_input.prompt is not None:
+        prompt = gemma.render([Message("user", run_input.prompt)], SystemRole.DROP)
+    else:
+        prompt = gemma.render(run_input.messages or (), SystemRole(settings.system_role))
+    return GenerationRequest(
+        request_id=request_id,
+        prompt=prompt,
+        max_tokens=run_input.max_tokens,
+        sampling=run_input.sampling,
+        blend=registry.resolve(run_input.lora) if run_input.lora else BASE,
+    )
+
+
+async def answer(
+    request: web.Request, run_input: RunInput, render: Callable[[dict[str, object]], bytes]
+) -> web.StreamResponse:
+    """Generate, and answer with ``render(result)`` or with the native stream.
+
+    Raises:
+        GemlaneError: the adapter, the prompt or the engine.
+    """
+    generation = to_generation(run_input, request[REQUEST_ID], request.app[REGISTRY], request.app[SETTINGS])
+    if run_input.is_stream:
+        return await stream(request, generation, RunFrames())
+    whole = await collect(request, generation)
+    body = render(render_result(whole.text, whole.usage))
+    # Exactly this content type: the Worker binding compares it as a string, so a charset would break it.
+    return web.Response(body=body, headers={"Content-Type": "application/json", **NEURONS})

@@ -1,0 +1,191 @@
+"""Settings: each declared once, with its flag, environment variable, configuration key, default and help.
+
+A value comes from the first that names it: the flag (``--n-ctx``), the environment (``GEMLANE_N_CTX``), the TOML file
+of ``--config`` (``n_ctx``), the default. Settings never change after the start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import tomllib
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "GEMLANE_"
+
+
+def option(default: Any, help_text: str, *, choices: tuple[str, ...] = (), metavar: str | None = None) -> Any:
+    """A field of a settings class that users can set."""
+    metadata = {"help": help_text, "choices": choices, "metavar": metavar}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What the engine process needs to know."""
+
+    model: str = option("", "the base model, a GGUF file", metavar="FILE")
+    n_ctx: int = option(0, "longest sequence, prompt and answer, in tokens; 0: the model's, at most 4096", metavar="N")
+    kv_cells: int = option(
+        0,
+        "tokens that all running sequences and kept prefixes may hold together; 0: parallel x n-ctx, at most 8192",
+        metavar="N",
+    )
+    parallel: int = option(8, "sequences decoded at once; more requests wait their turn", metavar="N")
+    threads: int = option(0, "threads that compute; 0: one for each physical core", metavar="N")
+    gpu_layers: str = option("auto", "layers held by the GPU: a number, or auto for as many as fit", metavar="auto|N")
+    adapter_batching: str = option(
+        "auto",
+        "mixed: different adapters in one batch; grouped: one adapter a batch; auto: mixed if its self-check passes",
+        choices=("auto", "mixed", "grouped"),
+    )
+    lanes: int = option(8, "adapters (or blends) that one batch can mix", metavar="N")
+    max_lora_rank: int = option(32, "highest rank a lane has room for, a multiple of 32", metavar="R")
+    lane_type: str = option("q8_0", "number format of the lanes' weights", choices=("q8_0", "f16", "f32"))
+    kv_type: str = option(
+        "f16", "number format of the key-value cache; q8_0 halves its memory", choices=("f16", "q8_0", "f32")
+    )
+    step_budget_ms: int = option(250, "longest a step should take while others stream, in milliseconds", metavar="MS")
+    prefix_dir: str = option(
+        "", "folder where hot prompt prefixes survive a restart; empty: they do not", metavar="DIR"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What the web process needs to know besides."""
+
+    host: str = option("127.0.0.1", "address to listen on; anything but loopback asks for a token", metavar="ADDRESS")
+    port: int = option(8080, "port to listen on", metavar="PORT")
+    adapters: str = option("", "folder of adapters: GGUF files, and what is uploaded", metavar="DIR")
+    token_file: str = option("", "file of bearer tokens, one a line; without it loopback needs none", metavar="FILE")
+    system_role: str = option(
+        "fold",
+        "a system message is put before the first user turn (fold), left out as in 2024 (drop), or an error (reject)",
+        choices=("fold", "drop", "reject"),
+    )
+    max_queue: int = option(64, "requests that may wait beyond those that run; more are answered 429", metavar="N")
+    request_timeout_s: int = option(600, "longest a request may take, in seconds", metavar="S")
+    max_body_mib: int = option(4, "largest request body, uploads aside, in MiB", metavar="MIB")
+    max_adapters: int = option(100, "most adapters kept", metavar="N")
+    max_adapter_mib: int = option(300, "largest uploaded adapter file, in MiB", metavar="MIB")
+    log_level: str = option("info", "how much is logged", choices=("debug", "info", "warning", "error"))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of ``gemlane serve``."""
+
+    engine: EngineSettings
+    server: ServerSettings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` a flag for every setting, and ``--config``."""
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML file of settings, keys spelled like the flags with _ for -"
+    )
+    for title, kind in (("engine", EngineSettings), ("server", ServerSettings)):
+        group = parser.add_argument_group(title)
+        for field in dataclasses.fields(kind):
+            shown = f" (default: {field.default})" if field.default not in ("", 0) else ""
+            group.add_argument(
+                "--" + field.name.replace("_", "-"),
+                default=None,
+                choices=field.metadata["choices"] or None,
+                metavar=field.metadata["metavar"],
+                help=field.metadata["help"] + shown,
+            )
+
+
+def resolve(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Settings:
+    """The settings that flags, environment and file give together.
+
+    Raises:
+        ConfigError: a value of the wrong type, an unknown key, or a file that cannot be read.
+    """
+    file_values = _read_file(Path(arguments.config)) if arguments.config else {}
+    unknown = set(file_values) - {field.name for field in _all_fields()}
+    if unknown:
+        raise ConfigError(f"{arguments.config}: unknown setting {min(unknown)!r}; see gemlane serve --help")
+
+    def value_of(field: dataclasses.Field[Any], kind: type) -> Any:
+        flag, variable = getattr(arguments, field.name), ENVIRONMENT_PREFIX + field.name.upper()
+        if flag is not None:
+            return _parse("--" + field.name.replace("_", "-"), field, kind, flag)
+        if variable in environment:
+            return _parse(variable, field, kind, environment[variable])
+        if field.name in file_values:
+            return _parse(f"{arguments.config}: {field.name}", field, kind, file_values[field.name])
+        return field.default
+
+    def build(kind: type[Any]) -> Any:
+        hints = typing.get_type_hints(kind)
+        return kind(**{field.name: value_of(field, hints[field.name]) for field in dataclasses.fields(kind)})
+
+    settings = Settings(engine=build(EngineSettings), server=build(ServerSettings))
+    _check(settings)
+    return settings
+
+
+def _all_fields() -> Iterator[dataclasses.Field[Any]]:
+    yield from dataclasses.fields(EngineSettings)
+    yield from dataclasses.fields(ServerSettings)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def _parse(source: str, field: dataclasses.Field[Any], kind: type, value: Any) -> Any:
+    """``value`` as ``kind``; ``source`` is what the user would call it."""
+    if kind is int and not isinstance(value, bool):
+        try:
+            return int(value)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{source} must be a whole number, not {value!r}") from None
+    if kind is str and isinstance(value, str | int) and not isinstance(value, bool):
+        choices = field.metadata["choices"]
+        if choices and str(value) not in choices:
+            raise ConfigError(f"{source} must be one of {', '.join(choices)}, not {value!r}")
+        return str(value)
+    raise ConfigError(f"{source} must be {'a whole number' if kind is int else 'text'}, not {value!r}")
+
+
+def _check(settings: Settings) -> None:
+    """Ranges that a type cannot say."""
+    engine, server = settings.engine, settings.server
+    limits = [
+        ("--n-ctx", engine.n_ctx, 0, 1 << 20),
+        ("--kv-cells", engine.kv_cells, 0, 1 << 24),
+        ("--parallel", engine.parallel, 1, 256),
+        ("--threads", engine.threads, 0, 1024),
+        ("--lanes", engine.lanes, 1, 256),
+        ("--max-lora-rank", engine.max_lora_rank, 32, 1024),
+        ("--step-budget-ms", engine.step_budget_ms, 1, 60_000),
+        ("--port", server.port, 0, 65_535),
+        ("--max-queue", server.max_queue, 0, 100_000),
+        ("--request-timeout-s", server.request_timeout_s, 1, 86_400),
+        ("--max-body-mib", server.max_body_mib, 1, 1024),
+        ("--max-adapters", server.max_adapters, 1, 100_000),
+        ("--max-adapter-mib", server.max_adapter_mib, 1, 16_384),
+    ]
+    for name, value, low, high in limits:
+        if not low <= value <= high:
+            raise ConfigError(f"{name} must be between {low} and {high}, not {value}")
+    if engine.max_lora_rank % 32:
+        raise ConfigError(f"--max-lora-rank must be a multiple of 32, not {engine.max_lora_rank}")
+    if engine.gpu_layers != "auto" and not engine.gpu_layers.isdecimal():
+        raise ConfigError(f"--gpu-layers must be auto or a number of layers, not {engine.gpu_layers!r}")

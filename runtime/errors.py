@@ -1,0 +1,207 @@
+"""Every failure a caller can act on, as one tree.
+
+::
+
+    GemlaneError
+    ├── ConfigError              the command line, environment or configuration file is wrong
+    ├── InvalidRequest           the body breaks the contract
+    │   ├── MissingBody          there is none
+    │   ├── RequestTooLarge      a body or upload over its limit
+    │   └── ContextExceeded      the prompt leaves no room in the context window
+    ├── UnknownRoute             nothing lives at that path
+    ├── MethodNotAllowed         something does, but not for this method
+    ├── UnknownModel             no such base model here
+    ├── AdapterError
+    │   ├── UnknownAdapter       no adapter of that name or id
+    │   ├── IncompleteAdapter    a finetune whose files are not both uploaded
+    │   ├── IncompatibleAdapter  made for another base model, or over the engine's rank
+    │   └── InvalidAdapter       its file breaks a rule
+    ├── Unauthorized             a token that is not in the list
+    │   ├── MissingCredentials   no token at all
+    │   └── MalformedCredentials a header that is not a bearer token
+    ├── Overloaded               the queue is full
+    ├── RequestTimeout           our own time limit
+    └── EngineError
+        ├── ModelLoadError       the base model cannot be loaded
+        ├── EngineUnavailable    the engine is starting, or restarting
+        ├── EngineDied           the engine ended while the request ran
+        └── DecodeError          llama.cpp refused a batch
+
+``code`` is the stable name of the class on the pipe, in logs and in metrics. HTTP statuses and a dialect's own numbers
+belong to that dialect.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class GemlaneError(Exception):
+    """The root. ``str(error)`` is one line for a user: what came, what was allowed, the way out."""
+
+    code: ClassVar[str] = "internal"
+
+
+class ConfigError(GemlaneError):
+    """A flag, environment variable or configuration key that cannot be used."""
+
+    code = "config"
+
+
+class InvalidRequest(GemlaneError):
+    """A request that breaks the contract; asking again will not help."""
+
+    code = "invalid_request"
+
+
+class MissingBody(InvalidRequest):
+    """A request without a body, where one is needed."""
+
+    code = "missing_body"
+
+
+class RequestTooLarge(InvalidRequest):
+    """A body or an upload over its limit."""
+
+    code = "request_too_large"
+
+
+class ContextExceeded(InvalidRequest):
+    """A prompt that leaves no room for an answer in the context window."""
+
+    code = "context_exceeded"
+
+
+class UnknownRoute(GemlaneError):
+    """No resource lives at that path."""
+
+    code = "unknown_route"
+
+
+class MethodNotAllowed(GemlaneError):
+    """The resource does not know that method; ``method`` is what came."""
+
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, method: str = "") -> None:
+        super().__init__(message)
+        self.method = method
+
+
+class UnknownModel(GemlaneError):
+    """A model id that is not served here; ``model`` is what came."""
+
+    code = "unknown_model"
+
+    def __init__(self, message: str, model: str = "") -> None:
+        super().__init__(message)
+        self.model = model
+
+
+class AdapterError(GemlaneError):
+    """Something is wrong with the adapter that was asked for."""
+
+    code = "adapter"
+
+
+class UnknownAdapter(AdapterError):
+    """No adapter has that name or id; ``name`` is what came."""
+
+    code = "unknown_adapter"
+
+    def __init__(self, message: str, name: str = "") -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class IncompleteAdapter(AdapterError):
+    """A finetune that still waits for one of its files."""
+
+    code = "incomplete_adapter"
+
+
+class IncompatibleAdapter(AdapterError):
+    """An adapter made for another base model, or of a higher rank than the engine has room for."""
+
+    code = "incompatible_adapter"
+
+
+class InvalidAdapter(AdapterError):
+    """An adapter file that breaks a rule of its format."""
+
+    code = "invalid_adapter"
+
+
+class Unauthorized(GemlaneError):
+    """The token that came is not in the list."""
+
+    code = "unauthorized"
+
+
+class MissingCredentials(Unauthorized):
+    """No token came, where one is required."""
+
+    code = "missing_credentials"
+
+
+class MalformedCredentials(Unauthorized):
+    """The Authorization header is not ``Bearer <token>``."""
+
+    code = "malformed_credentials"
+
+
+class Overloaded(GemlaneError):
+    """The queue is full; the same request may succeed later."""
+
+    code = "overloaded"
+
+
+class RequestTimeout(GemlaneError):
+    """The request ran past the server's own time limit."""
+
+    code = "request_timeout"
+
+
+class EngineError(GemlaneError):
+    """The engine could not answer; the request itself was fine."""
+
+    code = "engine"
+
+
+class ModelLoadError(EngineError):
+    """The base model cannot be loaded."""
+
+    code = "model_load"
+
+
+class EngineUnavailable(EngineError):
+    """The engine is not ready yet, or not ready again."""
+
+    code = "engine_unavailable"
+
+
+class EngineDied(EngineError):
+    """The engine process ended while the request was running."""
+
+    code = "engine_died"
+
+
+class DecodeError(EngineError):
+    """llama.cpp refused or failed a batch."""
+
+    code = "decode"
+
+
+def _walk(kind: type[GemlaneError]) -> dict[str, type[GemlaneError]]:
+    classes = {kind.code: kind}
+    for child in kind.__subclasses__():
+        classes |= _walk(child)
+    return classes
+
+
+BY_CODE = _walk(GemlaneError)
+
+
+def from_code(code: str, message: str) -> GemlaneError:
+    """The error that crossed the pipe as ``code`` and ``message``; an unknown code becomes the root class."""
+    return BY_CODE.get(code, GemlaneError)(message)

@@ -1,0 +1,220 @@
+"""The pipe between the web process and the engine: every command and event, one JSON object a line.
+
+A session::
+
+    web                                  engine
+    Load(settings)                  ->
+                                    <-   Loading(fraction) ...
+                                    <-   Ready(model, batching)        or LoadFailed, and the engine exits
+    AddAdapter(digest, path)        ->
+                                    <-   AdapterAdded(digest)          or AdapterRefused
+    Generate(request)               ->
+                                    <-   Started, Text ..., Finished   or Failed; exactly one end for each request
+    Cancel(request_id)              ->                                 (a cancelled request is answered no more)
+    end of file                     ->   the engine exits
+
+Lines are ASCII (every other character escaped), so no text can break the framing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import types
+import typing
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from runtime.config import EngineSettings
+from runtime.generation import FinishReason, GenerationRequest, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Load the base model. Always the first command, and sent once."""
+
+    settings: EngineSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Make one answer."""
+
+    request: GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Nobody waits for this answer any more; its sequence is freed at the next step."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddAdapter:
+    """Make the GGUF adapter at ``path`` known under its content digest."""
+
+    digest: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAdapter:
+    """Forget an adapter. Requests that already run under it finish under it."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How much of the model file has been read, 0 to 1."""
+
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What was loaded, for ``/health`` and the log."""
+
+    name: str
+    size_bytes: int
+    n_params: int
+    n_layers: int
+    n_ctx: int
+    """Longest sequence of one request, prompt and answer together."""
+    n_kv_cells: int
+    """Cells of the key-value cache, shared by all sequences."""
+    n_parallel: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Requests may come. ``adapter_batching`` is ``mixed`` or ``grouped``; ``batching_reason`` says why in a line."""
+
+    model: ModelInfo
+    adapter_batching: str
+    batching_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """The model cannot be served; the engine exits after this event."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterAdded:
+    """An adapter may be named in requests."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRefused:
+    """An adapter cannot be used, and why."""
+
+    digest: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The prompt has been read; text comes next. ``n_cached_tokens`` of the prompt were not computed again."""
+
+    request_id: str
+    n_prompt_tokens: int
+    n_cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The next whole characters of an answer, and how many tokens they came from."""
+
+    request_id: str
+    text: str
+    n_tokens: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The answer is whole."""
+
+    request_id: str
+    finish_reason: FinishReason
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """There will be no (further) answer; ``code`` names a class of ``runtime.errors``."""
+
+    request_id: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What the engine holds at this moment; sent about once a second while it works, and when it falls idle."""
+
+    n_running: int
+    n_waiting: int
+    n_kv_cells_used: int
+    n_steps: int
+    """Batches decoded since the start."""
+    n_decoded_tokens: int
+    """Tokens that went through the model since the start, prompts included."""
+    n_cached_tokens: int
+    """Prompt tokens that did not have to, since the start."""
+
+
+Command = Load | Generate | Cancel | AddAdapter | RemoveAdapter
+Event = Loading | Ready | LoadFailed | AdapterAdded | AdapterRefused | Started | Text | Finished | Failed | Stats
+Message = Command | Event
+
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in typing.get_args(Message)}
+
+
+def encode(message: Message) -> bytes:
+    """One line of ASCII JSON with its newline; the key ``is`` names the class."""
+    line = json.dumps({"is": type(message).__name__, **dataclasses.asdict(message)}, separators=(",", ":"))
+    return line.encode("ascii") + b"\n"
+
+
+def decode(line: bytes | str) -> Message:
+    """The message a line holds.
+
+    Raises:
+        ValueError: the line is not a message: bad JSON, an unknown kind, a missing key, or a value out of its range.
+    """
+    try:
+        fields = json.loads(line)
+        kind = _KINDS[fields.pop("is")]
+        return typing.cast(Message, _build(kind, fields))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a message: {line[:200]!r}") from error
+
+
+_type_hints = functools.cache(typing.get_type_hints)
+
+
+def _build(annotation: Any, value: Any) -> Any:
+    """``value``, as JSON gave it, in the shape that ``annotation`` asks for."""
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        hints = _type_hints(annotation)
+        return typing.cast(Any, annotation)(**{name: _build(hints[name], item) for name, item in value.items()})
+    if typing.get_origin(annotation) is tuple:
+        (item_type, _) = typing.get_args(annotation)
+        return tuple(_build(item_type, item) for item in value)
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        (inner,) = (option for option in typing.get_args(annotation) if option is not type(None))
+        return None if value is None else _build(inner, value)
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return annotation(value)
+    return value

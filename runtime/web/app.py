@@ -1,0 +1,34 @@
+"""The application put together: which rooms open onto the street."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from runtime.adapters.registry import Registry
+from runtime.client import Engine
+from runtime.cloudflare import routes as cloudflare
+from runtime.config import ServerSettings
+from runtime.web import health
+from runtime.web.keys import ENGINE, LIMITS, REGISTRY, SETTINGS
+from runtime.web.limits import limits_of
+from runtime.web.middleware import make_middleware, make_prepare_hook
+from runtime.web.tokens import load_tokens
+
+
+def build_app(engine: Engine, registry: Registry, settings: ServerSettings) -> web.Application:
+    """The whole HTTP side over ``engine`` and ``registry``; no loop is needed yet.
+
+    Run it with ``handler_cancellation=True``: a client that goes away then cancels its handler, which frees its
+    sequence.
+
+    Raises:
+        ConfigError: tokens are needed and missing, or their file cannot be read.
+    """
+    tokens, limits = load_tokens(settings), limits_of(settings)
+    faces = (health.FACE, *cloudflare.FACES)
+    app = web.Application(middlewares=[make_middleware(faces, tokens)], client_max_size=limits.body_bytes)
+    app[ENGINE], app[REGISTRY], app[SETTINGS], app[LIMITS] = engine, registry, settings, limits
+    app.on_response_prepare.append(make_prepare_hook(faces))
+    health.add_routes(app, tokens)
+    cloudflare.add_routes(app)
+    return app

@@ -1,0 +1,62 @@
+"""``GET /health``: whether requests will be answered, and by what."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from aiohttp import web
+
+from runtime.adapters.registry import Registry
+from runtime.client import Engine
+from runtime.errors import Unauthorized
+from runtime.web.faces import ErrorAnswer, Face
+from runtime.web.keys import ENGINE, REGISTRY
+from runtime.web.tokens import Tokens
+
+
+def health_of(engine: Engine, registry: Registry) -> dict[str, Any]:
+    """The engine's state, the model, how adapters share batches and why, and the adapters."""
+    ready, stats = engine.ready, engine.stats
+    if ready is None:
+        return {"status": "starting"}
+    return {
+        "status": "ok",
+        "model": dataclasses.asdict(ready.model),
+        "adapter_batching": ready.adapter_batching,
+        "adapter_batching_reason": ready.batching_reason,
+        "adapters": [{"id": adapter.id, "name": adapter.name} for adapter in registry],
+        "load": dataclasses.asdict(stats) if stats is not None else None,
+    }
+
+
+def add_routes(app: web.Application, tokens: Tokens) -> None:
+    """``/health`` needs no token, but tells strangers the status alone."""
+
+    async def health(request: web.Request) -> web.Response:
+        state = health_of(request.app[ENGINE], request.app[REGISTRY])
+        try:
+            tokens.check(request.headers)
+        except Unauthorized:
+            state = {"status": state["status"]}
+        return web.Response(
+            status=200 if state["status"] == "ok" else 503,
+            body=json.dumps(state, ensure_ascii=False).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+
+    app.router.add_get("/health", health)
+
+
+def _render_error(error: Exception, request_id: str) -> ErrorAnswer:
+    body = {"error": {"code": getattr(error, "code", "internal"), "message": str(error), "request_id": request_id}}
+    return ErrorAnswer(500, json.dumps(body).encode())
+
+
+FACE = Face(
+    is_mine=lambda request: request.path == "/health",
+    headers=lambda request_id: {"X-Request-Id": request_id},
+    render_error=_render_error,
+    is_open=True,
+)

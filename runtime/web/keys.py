@@ -1,0 +1,25 @@
+"""What the application and each request carry, under typed keys; there is no other shared state."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+
+from runtime.adapters.registry import Registry
+from runtime.client import Engine
+from runtime.config import ServerSettings
+from runtime.web.limits import Limits
+from runtime.web.streams import Frames
+
+ENGINE: Final = web.AppKey[Engine]("engine", Engine)
+REGISTRY: Final = web.AppKey("registry", Registry)
+SETTINGS: Final = web.AppKey("settings", ServerSettings)
+LIMITS: Final = web.AppKey("limits", Limits)
+
+REQUEST_ID: Final = web.RequestKey("request_id", str)
+"""A UUID, the same in the answer's headers, in error texts, in the log and in the engine."""
+STREAM: Final = web.RequestKey("stream", web.StreamResponse)
+"""The answer of which bytes have already been sent."""
+FRAMES: Final = web.RequestKey[Frames]("frames", Frames)
+"""How that stream is written."""

@@ -1,0 +1,55 @@
+"""Every limit of the door in one place: sizes, times, connections."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from runtime.config import ServerSettings
+from runtime.errors import RequestTimeout, RequestTooLarge
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may take. Sizes in bytes, times in seconds."""
+
+    body_bytes: int = 4 << 20
+    """A request body; uploads have their own limit."""
+    header_line_bytes: int = 8190
+    """The request line, and each header."""
+    n_headers: int = 100
+    header_s: float = 20.0
+    """From connecting to the last header of the first request."""
+    body_s: float = 60.0
+    """From the last header to the last byte of a body; uploads have ``upload_s``."""
+    upload_s: float = 1800.0
+    idle_s: float = 75.0
+    """Between two requests of one connection."""
+    write_s: float = 30.0
+    """How long a client may leave a full send buffer unread before it is cut."""
+    request_s: float = 600.0
+    """A whole answer, waiting in the queue included."""
+    n_connections: int = 1000
+
+
+def limits_of(settings: ServerSettings) -> Limits:
+    """The limits that the settings ask for; the rest as declared."""
+    return Limits(body_bytes=settings.max_body_mib << 20, request_s=float(settings.request_timeout_s))
+
+
+async def read_body(request: web.Request, limits: Limits) -> bytes:
+    """The whole body.
+
+    Raises:
+        RequestTooLarge: more than ``limits.body_bytes``.
+        RequestTimeout: it did not come within ``limits.body_s``.
+    """
+    try:
+        async with asyncio.timeout(limits.body_s):
+            return await request.read()
+    except TimeoutError:
+        raise RequestTimeout(f"the body did not come within {limits.body_s:g} s") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise RequestTooLarge(f"the body may hold {limits.body_bytes} bytes at most") from None

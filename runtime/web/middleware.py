@@ -1,0 +1,79 @@
+"""Around every request: its id, its token, its headers, and the one place where an error becomes a response."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiohttp import web
+
+from runtime.errors import GemlaneError, InvalidRequest, MethodNotAllowed, RequestTooLarge, UnknownRoute
+from runtime.web.answers import break_off
+from runtime.web.faces import Face, face_of
+from runtime.web.keys import REQUEST_ID, STREAM
+from runtime.web.tokens import Tokens
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = logging.getLogger(__name__)
+
+
+def make_middleware(faces: Sequence[Face], tokens: Tokens) -> Callable[..., Awaitable[web.StreamResponse]]:
+    """The application's only middleware."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        face = face_of(request, faces)
+        request[REQUEST_ID] = str(uuid.uuid4())
+        try:
+            if not face.is_open:
+                tokens.check(request.headers)
+            return await handler(request)
+        except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
+            return await _respond(request, face, _typed(error))
+
+    return middleware
+
+
+def make_prepare_hook(faces: Sequence[Face]) -> Callable[[web.BaseRequest, web.StreamResponse], Awaitable[None]]:
+    """Adds the headers that every answer of a face carries, streams included."""
+
+    async def on_prepare(request: web.BaseRequest, response: web.StreamResponse) -> None:
+        response.headers["Server"] = "gemlane"
+        for name, value in face_of(request, faces).headers(request.get(REQUEST_ID, "")).items():
+            response.headers.setdefault(name, value)
+
+    return on_prepare
+
+
+def _typed(error: Exception) -> Exception:
+    """Refusals of aiohttp's own, as errors of ours."""
+    match error:
+        case web.HTTPNotFound():
+            return UnknownRoute("nothing lives at that path")
+        case web.HTTPMethodNotAllowed():
+            return MethodNotAllowed(f"that path does not know {error.method}", error.method)
+        case web.HTTPRequestEntityTooLarge():
+            return RequestTooLarge("the body is over its limit")
+        case web.HTTPException() | web.RequestPayloadError():
+            return InvalidRequest(f"the request cannot be read: {error}")
+        case _:
+            return error
+
+
+async def _respond(request: web.Request, face: Face, error: Exception) -> web.StreamResponse:
+    """The error as the answer, or as the end of the answer that has already begun."""
+    stream = request.get(STREAM)
+    if isinstance(error, ConnectionError):
+        log.info("request %s: the client went away", request[REQUEST_ID])
+        return stream if stream is not None else web.Response(status=499)
+    if not isinstance(error, GemlaneError):
+        log.error("request %s: %s %s", request[REQUEST_ID], request.method, request.path, exc_info=error)
+    else:
+        log.info("request %s: %s: %s", request[REQUEST_ID], error.code, error)
+    if stream is not None:
+        return await break_off(request, error)
+    answer = face.render_error(error, request[REQUEST_ID])
+    headers = {"Content-Type": "application/json", **answer.headers}
+    return web.Response(status=answer.status, body=answer.body, headers=headers)

@@ -1,0 +1,82 @@
+"""Bearer tokens: which there are, and whether a request brought one."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.config import ServerSettings
+from runtime.errors import ConfigError, MalformedCredentials, MissingCredentials, Unauthorized
+
+_KEY_HEADERS = ("X-Auth-Key", "X-Auth-User-Service-Key")
+"""Where Cloudflare's older credentials travel; the same tokens are accepted there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The accepted tokens; none means that every request is welcome."""
+
+    values: tuple[bytes, ...] = ()
+
+    def check(self, headers: Mapping[str, str]) -> None:
+        """Let a request with one of the tokens pass.
+
+        Raises:
+            MissingCredentials: tokens are required and none came.
+            MalformedCredentials: the Authorization header is not ``Bearer <token>``.
+            Unauthorized: the token is not one of ours.
+        """
+        if not self.values:
+            return
+        came = _credential(headers).encode("utf-8", "surrogateescape")
+        # Every token is compared, each in constant time: how long this takes tells nothing.
+        if not sum(hmac.compare_digest(came, value) for value in self.values):
+            raise Unauthorized("the token is not in the list of this server")
+
+
+def load_tokens(settings: ServerSettings) -> Tokens:
+    """The tokens of ``--token-file``, one a line; empty lines and those that begin with ``#`` do not count.
+
+    Raises:
+        ConfigError: the file cannot be read or holds none, or there is no file and the address is not loopback.
+    """
+    if not settings.token_file:
+        if not is_loopback(settings.host):
+            raise ConfigError(f"--host {settings.host} can be reached from outside: give --token-file as well")
+        return Tokens()
+    try:
+        lines = Path(settings.token_file).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"cannot read --token-file {settings.token_file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--token-file {settings.token_file} is not text") from error
+    values = tuple(line.strip().encode() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    if not values:
+        raise ConfigError(f"--token-file {settings.token_file} holds no token; put one on a line")
+    return Tokens(values)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``; a name other than ``localhost`` is taken as reachable."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _credential(headers: Mapping[str, str]) -> str:
+    header = headers.get("Authorization")
+    if header is not None:
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise MalformedCredentials("the Authorization header must read: Bearer <token>")
+        return token.strip()
+    for name in _KEY_HEADERS:
+        if headers.get(name):
+            return headers[name]
+    raise MissingCredentials("send an Authorization header: Bearer <token>")

@@ -1,0 +1,84 @@
+"""A double at the engine's seam: it answers from a script and remembers what it was asked. It is no model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from runtime.client import GenerationEvent
+from runtime.errors import GemlaneError
+from runtime.generation import FinishReason, GenerationRequest, Usage
+from runtime.messages import Finished, ModelInfo, Ready, Started, Stats, Text
+
+Step = str | Exception | asyncio.Event
+
+READY = Ready(
+    ModelInfo(
+        name="tiny",
+        size_bytes=1,
+        n_params=1,
+        n_layers=2,
+        n_ctx=512,
+        n_kv_cells=1024,
+        n_parallel=2,
+        device="CPU",
+    ),
+    adapter_batching="mixed",
+    batching_reason="the script says so",
+)
+
+
+class ScriptedEngine:
+    """Plays ``script`` for every request: text is sent, an exception is raised, an event is waited for."""
+
+    def __init__(self, script: Sequence[Step] = ("Hello", " world"), *, reason: FinishReason = FinishReason.STOP) -> None:
+        self.script = list(script)
+        self.reason = reason
+        self.ready: Ready | None = READY
+        self.stats: Stats | None = None
+        self.requests: list[GenerationRequest] = []
+        self.cancelled: list[str] = []
+        self.left = asyncio.Event()
+        """Set whenever a request's context has been left."""
+        self.adapters: dict[str, Path] = {}
+        self.refusals: dict[str, GemlaneError] = {}
+
+    @asynccontextmanager
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncGenerator[GenerationEvent, None]]:
+        self.requests.append(request)
+        is_finished = False
+
+        async def play() -> AsyncGenerator[GenerationEvent, None]:
+            nonlocal is_finished
+            pieces = 0
+            if not (self.script and isinstance(self.script[0], Exception)):
+                yield Started(request.request_id, 7)
+            for step in self.script:
+                if isinstance(step, Exception):
+                    raise step
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                else:
+                    pieces += 1
+                    yield Text(request.request_id, step)
+            is_finished = True
+            yield Finished(request.request_id, self.reason, Usage(7, pieces))
+
+        events = play()
+        try:
+            yield events
+        finally:
+            await events.aclose()
+            if not is_finished:
+                self.cancelled.append(request.request_id)
+            self.left.set()
+
+    async def add_adapter(self, digest: str, path: Path) -> None:
+        if digest in self.refusals:
+            raise self.refusals[digest]
+        self.adapters[digest] = path
+
+    async def remove_adapter(self, digest: str) -> None:
+        self.adapters.pop(digest, None)
