@@ -42,6 +42,10 @@ class Engine(Protocol):
     def stats(self) -> Stats | None:
         """The engine's last word about its load."""
 
+    @property
+    def n_in_flight(self) -> int:
+        """Requests submitted and not yet ended."""
+
     def generate(
         self, request: GenerationRequest
     ) -> AbstractAsyncContextManager[AsyncGenerator[GenerationEvent, None]]:

@@ -8,11 +8,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from aiohttp import web
 from tqdm import tqdm
 
-from runtime.adapters.registry import Registry
+from runtime.adapters.inspect import make_check
+from runtime.adapters.registry import Registry, scan
 from runtime.client import ChildEngine
 from runtime.config import ServerSettings, Settings
 from runtime.errors import ConfigError
@@ -33,12 +35,11 @@ async def serve(settings: Settings) -> None:
         ModelLoadError: the base model cannot be loaded.
     """
     logging.basicConfig(level=settings.server.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    if not settings.engine.model:
-        raise ConfigError("no base model: name a GGUF file with --model (see gemlane convert model --help)")
+    _check_places(settings)
     bar = _LoadingBar()
     max_in_flight = settings.engine.parallel + settings.server.max_queue
     engine = ChildEngine(settings.engine, max_in_flight=max_in_flight, on_loading=bar.show)
-    registry = Registry(settings.server)
+    registry = Registry()
     stop = _stop_event()
     async with _listening(build_app(engine, registry, settings.server), settings.server) as site:
         try:
@@ -49,7 +50,7 @@ async def serve(settings: Settings) -> None:
             bar.close()
             if starting.done():
                 ready = starting.result()
-                await registry.attach(engine)
+                await _register_adapters(engine, registry, settings)
                 _greet(ready, registry, site.name)
                 await stopping
                 await site.stop()
@@ -59,10 +60,21 @@ async def serve(settings: Settings) -> None:
     log.info("stopped")
 
 
+def _check_places(settings: Settings) -> None:
+    """What can be seen to be wrong before anything is started."""
+    if not settings.engine.model:
+        raise ConfigError("no base model: name a GGUF file with --model (see gemlane convert model --help)")
+    folder = settings.server.adapters
+    if folder and not Path(folder).is_dir():
+        raise ConfigError(f"--adapters {folder}: no such folder")
+
+
 @asynccontextmanager
 async def _listening(app: web.Application, settings: ServerSettings) -> AsyncIterator[web.TCPSite]:
     """Listen with ``app``, and give the site, while the context lasts."""
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=1.0
+    )
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.host, settings.port)
@@ -76,6 +88,15 @@ async def _listening(app: web.Application, settings: ServerSettings) -> AsyncIte
         yield site
     finally:
         await runner.cleanup()
+
+
+async def _register_adapters(engine: ChildEngine, registry: Registry, settings: Settings) -> None:
+    """Take in every sound adapter of the folder."""
+    if settings.server.adapters:
+        check = make_check(Path(settings.engine.model))
+        for adapter in await asyncio.to_thread(list, scan(Path(settings.server.adapters), check)):
+            registry.add(adapter)
+        await registry.register(engine)
 
 
 def _stop_event() -> asyncio.Event:
@@ -116,7 +137,7 @@ def _greet(ready: Ready, registry: Registry, url: str) -> None:
         model.n_kv_cells,
     )
     log.info("adapters are batched %s: %s", ready.adapter_batching, ready.batching_reason)
-    names = registry.names()
+    names = [adapter.name for adapter in registry]
     log.info("%d adapters: %s", len(names), ", ".join(names[:10]) + (", ..." if len(names) > 10 else ""))
     print(f"\nserving on {url}; Ctrl-C ends it. Try:", file=sys.stderr)
     for lora in ("", *names[:1]):
