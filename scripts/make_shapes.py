@@ -113,9 +113,7 @@ class Tensor:
                 yield np.full((n_rows, self.n_in), self.fill, np.float32).view(np.uint8)
                 continue
             rows = draw_rows(generator, n_rows, self.n_in, self.type, self.gain / math.sqrt(self.n_in))
-            rows[: max(0, self.n_zero_rows - first)] = (
-                0  # a block of zero bytes is a block of zeros in all four types
-            )
+            rows[: max(0, self.n_zero_rows - first)] = 0  # a block of zero bytes is a block of zeros in all four types
             yield rows
 
 
@@ -129,9 +127,7 @@ def draw_rows(
         return values.astype(dtype).view(np.uint8)
     n_blocks = n_rows * n_in // 32
     if kind == GGMLQuantizationType.Q4_0:  # 16 bytes of two nibbles; 1..15 stands for -7..7, of std 4.32
-        pairs = np.array(
-            [low | high << 4 for low, high in itertools.product(range(1, 16), repeat=2)], np.uint8
-        )
+        pairs = np.array([low | high << 4 for low, high in itertools.product(range(1, 16), repeat=2)], np.uint8)
         quants = pairs[generator.integers(0, len(pairs), (n_blocks, 16), np.uint8)]
         scale = std / 4.32
     else:  # 32 signed bytes; -127..127, of std 73.3
@@ -276,16 +272,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT_FOLDER, help="default: %(default)s")
     parser.add_argument("--shape", choices=SHAPES, default="2b", help="default: %(default)s")
-    parser.add_argument(
-        "--type", choices=TYPES, default="q4_0", help="of the model's weights; default: %(default)s"
-    )
-    parser.add_argument(
-        "--adapters", type=int, default=0, metavar="N", help="write N adapters too; default: none"
-    )
+    parser.add_argument("--type", choices=TYPES, default="q4_0", help="of the model's weights; default: %(default)s")
+    parser.add_argument("--adapters", type=int, default=0, metavar="N", help="write N adapters too; default: none")
     parser.add_argument("--rank", type=int, default=16, help="of the adapters; default: %(default)s")
-    parser.add_argument(
-        "--adapter-type", choices=("f32", "f16", "q8_0"), default="f16", help="default: %(default)s"
-    )
+    parser.add_argument("--adapter-type", choices=("f32", "f16", "q8_0"), default="f16", help="default: %(default)s")
     asked = parser.parse_args()
     if asked.adapters < 0 or asked.rank < 1:
         parser.error("--adapters must be 0 or more and --rank 1 or more")

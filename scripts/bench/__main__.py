@@ -34,23 +34,17 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; default: all")
     parser.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
-    parser.add_argument(
-        "--tokens", type=int, default=64, help="of a prompt and of an answer; default: %(default)s"
-    )
+    parser.add_argument("--tokens", type=int, default=64, help="of a prompt and of an answer; default: %(default)s")
     parser.add_argument("--threads", type=int, default=2, help="of each server; default: %(default)s")
     parser.add_argument("--shape", choices=SHAPES, default="2b", help="default: %(default)s")
     parser.add_argument("--type", choices=TYPES, default="q4_0", help="default: %(default)s")
-    parser.add_argument(
-        "--folder", type=Path, default=DEFAULT_FOLDER, help="of the models; default: %(default)s"
-    )
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="of the models; default: %(default)s")
     parser.add_argument("--sides", choices=SIDES, default="both", help="default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value to FILE")
     asked = parser.parse_args()
     unknown = set(asked.names) - set(BENCHMARKS)
     if unknown or min(asked.repeats, asked.threads, asked.tokens - 1) < 1:
-        parser.error(
-            f"no benchmark {min(unknown)!r}" if unknown else "--repeats, --threads >= 1 and --tokens >= 2"
-        )
+        parser.error(f"no benchmark {min(unknown)!r}" if unknown else "--repeats, --threads >= 1 and --tokens >= 2")
     plan = Plan(
         asked.folder,
         asked.shape,

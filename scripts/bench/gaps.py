@@ -81,9 +81,7 @@ async def gaps(plan: Plan) -> Result:
     for name, values in measured.items():
         gaps_ms = tuple(1e3 * gap_s for gap_s, _ in values)
         series.append(Series(f"{name}: gap between tokens, p99, while reading", "ms", gaps_ms))
-        series.append(
-            Series(f"{name}: first token of the long prompt", "s", tuple(first for _, first in values))
-        )
+        series.append(Series(f"{name}: first token of the long prompt", "s", tuple(first for _, first in values)))
         if name == "gemlane":
             claims.append(Claim("gap between tokens, p99", gaps_ms, ceiling=2 * STEP_BUDGET_MS, unit=" ms"))
     return Result("gaps", tuple(series), tuple(claims))

@@ -21,9 +21,7 @@ async def prefix(plan: Plan) -> Result:
         generator = np.random.default_rng(repeat)
         shared = random_prompt(generator, N_SHARED_TOKENS)
 
-        async def first_token_s(
-            side: Side, shared: str = shared, generator: np.random.Generator = generator
-        ) -> float:
+        async def first_token_s(side: Side, shared: str = shared, generator: np.random.Generator = generator) -> float:
             await warm(side, [0])
             answer = await side.ask(Ask(shared + random_prompt(generator, N_OWN_TOKENS + 1), 2, 0))
             return answer.first_token_s
@@ -35,9 +33,7 @@ async def prefix(plan: Plan) -> Result:
                 second.append(await first_token_s(side))
             async with gemlane(setup, *options) as side:
                 restarted.append(await first_token_s(side))
-        tell(
-            f"first token: {first[-1]:.2f} s, again {second[-1]:.2f} s, after a restart {restarted[-1]:.2f} s"
-        )
+        tell(f"first token: {first[-1]:.2f} s, again {second[-1]:.2f} s, after a restart {restarted[-1]:.2f} s")
     cold = Series("first token, prefix new", "s", tuple(first))
     warm_ = Series("first token, prefix seen", "s", tuple(second))
     kept = Series("first token, prefix seen before a restart", "s", tuple(restarted))

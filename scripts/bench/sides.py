@@ -64,9 +64,7 @@ class Side:
         """
         n_tokens = None
         try:
-            async with self.session.post(
-                self.url + self.dialect.path, json=self.dialect.render(ask)
-            ) as response:
+            async with self.session.post(self.url + self.dialect.path, json=self.dialect.render(ask)) as response:
                 if response.status != 200:
                     said = (await response.text())[:300]
                     raise SideError(f"{self.name} answered {response.status}: {said}")
@@ -95,9 +93,7 @@ class Side:
         wall_s, end_cpu_s = time.perf_counter() - start_s, self.cpu_s()
         if not arrivals:
             raise SideError(f"{self.name} sent {ask.n_tokens} tokens without any text")
-        return Answer(
-            text, ask.n_tokens, tuple(arrivals), wall_s, end_cpu_s - start_cpu_s, end_cpu_s - first_cpu_s
-        )
+        return Answer(text, ask.n_tokens, tuple(arrivals), wall_s, end_cpu_s - start_cpu_s, end_cpu_s - first_cpu_s)
 
     async def ask_all(self, asks: list[Ask]) -> list[Answer]:
         """Sends all requests at once, each from its own client."""
@@ -108,7 +104,7 @@ def gemlane_command(setup: Setup, *options: str) -> list[str]:
     """Our server, serving the adapters of the setup's folder."""
     values = ("--model", setup.model, "--adapters", setup.adapters, "--threads", setup.n_threads)
     limits = ("--parallel", setup.n_parallel, "--kv-cells", setup.n_cells, "--log-level", "warning")
-    return [sys.executable, "-m", "runtime", "serve", *map(str, values + limits), *options]
+    return [sys.executable, "-m", "runtime.cli", "serve", *map(str, values + limits), *options]
 
 
 def llama_server_command(setup: Setup) -> list[str]:
@@ -118,9 +114,7 @@ def llama_server_command(setup: Setup) -> list[str]:
         SideError: it was not built yet.
     """
     if not PEER.exists():
-        raise SideError(
-            f"{PEER} is not there: build it with scripts/peers, or leave it out with --sides gemlane"
-        )
+        raise SideError(f"{PEER} is not there: build it with scripts/peers, or leave it out with --sides gemlane")
     loras = ",".join(str(path) for path in sorted(setup.adapters.glob("*.gguf")))
     values = ("-m", setup.model, "-t", setup.n_threads, "-np", setup.n_parallel, "-c", setup.n_cells)
     flags = ("--kv-unified", "--cache-ram", 0, "--no-ui", "--lora-init-without-apply")
@@ -156,8 +150,8 @@ async def running(name: str, dialect: Dialect, command: list[str]) -> AsyncItera
     with log.open("wb") as output:
         options = ("--host", "127.0.0.1", "--port", str(port))
         process = await asyncio.create_subprocess_exec(*command, *options, stdout=output, stderr=output)
-    # A connection for each request: llama-server may close one it has answered on. No limit on the time: streams of a
-    # slow machine may be silent for long.
+    # A connection for each request: llama-server may close one it has answered on. No limit on the time: streams
+    # of a slow machine may be silent for long.
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     unlimited = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(connector=connector, timeout=unlimited) as session:
@@ -208,9 +202,7 @@ def process_tree(root: int) -> Iterator[int]:
         if entry.name.isdecimal():
             try:
                 # The command, in brackets, may hold spaces; state and parent follow it. Source: proc(5).
-                parents[int(entry.name)] = int(
-                    Path(entry.path, "stat").read_text().rpartition(")")[2].split()[1]
-                )
+                parents[int(entry.name)] = int(Path(entry.path, "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue  # ended meanwhile
     pending = [root]

@@ -45,9 +45,7 @@ async def throughput(plan: Plan) -> Result:
                 for side in sides:
                     one = await measure_round(plan, side, adapters, seed)
                     rounds.setdefault((side.name, work), []).append(one)
-                    tell(
-                        f"{side.name}, {work}: {one.rate:.2f} tokens/s, last first {one.first_token_s:.1f} s"
-                    )
+                    tell(f"{side.name}, {work}: {one.rate:.2f} tokens/s, last first {one.first_token_s:.1f} s")
         peaks = [Series(f"{side.name}: peak memory", "GB", (side.peak_bytes() / 1e9,)) for side in sides]
     return conclude(rounds, peaks)
 
@@ -69,9 +67,7 @@ def conclude(rounds: dict[tuple[str, str], list[Round]], peaks: list[Series]) ->
     peer_mixed, peer_shared = (("llama-server", work) for work in WORK)
 
     def compare(text: str, one: tuple[str, str], other: tuple[str, str], floor: float) -> Claim:
-        return Claim(
-            text, rate[one].over(rate[other]), floor=floor, cpu_values=cpu_rate[one].over(cpu_rate[other])
-        )
+        return Claim(text, rate[one].over(rate[other]), floor=floor, cpu_values=cpu_rate[one].over(cpu_rate[other]))
 
     claims = []
     if mixed in rounds:
