@@ -158,7 +158,6 @@ def write_gguf(path: Path, writer: GGUFWriter, tensors: list[Tensor], seed: int)
                 piece.tofile(file)
         file.write(bytes(-file.tell() % ALIGNMENT))
     part.replace(path)
-    print(f"{path}  {path.stat().st_size / 1e9:.3f} GB", file=sys.stderr)
 
 
 # Those of Gemma's 48 HTML tags that open; each closes too.
@@ -252,6 +251,7 @@ def model_path(folder: Path, shape_name: str, type_name: str) -> Path:
     """Where the model of this shape lies, written first if it is not there."""
     path = folder / f"{shape_name}-{type_name}.gguf"
     if not path.exists():
+        print(f"writing {path}", file=sys.stderr)
         write_model(path, SHAPES[shape_name], type_name)
     return path
 
@@ -259,10 +259,12 @@ def model_path(folder: Path, shape_name: str, type_name: str) -> Path:
 def adapter_folder(folder: Path, shape_name: str, n_adapters: int, rank: int, type_name: str = "f16") -> Path:
     """A folder with exactly `n_adapters` adapters 001.gguf, 002.gguf...; those missing are written first."""
     target = folder / f"{shape_name}-r{rank}-{type_name}-x{n_adapters}"
-    for number in range(1, n_adapters + 1):
-        path = target / f"{number:03d}.gguf"
-        if not path.exists():
-            write_adapter(path, SHAPES[shape_name], rank, type_name, seed=number)
+    paths = {number: target / f"{number:03d}.gguf" for number in range(1, n_adapters + 1)}
+    missing = [number for number, path in paths.items() if not path.exists()]
+    if missing:
+        print(f"writing {len(missing)} adapters to {target}", file=sys.stderr)
+    for number in missing:
+        write_adapter(paths[number], SHAPES[shape_name], rank, type_name, seed=number)
     return target
 
 

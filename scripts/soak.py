@@ -1,13 +1,17 @@
 """Thousands of random requests on the tiny Gemma at once, each answer compared with the one it gets alone.
 
     python -m scripts.soak                                 10,000 requests, F32 weights and lanes
-    python -m scripts.soak --type q4_k_m --lane-type q8_0 --requests 2000
+    python -m scripts.soak --type q4_k_m --lane-type q8_0 --trained-only
 
 First every question is asked alone, one after the other, and what the model was trained to say is checked. Then
 the same questions come at random from many clients to a fresh engine: base, adapters, and blends with scales, more
 of them than there are lanes, so that lanes are refilled under load; second turns of a chat and a long common
 preface, so that prefixes are found and evicted; and one in ten is cancelled in mid-stream, having to be a
 beginning of its answer. Exit code 1 if a single answer differs.
+
+Blends and longer pasts lie outside of what the model was trained on: two tokens may be all but equally likely there.
+In F32 that decides nothing; with quantised weights the last bits, which llama.cpp's kernels round differently
+for different batch sizes, tip some of these answers. --trained-only leaves such questions out.
 """
 
 import argparse
@@ -75,6 +79,7 @@ def main() -> int:
     parser.add_argument("--lanes", type=int, default=4, help="fewer than the 8 voices; default: %(default)s")
     parser.add_argument("--batching", default="mixed", help="mixed or grouped; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--trained-only", action="store_true", help="only questions with a trained answer")
     asked = parser.parse_args()
     base, adapters = prepare(asked.type)
     settings = EngineSettings(
@@ -86,7 +91,9 @@ def main() -> int:
         lane_type=asked.lane_type,
         adapter_batching=asked.batching,
     )
-    return asyncio.run(soak(settings, adapters, asked.requests, random.Random(asked.seed)))
+    chance = random.Random(asked.seed)
+    cases = [case for case in make_cases(chance) if case.expected or not asked.trained_only]
+    return asyncio.run(soak(settings, adapters, cases, asked.requests, chance))
 
 
 def prepare(type_name: str) -> tuple[Path, dict[str, Path]]:
@@ -103,10 +110,15 @@ def prepare(type_name: str) -> tuple[Path, dict[str, Path]]:
     return base, adapters
 
 
-async def soak(settings: EngineSettings, adapters: dict[str, Path], n_requests: int, chance: random.Random) -> int:
+async def soak(
+    settings: EngineSettings,
+    adapters: dict[str, Path],
+    cases: list[Case],
+    n_requests: int,
+    chance: random.Random,
+) -> int:
     """Records the answers given alone, then compares those given in a crowd; 0 if all is well, else 1."""
     blends = make_blends(adapters)
-    cases = make_cases(chance)
     async with running(settings, adapters) as engine:
         golden = [(await complete(engine, request_of(case, blends))).text for case in cases]
     wrong = [
