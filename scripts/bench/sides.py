@@ -15,7 +15,6 @@ import aiohttp
 
 from scripts.bench.asks import GEMLANE, LLAMA_SERVER, Answer, Ask, Dialect, Piece
 
-LOGS = Path(".gemlane/bench")
 PEER = Path(".gemlane/peers/bin/llama-server")
 START_LIMIT_S = 300
 STOP_LIMIT_S = 30
@@ -123,21 +122,25 @@ def llama_server_command(setup: Setup) -> list[str]:
 
 @asynccontextmanager
 async def gemlane(setup: Setup, *options: str, name: str = "gemlane") -> AsyncIterator[Side]:
-    """Our server, up until the block ends."""
-    async with running(name, GEMLANE, gemlane_command(setup, *options)) as side:
+    """Our server, up until the block ends; its adapters are ready too."""
+    command, log = gemlane_command(setup, *options), log_path(setup, name)
+    async with running(name, GEMLANE, command, log, n_adapters=len(list(setup.adapters.iterdir()))) as side:
         yield side
 
 
 @asynccontextmanager
 async def llama_server(setup: Setup) -> AsyncIterator[Side]:
     """llama-server, up until the block ends."""
-    async with running("llama-server", LLAMA_SERVER, llama_server_command(setup)) as side:
+    name = "llama-server"
+    async with running(name, LLAMA_SERVER, llama_server_command(setup), log_path(setup, name)) as side:
         yield side
 
 
 @asynccontextmanager
-async def running(name: str, dialect: Dialect, command: list[str]) -> AsyncIterator[Side]:
-    """Starts a server on a free port, waits until it is ready, and ends it.
+async def running(
+    name: str, dialect: Dialect, command: list[str], log: Path, n_adapters: int = 0
+) -> AsyncIterator[Side]:
+    """Starts a server on a free port, waits until it is ready and lists `n_adapters`, and ends it.
 
     Raises:
         SideError: the server ended or was not ready in time; the message holds the end of its log.
@@ -145,7 +148,6 @@ async def running(name: str, dialect: Dialect, command: list[str]) -> AsyncItera
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = log_path(name)
     print(f"starting {name}; its log is {log}", file=sys.stderr)
     with log.open("wb") as output:
         options = ("--host", "127.0.0.1", "--port", str(port))
@@ -157,8 +159,8 @@ async def running(name: str, dialect: Dialect, command: list[str]) -> AsyncItera
     async with aiohttp.ClientSession(connector=connector, timeout=unlimited) as session:
         try:
             url = f"http://127.0.0.1:{port}"
-            if not await is_ready(session, url, process):
-                raise SideError(f"{name} did not start; the end of {log}:\n{log.read_text()[-2000:]}")
+            if not await is_ready(session, url, process, n_adapters):
+                raise SideError(f"{name} did not start; the end of {log}:\n{tail(log)}")
             yield Side(name, dialect, url, tuple(process_tree(process.pid)), session)
         finally:
             await stop(process)
@@ -175,19 +177,28 @@ async def stop(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def log_path(name: str) -> Path:
-    """Where the server of that name writes."""
-    LOGS.mkdir(parents=True, exist_ok=True)
-    return LOGS / f"{name.replace(' ', '-')}.log"
+def tail(log: Path) -> str:
+    """The last lines of a log."""
+    return log.read_text(errors="replace")[-2000:]
 
 
-async def is_ready(session: aiohttp.ClientSession, url: str, process: asyncio.subprocess.Process) -> bool:
-    """Waits until /health says 200. False if the process ended before, or took too long."""
+def log_path(setup: Setup, name: str) -> Path:
+    """Where the server of that name writes: beside the models."""
+    folder = setup.model.parent / "logs"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{name.replace(' ', '-')}.log"
+
+
+async def is_ready(
+    session: aiohttp.ClientSession, url: str, process: asyncio.subprocess.Process, n_adapters: int
+) -> bool:
+    """Waits until /health says 200 and lists so many adapters. False if the process ended before, or took too long."""
     deadline_s = time.monotonic() + START_LIMIT_S
     while process.returncode is None and time.monotonic() < deadline_s:
         try:
             async with session.get(f"{url}/health") as response:
-                if response.status == 200:
+                state = await response.json()
+                if response.status == 200 and len(state.get("adapters", ())) >= n_adapters:
                     return True
         except aiohttp.ClientError:
             pass
