@@ -8,8 +8,7 @@ from aiohttp import web
 
 from runtime.cloudflare.errors import render_rest_error
 from runtime.cloudflare.run import answer
-from runtime.cloudflare.wire import MODEL, parse_run, render_envelope
-from runtime.errors import UnknownModel
+from runtime.cloudflare.wire import check_model, parse_run, render_envelope
 from runtime.web.faces import ErrorAnswer, Face
 from runtime.web.keys import LIMITS
 from runtime.web.limits import read_body
@@ -24,16 +23,6 @@ async def run(request: web.Request) -> web.StreamResponse:
     run_input = parse_run(body, query_lora=request.query.get("lora", ""))
     check_model(request.match_info["model"].rstrip("/"))
     return await answer(request, run_input, render_envelope)
-
-
-def check_model(model: str) -> None:
-    """Let the one model that is served here pass.
-
-    Raises:
-        UnknownModel: it is another.
-    """
-    if model != MODEL:
-        raise UnknownModel(f"this server has only {MODEL}", model)
 
 
 def add_routes(app: web.Application) -> None:
