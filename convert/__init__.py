@@ -1,1 +1,1 @@
-"""Gemma checkpoints and LoRA adapters to GGUF: numpy and gguf, no torch, no network."""
+"""Gemma checkpoints and LoRA adapters to GGUF: numpy and llama.cpp's own quantisers; no torch, no network."""

@@ -27,6 +27,7 @@ def health_of(engine: Engine, registry: Registry) -> dict[str, Any]:
         "adapter_batching": ready.adapter_batching,
         "adapter_batching_reason": ready.batching_reason,
         "adapters": [{"id": adapter.id, "name": adapter.name} for adapter in registry],
+        "requests": {"in_flight": engine.n_in_flight},
         "load": dataclasses.asdict(stats) if stats is not None else None,
     }
 

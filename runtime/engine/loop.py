@@ -1,0 +1,218 @@
+"""The engine: requests become sequences, sequences share batches, tokens become text.
+
+``step`` is the whole of it. It knows no pipe and no thread: the caller hands it requests and takes its events.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as Row
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from runtime.engine.answer import Answer
+from runtime.engine.pace import Pace
+from runtime.engine.scheduler import Limits, Places, Scheduler, Share
+from runtime.engine.sequence import Sequence, State
+from runtime.engine.shelf import Shelf
+from runtime.errors import ContextExceeded, DecodeError, GemlaneError, InvalidRequest
+from runtime.generation import Blend, FinishReason, GenerationRequest, Usage
+from runtime.llama.context import Chunk, Context
+from runtime.llama.model import Model
+from runtime.llama.sampler import Sampler
+from runtime.messages import AdapterAdded, AdapterRefused, Event, Failed, Finished, Started, Stats
+
+
+class Adapters(Protocol):
+    """How a batch runs under its adapters: mixed in lanes, or grouped."""
+
+    @property
+    def mode(self) -> str:
+        """``mixed`` or ``grouped``."""
+
+    @property
+    def places(self) -> Places:
+        """Who may share a batch."""
+
+    def add(self, digest: str, path: Path) -> None:
+        """Take an adapter in; raises an AdapterError if it cannot be used."""
+
+    def remove(self, digest: str) -> None:
+        """Let go of an adapter that nobody uses."""
+
+    def decode(self, chunks: Row[tuple[Chunk, Blend]]) -> list[int]:
+        """Run a batch; the row of each chunk's logits, or -1."""
+
+    def free(self) -> None:
+        """Give the native memory back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What an admitted sequence has besides its integers."""
+
+    sampler: Sampler
+    answer: Answer
+
+
+class Engine:
+    """Owns the sequences and drives the model. One thread."""
+
+    def __init__(
+        self, model: Model, context: Context, adapters: Adapters, limits: Limits, *, n_ctx: int, step_budget_ms: float
+    ) -> None:
+        self._model = model
+        self._context = context
+        self._adapters = adapters
+        self._n_ctx = n_ctx
+        self._scheduler = Scheduler(limits, adapters.places)
+        self._pace = Pace(step_budget_ms)
+        self._shelf = Shelf()
+        self._sequences: dict[str, Sequence] = {}
+        self._running: dict[Sequence, _Running] = {}
+        self._events: list[Event] = []
+        self._n_steps = self._n_decoded_tokens = self._n_cached_tokens = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to step for."""
+        return not self._sequences
+
+    def submit(self, request: GenerationRequest) -> list[Event]:
+        """Take a request in; the events are its refusal, or none."""
+        try:
+            sequence = self._accept(request)
+        except GemlaneError as error:
+            return [Failed(request.request_id, error.code, str(error))]
+        self._sequences[request.request_id] = sequence
+        self._scheduler.add(sequence)
+        return []
+
+    def _accept(self, request: GenerationRequest) -> Sequence:
+        if request.request_id in self._sequences:
+            raise InvalidRequest(f"request id {request.request_id} is in use")
+        tokens = self._model.tokenize(request.prompt)
+        if len(tokens) >= self._n_ctx:
+            raise ContextExceeded(
+                f"the prompt has {len(tokens)} tokens; at most {self._n_ctx - 1} leave room for an answer "
+                f"in the context window of {self._n_ctx}"
+            )
+        self._shelf.hold(request.blend)
+        return Sequence(request, tokens, self._n_ctx)
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request; unknown ids are ignored, since its end may have crossed the cancellation."""
+        if sequence := self._sequences.get(request_id):
+            self._end(sequence, State.CANCELLED)
+
+    def add_adapter(self, digest: str, path: Path) -> Event:
+        """Make an adapter known; the answer says whether it can be used."""
+        try:
+            self._adapters.add(digest, path)
+        except GemlaneError as error:
+            return AdapterRefused(digest, error.code, str(error))
+        self._shelf.put(digest, path)
+        return AdapterAdded(digest)
+
+    def remove_adapter(self, digest: str) -> None:
+        """Forget an adapter; those who run under it finish under it."""
+        if self._shelf.remove(digest):
+            self._adapters.remove(digest)
+
+    def step(self) -> list[Event]:
+        """Run one batch; the events it brought, in order."""
+        for sequence in self._scheduler.admit():
+            self._start(sequence)
+        if batch := self._scheduler.schedule(self._pace.n_prefill):
+            rows = self._decode(batch)
+            for share, row in zip(batch, rows, strict=True):
+                self._advance(share, row)
+        events, self._events = self._events, []
+        return events
+
+    def _start(self, sequence: Sequence) -> None:
+        sampler = Sampler(sequence.request.sampling, sequence.tokens, self._context)
+        self._running[sequence] = _Running(sampler, Answer(sequence.request))
+
+    def _decode(self, batch: list[Share]) -> list[int]:
+        """The rows of the batch's logits; no shares are left in ``batch`` if it failed."""
+        chunks = [(_chunk(share), share.sequence.blend) for share in batch]
+        started = time.perf_counter()
+        try:
+            rows = self._adapters.decode(chunks)
+        except DecodeError as error:
+            for share in batch:
+                self._events.append(Failed(share.sequence.request_id, error.code, str(error)))
+                self._end(share.sequence, State.FAILED)
+            batch.clear()
+            return []
+        n_prefill = sum(share.n_tokens for share in batch if share.sequence.state is State.PREFILL)
+        n_tokens = sum(share.n_tokens for share in batch)
+        self._pace.observe(n_tokens - n_prefill, n_prefill, 1000 * (time.perf_counter() - started))
+        self._n_steps += 1
+        self._n_decoded_tokens += n_tokens
+        return rows
+
+    def _advance(self, share: Share, row: int) -> None:
+        """Note what was computed; choose the next token where the batch reached a sequence's end."""
+        sequence, is_complete = share.sequence, share.completes
+        self._scheduler.computed(share)
+        if not is_complete:
+            return
+        if sequence.state is State.PREFILL:
+            self._events.append(Started(sequence.request_id, sequence.n_prompt, sequence.n_cached))
+            if not sequence.n_answer_max:
+                self._finish(sequence, FinishReason.LENGTH)
+                return
+            sequence.move(State.DECODE)
+        self._extend(sequence, self._running[sequence].sampler.sample(row))
+
+    def _extend(self, sequence: Sequence, token: int) -> None:
+        """Append a token to an answer, and end the answer where it ends."""
+        if self._model.is_end(token):
+            self._finish(sequence, FinishReason.STOP)
+            return
+        sequence.tokens.append(token)
+        answer = self._running[sequence].answer
+        self._events += answer.push(self._model.piece(token))
+        if answer.is_stopped:
+            self._finish(sequence, FinishReason.STOP)
+        elif sequence.n_answer == sequence.n_answer_max:
+            self._finish(sequence, FinishReason.LENGTH)
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        self._events += self._running[sequence].answer.flush()
+        usage = Usage(sequence.n_prompt, sequence.n_answer, sequence.n_cached)
+        self._events.append(Finished(sequence.request_id, reason, usage))
+        self._end(sequence, State.FINISHED)
+
+    def _end(self, sequence: Sequence, state: State) -> None:
+        """Let go of everything a sequence holds."""
+        if running := self._running.pop(sequence, None):
+            running.sampler.free()
+            self._context.remove(sequence.sequence_id)
+        self._scheduler.end(sequence, state)
+        del self._sequences[sequence.request_id]
+        for digest in self._shelf.release(sequence.blend):
+            self._adapters.remove(digest)
+
+    @property
+    def stats(self) -> Stats:
+        """What the engine holds and has done."""
+        running = self._scheduler.running
+        return Stats(
+            n_running=len(running),
+            n_waiting=len(self._scheduler.waiting),
+            n_kv_cells_used=sum(sequence.n_computed for sequence in running),
+            n_steps=self._n_steps,
+            n_decoded_tokens=self._n_decoded_tokens,
+            n_cached_tokens=self._n_cached_tokens,
+        )
+
+
+def _chunk(share: Share) -> Chunk:
+    sequence = share.sequence
+    tokens = sequence.tokens[sequence.n_computed : sequence.n_computed + share.n_tokens]
+    wants_logits = share.completes and sequence.n_answer_max > 0
+    return Chunk(sequence.sequence_id, tokens, sequence.n_computed, wants_logits)

@@ -1,0 +1,153 @@
+"""The engine process around the engine: its inbox, its way out, its end."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from runtime.engine.startup import start
+from runtime.errors import ModelLoadError
+from runtime.llama.library import Library
+from runtime.messages import (
+    AddAdapter,
+    Cancel,
+    Event,
+    Generate,
+    Load,
+    LoadFailed,
+    Loading,
+    Message,
+    RemoveAdapter,
+    decode,
+    encode,
+)
+
+_LOG = logging.getLogger("gemlane.engine")
+_STATS_INTERVAL_S = 1.0
+# Loading is told in steps of a hundredth, not at each of llama.cpp's thousands of calls.
+_PROGRESS_STEP = 0.01
+
+
+class _Stop:
+    """What stands in the inbox when the engine has to end."""
+
+
+Inbox = queue.SimpleQueue[Message | _Stop]
+
+
+def read_commands(source: BinaryIO, inbox: Inbox) -> None:
+    """Put every command into the inbox, and a stop at the end of the input; runs in a thread of its own."""
+    for line in source:
+        try:
+            inbox.put(decode(line))
+        except ValueError as error:
+            _LOG.error("ignoring a line on standard input: %s", error)
+    inbox.put(_Stop())
+
+
+class Process:
+    """The inbox, the way out, and the engine between them."""
+
+    def __init__(self, inbox: Inbox, events: BinaryIO) -> None:
+        self._inbox = inbox
+        self._events = events
+        self._told_fraction = -1.0
+        self._is_stopping = False
+
+    def stop(self, *_signal: object) -> None:
+        """End after the step in progress; also a signal handler (``SimpleQueue.put`` may be called in one)."""
+        self._is_stopping = True
+        self._inbox.put(_Stop())
+
+    def send(self, *events: Event) -> None:
+        """Write events and push them out."""
+        self._events.write(b"".join(map(encode, events)))
+        self._events.flush()
+
+    def run(self) -> int:
+        """Load, serve until the end of the input, and give the exit code."""
+        first = self._inbox.get()
+        if isinstance(first, _Stop):
+            return 0
+        if not isinstance(first, Load):
+            _LOG.error("the first command must be Load, not %s", type(first).__name__)
+            return 2
+        return self._load_and_serve(first)
+
+    def _load_and_serve(self, load: Load) -> int:
+        try:
+            self._engine, ready = start(Library(), load.settings, self._tell_progress)
+        except ModelLoadError as error:
+            if self._is_stopping:
+                return 0
+            self.send(LoadFailed(error.code, str(error)))
+            return 1
+        self.send(ready)
+        self._serve()
+        return 0
+
+    def _tell_progress(self, fraction: float) -> bool:
+        if fraction - self._told_fraction >= _PROGRESS_STEP or fraction == 1:
+            self._told_fraction = fraction
+            self.send(Loading(fraction))
+        return not self._is_stopping
+
+    def _serve(self) -> None:
+        told_at = 0.0
+        while self._take_commands():
+            events = self._engine.step()
+            if self._engine.is_idle or time.monotonic() - told_at >= _STATS_INTERVAL_S:
+                told_at = time.monotonic()
+                events.append(self._engine.stats)
+            if events:
+                self.send(*events)
+
+    def _take_commands(self) -> bool:
+        """Obey every command that has come, waiting for one only if there is nothing to do; False at the end."""
+        while True:
+            try:
+                command = self._inbox.get(block=self._engine.is_idle)
+            except queue.Empty:
+                return True
+            if isinstance(command, _Stop):
+                return False
+            self.send(*self._obey(command))
+
+    def _obey(self, command: Message) -> list[Event]:
+        match command:
+            case Generate(request):
+                return self._engine.submit(request)
+            case Cancel(request_id):
+                self._engine.cancel(request_id)
+            case AddAdapter(digest, path):
+                return [self._engine.add_adapter(digest, Path(path))]
+            case RemoveAdapter(digest):
+                self._engine.remove_adapter(digest)
+            case _:
+                _LOG.error("ignoring an unexpected %s", type(command).__name__)
+        return []
+
+
+def main(events: BinaryIO) -> int:
+    """Serve the parent until it has no more to say; the exit code.
+
+    Args:
+        events: where events go; standard output itself belongs to nobody.
+    """
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("llama.cpp").setLevel(logging.WARNING)
+    inbox: Inbox = queue.SimpleQueue()
+    process = Process(inbox, events)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, process.stop)
+    threading.Thread(target=read_commands, args=(sys.stdin.buffer, inbox), daemon=True).start()
+    try:
+        return process.run()
+    except BrokenPipeError:
+        return 0

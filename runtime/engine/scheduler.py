@@ -1,0 +1,157 @@
+"""What the next batch holds. Pure policy on integers: no model, no clock, no loop.
+
+Requests wait in order. One is admitted when an id, its adapters' place and all the cells it can ever need are free; so
+an admitted one never fails for room. A batch takes one token of every sequence that answers, then prompt tokens as far
+as the step's budget goes: half of them for the oldest prompt, the rest for those nearest to their first token.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from runtime.engine.sequence import Sequence, State
+from runtime.generation import Blend
+
+# How often a request that waits for its adapters' place may be passed by requests whose place is free.
+MAX_OVERTAKES = 32
+
+
+class Places(Protocol):
+    """Who may share a batch: one policy for mixed batches, one for grouped ones."""
+
+    def enter(self, blend: Blend) -> bool:
+        """Take a place for one more sequence under ``blend``; False if it has to wait."""
+
+    def leave(self, blend: Blend) -> None:
+        """Give up the place of one sequence under ``blend``."""
+
+    def choose(self, blends: Iterable[Blend]) -> frozenset[Blend]:
+        """Of the blends that have tokens to run, oldest sequence first, those that share the next batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A sequence's part of a batch: its next ``n_tokens`` pending tokens."""
+
+    sequence: Sequence
+    n_tokens: int
+
+    @property
+    def completes(self) -> bool:
+        """Whether nothing is pending after it, so that a token can be chosen."""
+        return self.n_tokens == self.sequence.n_pending
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What there is to give out."""
+
+    n_parallel: int
+    n_kv_cells: int
+    n_batch: int
+
+
+class Scheduler:
+    """Owns every sequence from submission to its end."""
+
+    def __init__(self, limits: Limits, places: Places) -> None:
+        self._limits = limits
+        self._places = places
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._free_ids = list(reversed(range(limits.n_parallel)))
+        self._n_overtakes = 0
+
+    @property
+    def waiting(self) -> tuple[Sequence, ...]:
+        """Those not admitted yet, in order."""
+        return tuple(self._waiting)
+
+    @property
+    def running(self) -> tuple[Sequence, ...]:
+        """Those admitted, oldest first."""
+        return tuple(self._running)
+
+    @property
+    def n_cells_reserved(self) -> int:
+        """Cells that running sequences hold or may come to hold."""
+        return sum(sequence.n_cells_max for sequence in self._running)
+
+    def add(self, sequence: Sequence) -> None:
+        """Let a sequence wait for its turn."""
+        self._waiting.append(sequence)
+
+    def end(self, sequence: Sequence, state: State) -> None:
+        """End a sequence; its id, place and cells are free at once."""
+        sequence.move(state)
+        if sequence in self._running:
+            self._running.remove(sequence)
+            self._free_ids.append(sequence.sequence_id)
+            self._places.leave(sequence.blend)
+        else:
+            self._waiting.remove(sequence)
+
+    def admit(self) -> list[Sequence]:
+        """Start those whose turn it is."""
+        admitted = []
+        is_passing = False
+        for sequence in tuple(self._waiting):
+            if not self._has_room(sequence):
+                break
+            if not self._places.enter(sequence.blend):
+                is_passing = True
+                if self._n_overtakes >= MAX_OVERTAKES:
+                    break
+                continue
+            self._n_overtakes = self._n_overtakes + 1 if is_passing else 0
+            self._waiting.remove(sequence)
+            self._start(sequence)
+            admitted.append(sequence)
+        return admitted
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        return bool(self._free_ids) and self.n_cells_reserved + sequence.n_cells_max <= self._limits.n_kv_cells
+
+    def _start(self, sequence: Sequence) -> None:
+        sequence.move(State.PREFILL)
+        sequence.sequence_id = self._free_ids.pop()
+        self._running.append(sequence)
+
+    def schedule(self, n_budget: int) -> list[Share]:
+        """The next batch.
+
+        Args:
+            n_budget: prompt tokens the step may take while sequences answer; one goes along always.
+
+        Returns:
+            The shares, one for each sequence that takes part; empty if nothing runs.
+        """
+        chosen = self._places.choose(dict.fromkeys(sequence.blend for sequence in self._running))
+        members = [sequence for sequence in self._running if sequence.blend in chosen]
+        decodes = [sequence for sequence in members if sequence.state is State.DECODE]
+        prefills = [sequence for sequence in members if sequence.state is State.PREFILL]
+        n_batch = self._limits.n_batch
+        is_streaming = any(sequence.state is State.DECODE for sequence in self._running)
+        n_prefill = max(1, n_budget) if is_streaming else n_batch
+        shares = [Share(sequence, 1) for sequence in decodes]
+        return shares + _share_out(prefills, min(n_prefill, n_batch - len(decodes)))
+
+    def computed(self, share: Share) -> None:
+        """Note that a share of the last batch went through the model."""
+        share.sequence.n_computed += share.n_tokens
+
+
+def _share_out(prefills: list[Sequence], n_tokens: int) -> list[Share]:
+    """Give ``n_tokens`` to prompts, oldest first: half to the oldest, the rest to those with least left to read."""
+    if not prefills or n_tokens <= 0:
+        return []
+    granted = {prefills[0]: min(prefills[0].n_pending, (n_tokens + 1) // 2)}
+    n_left = n_tokens - granted[prefills[0]]
+    for sequence in sorted(prefills, key=lambda one: one.n_pending):
+        n_granted = min(sequence.n_pending - granted.get(sequence, 0), n_left)
+        granted[sequence] = granted.get(sequence, 0) + n_granted
+        n_left -= n_granted
+    return [Share(sequence, granted[sequence]) for sequence in prefills if granted[sequence]]

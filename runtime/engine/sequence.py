@@ -1,0 +1,108 @@
+"""A request inside the engine, and the states it may go through.
+
+::
+
+    WAITING ──> PREFILL ──> DECODE ──> FINISHED
+       │           ├──────────┼──────> CANCELLED
+       └───────────┴──────────┴──────> FAILED         (WAITING and PREFILL may be cancelled too;
+                                                        PREFILL may finish: max_tokens 0)
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from runtime.generation import Blend, GenerationRequest
+
+
+class State(Enum):
+    """Where a sequence stands."""
+
+    WAITING = auto()
+    """Accepted; holds no cell and no lane."""
+    PREFILL = auto()
+    """Its prompt is being read."""
+    DECODE = auto()
+    """It answers, one token a step."""
+    FINISHED = auto()
+    CANCELLED = auto()
+    FAILED = auto()
+
+
+MOVES: dict[State, frozenset[State]] = {
+    State.WAITING: frozenset({State.PREFILL, State.CANCELLED, State.FAILED}),
+    State.PREFILL: frozenset({State.DECODE, State.FINISHED, State.CANCELLED, State.FAILED}),
+    State.DECODE: frozenset({State.FINISHED, State.CANCELLED, State.FAILED}),
+    State.FINISHED: frozenset(),
+    State.CANCELLED: frozenset(),
+    State.FAILED: frozenset(),
+}
+
+
+class IllegalMoveError(Exception):
+    """A sequence was told to take a step its state does not allow: a mistake of the engine's own."""
+
+
+class Sequence:
+    """One request: its tokens, how many of them are in the cache, and its state. Owned by the scheduler."""
+
+    def __init__(self, request: GenerationRequest, prompt_tokens: list[int], n_ctx: int) -> None:
+        if not 0 < len(prompt_tokens) < n_ctx:
+            raise ValueError(f"a prompt of {len(prompt_tokens)} tokens leaves no room in a context of {n_ctx}")
+        self.request = request
+        self.tokens = prompt_tokens
+        """Prompt and answer; the answer's tokens are appended as they are chosen."""
+        self.n_prompt = len(prompt_tokens)
+        self.n_answer_max = min(request.max_tokens, n_ctx - self.n_prompt)
+        self.n_computed = 0
+        """Tokens whose keys and values are in the cache."""
+        self.n_cached = 0
+        """Prompt tokens that were found in the cache when the sequence began."""
+        self.sequence_id = -1
+        """llama.cpp's id while the sequence runs."""
+        self._state = State.WAITING
+
+    @property
+    def state(self) -> State:
+        """Where it stands; ``move`` changes it."""
+        return self._state
+
+    def move(self, state: State) -> None:
+        """Go to ``state``.
+
+        Raises:
+            IllegalMoveError: the table does not allow it; nothing has changed.
+        """
+        if state not in MOVES[self._state]:
+            raise IllegalMoveError(f"{self.request_id}: {self._state.name} to {state.name}")
+        self._state = state
+
+    @property
+    def request_id(self) -> str:
+        """The request's id."""
+        return self.request.request_id
+
+    @property
+    def blend(self) -> Blend:
+        """The adapters it runs under."""
+        return self.request.blend
+
+    @property
+    def n_answer(self) -> int:
+        """Tokens chosen so far."""
+        return len(self.tokens) - self.n_prompt
+
+    @property
+    def n_pending(self) -> int:
+        """Tokens that have to go through the model before the next one can be chosen."""
+        return len(self.tokens) - self.n_computed
+
+    @property
+    def n_cells_max(self) -> int:
+        """Cells it can come to hold: the last token of an answer never goes through the model."""
+        return self.n_prompt + max(0, self.n_answer_max - 1)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it holds cells and takes part in batches."""
+        return self._state in (State.PREFILL, State.DECODE)

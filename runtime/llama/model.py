@@ -1,0 +1,151 @@
+"""A base model: its weights, its vocabulary, and the way between text and tokens."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import llama_cpp.llama_cpp as native
+import numpy as np
+
+from runtime.errors import InvalidRequest, ModelLoadError
+from runtime.generation import Prompt
+from runtime.llama.library import Library
+
+# A piece is at most one vocabulary entry; Gemma's longest is 48 bytes ("<0x..>" and runs of spaces included).
+_PIECE_BYTES = 256
+_TEXT_BYTES = 1024
+
+
+class Model:
+    """A loaded GGUF model. Owns native memory: ``free`` it after every context that uses it."""
+
+    def __init__(
+        self, library: Library, path: Path, *, n_gpu_layers: int, on_progress: Callable[[float], bool]
+    ) -> None:
+        """Load ``path``, whose header has been checked.
+
+        Args:
+            library: llama.cpp, started.
+            path: a GGUF file.
+            n_gpu_layers: layers to put on the GPU; -1 for all.
+            on_progress: told the fraction that is loaded, 0 to 1; loading stops when it answers False.
+
+        Raises:
+            ModelLoadError: llama.cpp refused the file; its own words are in the message.
+        """
+
+        @native.llama_progress_callback  # type: ignore[untyped-decorator]
+        def progress(fraction: float, _user_data: object) -> bool:
+            return on_progress(fraction)
+
+        parameters = native.llama_model_default_params()
+        parameters.n_gpu_layers = n_gpu_layers
+        parameters.progress_callback = progress
+        library.take_errors()
+        self.handle = native.llama_model_load_from_file(str(path).encode(), parameters)
+        if not self.handle:
+            reason = library.take_errors() or "loading was stopped"
+            raise ModelLoadError(f"llama.cpp cannot load {path}: {reason}")
+        self.library = library
+        self._vocab = native.llama_model_get_vocab(self.handle)
+        self.n_vocab: int = native.llama_vocab_n_tokens(self._vocab)
+        self._bos: int = native.llama_vocab_bos(self._vocab)
+        self._pieces: dict[int, bytes] = {}
+        self._control_tokens = self._find_control_tokens()
+        longest_first = sorted(self._control_tokens, key=len, reverse=True)
+        self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    def free(self) -> None:
+        """Give the native memory back."""
+        native.llama_model_free(self.handle)
+        self.handle = None
+
+    def _find_control_tokens(self) -> dict[str, int]:
+        texts = {}
+        for token in range(self.n_vocab):
+            if native.llama_vocab_is_control(self._vocab, token):
+                texts[native.llama_vocab_get_text(self._vocab, token).decode(errors="replace")] = token
+        texts.pop("", None)
+        return texts
+
+    @property
+    def description(self) -> str:
+        """The model's own name, or llama.cpp's description of its shape."""
+        buffer = ctypes.create_string_buffer(_TEXT_BYTES)
+        if native.llama_model_meta_val_str(self.handle, b"general.name", buffer, _TEXT_BYTES) > 0:
+            return buffer.value.decode(errors="replace")
+        native.llama_model_desc(self.handle, buffer, _TEXT_BYTES)
+        return buffer.value.decode(errors="replace")
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all weights."""
+        return int(native.llama_model_size(self.handle))
+
+    @property
+    def n_params(self) -> int:
+        """Number of weights."""
+        return int(native.llama_model_n_params(self.handle))
+
+    @property
+    def n_layers(self) -> int:
+        """Transformer blocks."""
+        return int(native.llama_model_n_layer(self.handle))
+
+    @property
+    def n_ctx_train(self) -> int:
+        """Longest sequence the model was trained on, in tokens."""
+        return int(native.llama_model_n_ctx_train(self.handle))
+
+    def tokenize(self, prompt: Prompt) -> list[int]:
+        """The prompt's tokens, with ``<bos>`` in front unless the prompt itself begins with it.
+
+        Control tokens are found only where the segment says so; the text between them is tokenised across segment
+        borders, so the result is that of the whole string wherever no user wrote a control token.
+        """
+        tokens: list[int] = []
+        text = ""
+        for segment in prompt.segments:
+            if not segment.has_control_tokens:
+                text += segment.text
+                continue
+            position = 0
+            for match in self._control_pattern.finditer(segment.text):
+                tokens += self._tokenize_text(text + segment.text[position : match.start()])
+                tokens.append(self._control_tokens[match.group()])
+                text, position = "", match.end()
+            text += segment.text[position:]
+        tokens += self._tokenize_text(text)
+        if self._bos >= 0 and tokens[:1] != [self._bos]:
+            tokens.insert(0, self._bos)
+        return tokens
+
+    def _tokenize_text(self, text: str) -> list[int]:
+        if not text:
+            return []
+        raw = text.encode()
+        # A token is at least one byte of text, but for a space that some vocabularies put in front.
+        buffer = np.empty(len(raw) + 1, np.int32)
+        pointer = buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        add_special, parse_special = False, False
+        n_tokens = native.llama_tokenize(self._vocab, raw, len(raw), pointer, len(buffer), add_special, parse_special)
+        if n_tokens < 0:
+            raise InvalidRequest("the prompt's text has more tokens than bytes")
+        return [int(token) for token in buffer[:n_tokens]]
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for; none for a control token. One character may be spread over several tokens."""
+        known = self._pieces.get(token)
+        if known is None:
+            buffer = ctypes.create_string_buffer(_PIECE_BYTES)
+            with_control_tokens = False
+            size = native.llama_token_to_piece(self._vocab, token, buffer, _PIECE_BYTES, 0, with_control_tokens)
+            known = self._pieces[token] = buffer.raw[: max(0, size)]
+        return known
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends an answer: ``<eos>``, ``<end_of_turn>`` or another that the file marks so."""
+        return bool(native.llama_vocab_is_eog(self._vocab, token))

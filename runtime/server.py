@@ -1,0 +1,172 @@
+"""Composition root of ``gemlane serve``: engine, registry and web application, from the start to the last stream."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+from tqdm import tqdm
+
+from runtime.adapters.inspect import make_check
+from runtime.adapters.registry import Registry, scan
+from runtime.client import ChildEngine
+from runtime.config import ServerSettings, Settings
+from runtime.errors import ConfigError
+from runtime.messages import Ready
+from runtime.web.app import build_app
+
+log = logging.getLogger("gemlane")
+
+_DRAIN_TIMEOUT_S = 10.0
+"""How long running answers may go on after the first signal to stop; a second signal cuts them."""
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Raises:
+        ConfigError: the address cannot be listened on, or a file named by the settings cannot be used.
+        ModelLoadError: the base model cannot be loaded.
+    """
+    logging.basicConfig(level=settings.server.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    _check_places(settings)
+    bar = _LoadingBar()
+    max_in_flight = settings.engine.parallel + settings.server.max_queue
+    engine = ChildEngine(settings.engine, max_in_flight=max_in_flight, on_loading=bar.show)
+    registry = Registry()
+    stop = _stop_event()
+    async with _listening(build_app(engine, registry, settings.server), settings.server) as site:
+        try:
+            log.info("loading %s", settings.engine.model)
+            starting = asyncio.create_task(engine.start())
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            bar.close()
+            if starting.done():
+                ready = starting.result()
+                await _register_adapters(engine, registry, settings)
+                _greet(ready, registry, site.name)
+                await stopping
+                await site.stop()
+                await _drain(engine, stop)
+        finally:
+            await engine.stop()
+    log.info("stopped")
+
+
+def _check_places(settings: Settings) -> None:
+    """What can be seen to be wrong before anything is started."""
+    if not settings.engine.model:
+        raise ConfigError("no base model: name a GGUF file with --model (see gemlane convert model --help)")
+    folder = settings.server.adapters
+    if folder and not Path(folder).is_dir():
+        raise ConfigError(f"--adapters {folder}: no such folder")
+
+
+@asynccontextmanager
+async def _listening(app: web.Application, settings: ServerSettings) -> AsyncIterator[web.TCPSite]:
+    """Listen with ``app``, and give the site, while the context lasts."""
+    runner = web.AppRunner(
+        app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=1.0
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, settings.host, settings.port)
+        try:
+            await site.start()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError(
+                f"cannot listen on {settings.host} port {settings.port}: {reason}; choose another with --host or --port"
+            ) from error
+        yield site
+    finally:
+        await runner.cleanup()
+
+
+async def _register_adapters(engine: ChildEngine, registry: Registry, settings: Settings) -> None:
+    """Take in every sound adapter of the folder."""
+    if settings.server.adapters:
+        check = make_check(Path(settings.engine.model))
+        for adapter in await asyncio.to_thread(list, scan(Path(settings.server.adapters), check)):
+            registry.add(adapter)
+        await registry.register(engine)
+
+
+def _stop_event() -> asyncio.Event:
+    """Set by SIGINT or SIGTERM; cleared by who wants to hear of the next one."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _drain(engine: ChildEngine, stop: asyncio.Event) -> None:
+    """Let running answers end, for a while."""
+    if not engine.n_in_flight:
+        return
+    stop.clear()
+    log.info(
+        "finishing %d running requests, for at most %.0f s; again to cut them", engine.n_in_flight, _DRAIN_TIMEOUT_S
+    )
+    deadline = asyncio.get_running_loop().time() + _DRAIN_TIMEOUT_S
+    while engine.n_in_flight and not stop.is_set() and asyncio.get_running_loop().time() < deadline:
+        try:
+            await asyncio.wait_for(stop.wait(), timeout=0.05)
+        except TimeoutError:
+            continue
+
+
+def _greet(ready: Ready, registry: Registry, url: str) -> None:
+    """Say what is served, and give lines to paste."""
+    model = ready.model
+    log.info(
+        "%s, %.2f GB on %s: %d tokens a request, %d at once, %d cells of key-value cache",
+        model.name,
+        model.size_bytes / 1e9,
+        model.device,
+        model.n_ctx,
+        model.n_parallel,
+        model.n_kv_cells,
+    )
+    log.info("adapters are batched %s: %s", ready.adapter_batching, ready.batching_reason)
+    names = [adapter.name for adapter in registry]
+    log.info("%d adapters: %s", len(names), ", ".join(names[:10]) + (", ..." if len(names) > 10 else ""))
+    print(f"\nserving on {url}; Ctrl-C ends it. Try:", file=sys.stderr)
+    for lora in ("", *names[:1]):
+        chosen = f', "lora": "{lora}"' if lora else ""
+        print(
+            f"  curl {url}/client/v4/accounts/local/ai/run/@cf/google/gemma-7b-it-lora "
+            f'-d \'{{"prompt": "What is the capital of France?"{chosen}}}\'',
+            file=sys.stderr,
+        )
+    sys.stderr.flush()
+
+
+class _LoadingBar:
+    """A progress bar for the model file; silent where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar = tqdm(
+            total=100,
+            unit="%",
+            desc="loading",
+            leave=False,
+            disable=None,
+            bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left",
+        )
+
+    def show(self, fraction: float) -> None:
+        """Move to ``fraction``, 0 to 1."""
+        self._bar.update(max(0, round(fraction * 100) - self._bar.n))
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()

@@ -1,0 +1,132 @@
+"""A running ``gemlane serve`` with the tiny Gemma, and the client that tests ask it with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = (sys.executable, "-P", "-m", "runtime.cli")
+MODEL = "@cf/google/gemma-7b-it-lora"
+START_TIMEOUT_S = 60
+
+
+@dataclass
+class Server:
+    """One server process."""
+
+    process: subprocess.Popen[str]
+    log: list[str] = field(default_factory=list)
+    url: str = ""
+
+    @property
+    def run_url(self) -> str:
+        """Where the model is asked."""
+        return f"{self.url}/client/v4/accounts/local/ai/run/{MODEL}"
+
+    def engine_pids(self) -> list[int]:
+        """Processes of the engine that run now."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(pid) for pid in children]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and give the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=30)
+
+
+def environment() -> dict[str, str]:
+    """Where the code under test is found, whatever the current folder."""
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def run_gemlane(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A ``gemlane`` command, to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=120,
+        check=False,
+        **options,
+    )
+
+
+@contextlib.contextmanager
+def serving(model: Path, adapters: Path, *flags: str, prefix: tuple[str, ...] = ()) -> Iterator[Server]:
+    """A server on a free port, ready for requests; ``prefix`` is a command to run it under."""
+    places = ["--model", str(model), "--adapters", str(adapters), "--port", "0"]
+    process = subprocess.Popen(
+        [*prefix, *COMMAND, "serve", *places, "--threads", "1", *flags],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    server, ready = Server(process), threading.Event()
+
+    def read() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            server.log.append(line.rstrip())
+            if found := re.search(r"serving on (http://\S+);", line):
+                server.url = found[1]
+                ready.set()
+        ready.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        assert ready.wait(START_TIMEOUT_S), "\n".join(server.log)
+        assert server.url, "\n".join(server.log)
+        yield server
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        reader.join()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+async def ask(session: aiohttp.ClientSession, server: Server, **body: Any) -> dict[str, Any]:
+    """The ``result`` of one request that must succeed."""
+    async with session.post(server.run_url, data=json.dumps(body)) as response:
+        envelope = json.loads(await response.read())
+        assert response.status == 200, envelope
+        assert envelope["success"]
+        return dict(envelope["result"])
+
+
+async def ask_text(session: aiohttp.ClientSession, server: Server, question: str, voice: str = "base") -> str:
+    """The greedy answer to a question in a voice."""
+    lora = {} if voice == "base" else {"lora": voice}
+    return str((await ask(session, server, prompt=question, temperature=0, max_tokens=64, **lora))["response"])
+
+
+async def stream(session: aiohttp.ClientSession, server: Server, **body: Any) -> list[str]:
+    """The payloads of one streamed answer's events, ``[DONE]`` included."""
+    async with session.post(server.run_url, data=json.dumps(body | {"stream": True})) as response:
+        assert response.status == 200, await response.read()
+        assert response.headers["content-type"] == "text/event-stream"
+        text = (await response.read()).decode()
+    assert text.endswith("\n\n")
+    events = text[:-2].split("\n\n")
+    assert all(event.startswith("data: ") for event in events)
+    return [event.removeprefix("data: ") for event in events]

@@ -1,0 +1,222 @@
+"""What a user does wrong, and what the world does to a server: each has one clear end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.end_to_end.serving import COMMAND, ROOT, Server, ask_text, environment, run_gemlane, serving, stream
+from tests.tiny_gemma.facts import ANSWERS, QUESTIONS
+
+CAPITAL = "What is the capital of France?"
+LONG = {"prompt": "one two three", "raw": True, "temperature": 5, "seed": 1, "max_tokens": 400}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("missing", "no such file"),
+        ("folder", "regular file"),
+        ("text", "GGUF"),
+        ("empty", "GGUF"),
+        ("truncated", ""),
+        ("fifo", "regular file"),
+        ("adapter", "adapter"),
+    ],
+)
+def test_a_wrong_model_is_one_clear_line(
+    tmp_path: Path, tiny_model: Path, tiny_adapters: Path, kind: str, words: str
+) -> None:
+    """Status 2, the file's name, no traceback."""
+    path = tmp_path / "wrong.gguf"
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "text":
+            path.write_text("I am not a model\n" * 10)
+        case "empty":
+            path.touch()
+        case "truncated":
+            path.write_bytes(tiny_model.read_bytes()[:-1000])
+        case "fifo":
+            os.mkfifo(path)
+        case "adapter":
+            shutil.copy(tiny_adapters / "tag.gguf", path)
+    done = run_gemlane("serve", "--model", str(path), "--port", "0")
+    complaints = [line for line in done.stderr.splitlines() if line.startswith("gemlane: ")]
+    assert done.returncode == 2, done.stderr
+    assert len(complaints) == 1, done.stderr
+    assert words in complaints[0]
+    assert "wrong.gguf" in complaints[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_no_model_says_what_to_do() -> None:
+    """And how one is made."""
+    done = run_gemlane("serve")
+    assert done.returncode == 2
+    assert (
+        done.stderr.strip()
+        == "gemlane: no base model: name a GGUF file with --model (see gemlane convert model --help)"
+    )
+
+
+def test_a_port_in_use_is_named(tiny_model: Path) -> None:
+    """Before the model is loaded."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run_gemlane("serve", "--model", str(tiny_model), "--port", str(port))
+    assert done.returncode == 2
+    assert f"gemlane: cannot listen on 127.0.0.1 port {port}" in done.stderr
+    assert "--port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ("{", 400, "JSON"),
+        ("", 400, ""),
+        ("[]", 400, "required properties at '/' are 'prompt'"),
+        ('{"prompt": 5}', 400, "Type mismatch of '/prompt', 'string' not in 'number','integer'"),
+        ('{"prompt": "x", "temperature": "hot"}', 400, "Type mismatch of '/temperature', 'number' not in 'string'"),
+        ('{"prompt": "x", "max_tokens": 1.5}', 400, "'/max_tokens'"),
+        ('{"prompt": "x", "lora": "nobody"}', 400, "Finetune nobody not found"),
+        ('{"prompt": "x", "lora": "00000000-0000-0000-0000-000000000"}', 400, "not found"),
+        ('{"prompt": "\\ud800"}', 400, "Unicode"),
+    ],
+)
+async def test_bad_requests_get_their_status(
+    server: Server, session: aiohttp.ClientSession, body: str, status: int, words: str
+) -> None:
+    """One error each, in the envelope, and the server goes on."""
+    async with session.post(server.run_url, data=body) as response:
+        envelope = json.loads(await response.read())
+        assert response.status == status
+    assert envelope["success"] is False
+    assert len(envelope["errors"]) == 1
+    assert words in envelope["errors"][0]["message"]
+    assert await ask_text(session, server, CAPITAL) == ANSWERS["base"][CAPITAL]
+
+
+async def test_a_killed_engine_ends_streams_and_comes_back(
+    tiny_model: Path, tiny_adapters: Path, session: aiohttp.ClientSession
+) -> None:
+    """Each stream has one clear end, without ``[DONE]``; the next request is answered, adapters included."""
+    with serving(tiny_model, tiny_adapters) as server:
+
+        async def cut() -> bytes:
+            async with session.post(server.run_url, data=json.dumps(LONG | {"stream": True})) as response:
+                started.release()
+                return b"".join([chunk async for chunk in response.content.iter_any()])
+
+        started = asyncio.Semaphore(0)
+        streams = [asyncio.create_task(cut()) for _ in range(4)]
+        for _ in streams:
+            await started.acquire()
+        (pid,) = server.engine_pids()
+        os.kill(pid, signal.SIGKILL)
+        for text in await asyncio.gather(*streams, return_exceptions=True):
+            assert isinstance(text, aiohttp.ClientPayloadError) or (isinstance(text, bytes) and b"[DONE]" not in text)
+        async with asyncio.timeout(30):
+            while True:
+                async with session.get(server.url + "/health") as response:
+                    if response.status == 200:
+                        break
+        assert server.engine_pids() != [pid]
+        assert await ask_text(session, server, CAPITAL, "pirate") == ANSWERS["pirate"][CAPITAL]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_ends_the_server_cleanly(
+    tiny_model: Path, tiny_adapters: Path, session: aiohttp.ClientSession, number: signal.Signals
+) -> None:
+    """A running stream may finish, the engine is gone, the status is 0."""
+    with serving(tiny_model, tiny_adapters) as server:
+        (engine,) = server.engine_pids()
+        running = asyncio.create_task(stream(session, server, **LONG))
+        async with asyncio.timeout(30):
+            while True:
+                async with session.get(server.url + "/health") as response:
+                    if (await response.json())["requests"]["in_flight"]:
+                        break
+        assert await asyncio.to_thread(server.stop, number) == 0
+        assert (await running)[-1] == "[DONE]"
+        with pytest.raises(ProcessLookupError):
+            os.kill(engine, 0)
+    assert not any("Traceback" in line for line in server.log)
+
+
+async def test_a_client_that_goes_away_costs_nothing_more(server: Server, session: aiohttp.ClientSession) -> None:
+    """Its sequence is freed; others are answered."""
+    for _ in range(10):
+        async with session.post(server.run_url, data=json.dumps(LONG | {"stream": True})) as response:
+            await response.content.readany()
+            response.close()
+    async with asyncio.timeout(20):
+        while True:
+            async with session.get(server.url + "/health") as response:
+                if (await response.json())["requests"]["in_flight"] == 0:
+                    break
+    assert await ask_text(session, server, QUESTIONS[5], "tag") == ANSWERS["tag"][QUESTIONS[5]]
+
+
+async def test_a_full_queue_answers_429(tiny_model: Path, tiny_adapters: Path, session: aiohttp.ClientSession) -> None:
+    """Those that were accepted are answered all the same."""
+    with serving(tiny_model, tiny_adapters, "--parallel", "1", "--max-queue", "1") as server:
+
+        async def status() -> int:
+            async with session.post(server.run_url, data=json.dumps(LONG)) as response:
+                await response.read()
+                return response.status
+
+        statuses = await asyncio.gather(*(status() for _ in range(12)))
+    assert set(statuses) == {200, 429}
+    assert statuses.count(200) >= 2
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode != 0
+    if shutil.which("unshare")
+    else True,
+    reason="a network namespace needs Linux and the right to make one",
+)
+def test_everything_works_without_a_network(tmp_path: Path) -> None:
+    """Conversion and an answer in a namespace that holds nothing but loopback."""
+    tiny = ROOT / "tests" / "tiny_gemma"
+    script = f"""
+set -eu
+ip link set lo up
+gemlane() {{ {" ".join(COMMAND)} "$@"; }}
+mkdir adapters
+gemlane convert model {tiny}/base -o base.gguf --type q4_k_m
+gemlane convert adapter {tiny}/adapters/shout --base base.gguf -o adapters/shout.gguf --type q8_0
+gemlane serve --model base.gguf --adapters adapters --port 8080 --threads 1 2>log &
+server=$!
+trap 'kill $server; wait $server' EXIT
+for _ in $(seq 300); do grep -q 'serving on' log && break; sleep 0.1; done
+curl -sS http://127.0.0.1:8080/client/v4/accounts/a/ai/run/@cf/google/gemma-7b-it-lora \\
+    -d '{{"prompt": "{CAPITAL}", "lora": "shout", "temperature": 0}}'
+"""
+    done = subprocess.run(
+        ["unshare", "--net", "bash", "-c", script],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=tmp_path,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["result"]["response"] == ANSWERS["shout"][CAPITAL]

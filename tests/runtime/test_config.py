@@ -1,0 +1,90 @@
+"""Settings: where a value comes from, and what is refused."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from runtime import config
+from runtime.errors import ConfigError
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def resolve(*flags: str, **environment: str) -> config.Settings:
+    """Settings from a command line and an environment."""
+    parser = argparse.ArgumentParser()
+    config.add_arguments(parser)
+    return config.resolve(parser.parse_args(flags), environment)
+
+
+def test_defaults_stand_when_nothing_is_said() -> None:
+    """An empty command line is a complete configuration."""
+    assert resolve() == config.Settings(config.EngineSettings(), config.ServerSettings())
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
+    """The nearest word counts."""
+    file = tmp_path / "gemlane.toml"
+    file.write_text('n_ctx = 1\nlanes = 2\nparallel = 3\nhost = "::1"\n')
+    settings = resolve("--config", str(file), "--n-ctx", "7", GEMLANE_N_CTX="5", GEMLANE_LANES="6")
+    assert (settings.engine.n_ctx, settings.engine.lanes, settings.engine.parallel) == (7, 6, 3)
+    assert settings.server.host == "::1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--n-ctx", "many"), "--n-ctx must be a whole number, not 'many'"),
+        (("--parallel", "0"), "--parallel must be between 1 and 256, not 0"),
+        (("--port", "70000"), "--port must be between 0 and 65535, not 70000"),
+        (("--max-lora-rank", "40"), "--max-lora-rank must be a multiple of 32, not 40"),
+        (("--gpu-layers", "all"), "--gpu-layers must be auto or a number of layers, not 'all'"),
+    ],
+)
+def test_a_wrong_flag_is_named(flags: tuple[str, ...], message: str) -> None:
+    """The message says what came and what was allowed."""
+    with pytest.raises(ConfigError) as error:
+        resolve(*flags)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("n_ctx = true", "n_ctx must be a whole number, not True"),
+        ("n_ctx = [1]", "n_ctx must be a whole number"),
+        ("host = 1.5", "host must be text, not 1.5"),
+        ('lane_type = "q3"', "lane_type must be one of q8_0, f16, f32, not 'q3'"),
+        ("colour = 1", "unknown setting 'colour'"),
+        ("n_ctx = ", "is not TOML"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    """A typing mistake in the file is never ignored."""
+    file = tmp_path / "gemlane.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"gemlane\.toml") as error:
+        resolve("--config", str(file))
+    assert message in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """The path and the system's reason."""
+    with pytest.raises(ConfigError, match=r"cannot read .*nowhere\.toml: No such file"):
+        resolve("--config", str(tmp_path / "nowhere.toml"))
+
+
+def test_a_wrong_environment_variable_is_named() -> None:
+    """By its own name, not the flag's."""
+    with pytest.raises(ConfigError, match="GEMLANE_PORT must be a whole number"):
+        resolve(GEMLANE_PORT="http")
+
+
+def test_settings_never_change() -> None:
+    """Frozen, like every value that crosses a wall."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        resolve().engine.n_ctx = 1  # type: ignore[misc]

@@ -1,0 +1,36 @@
+"""The error tree: told apart by class, and carried across the pipe by code."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime import errors
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    """Every class stands in the drawing, in its place below its parent."""
+    drawn = [line.replace("│", " ").replace("├──", "   ").replace("└──", "   ") for line in errors.__doc__.splitlines()]
+    depths = {line.split()[0]: len(line) - len(line.lstrip()) for line in drawn if line.strip()}
+    for kind in errors.BY_CODE.values():
+        assert kind.__name__ in depths
+        if kind is not errors.GemlaneError:
+            assert depths[kind.__name__] - depths[kind.__base__.__name__] == 4
+
+
+def test_codes_are_unique() -> None:
+    """No two classes share a code."""
+    names = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+    assert len(errors.BY_CODE) == len(names)
+
+
+@pytest.mark.parametrize("kind", errors.BY_CODE.values(), ids=lambda kind: kind.__name__)
+def test_an_error_crosses_the_pipe_as_its_class(kind: type[errors.GemlaneError]) -> None:
+    """Code and message give back the same class with the same words."""
+    error = errors.from_code(kind.code, "what came")
+    assert type(error) is kind
+    assert str(error) == "what came"
+
+
+def test_an_unknown_code_is_the_root() -> None:
+    """An engine newer than the server is still understood."""
+    assert type(errors.from_code("from_the_future", "x")) is errors.GemlaneError

@@ -1,0 +1,96 @@
+"""The pipe: each message is one line and comes back equal."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime import messages
+from runtime.config import EngineSettings
+from runtime.generation import (
+    Blend,
+    BlendMember,
+    FinishReason,
+    GenerationRequest,
+    Prompt,
+    Sampling,
+    Segment,
+    Usage,
+)
+
+REQUEST = GenerationRequest(
+    "r1",
+    Prompt(
+        (
+            Segment("<start_of_turn>user\n", has_control_tokens=True),
+            Segment("h\u00e9\n\u2028", has_control_tokens=False),
+        )
+    ),
+    max_tokens=7,
+    sampling=Sampling(temperature=0.5, seed=9_999_999_999),
+    blend=Blend((BlendMember("b" * 64, 0.5), BlendMember("a" * 64))),
+    stop=("\n\n",),
+)
+EXAMPLES: tuple[messages.Message, ...] = (
+    messages.Load(EngineSettings(model="base.gguf")),
+    messages.Generate(REQUEST),
+    messages.Cancel("r1"),
+    messages.AddAdapter("a" * 64, "/adapters/a.gguf"),
+    messages.RemoveAdapter("a" * 64),
+    messages.Loading(0.5),
+    messages.Ready(messages.ModelInfo("m", 1, 2, 3, 4, 5, 6, "CPU"), "mixed", "its self-check passed"),
+    messages.LoadFailed("model_load", "no such file"),
+    messages.AdapterAdded("a" * 64),
+    messages.AdapterRefused("a" * 64, "invalid_adapter", "rank 0"),
+    messages.Started("r1", 12, 3),
+    messages.Text("r1", "\U0001f600\n", 2),
+    messages.Finished("r1", FinishReason.LENGTH, Usage(3, 4, 1)),
+    messages.Failed("r1", "decode", "no room"),
+    messages.Stats(*range(len(dataclasses.fields(messages.Stats)))),
+)
+
+
+def test_every_kind_has_an_example() -> None:
+    """The tests below leave no message out."""
+    assert {type(example) for example in EXAMPLES} == set(typing.get_args(messages.Message))
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_a_message_is_one_line_and_comes_back_equal(message: messages.Message) -> None:
+    """Encoding adds exactly one newline, at the end."""
+    line = messages.encode(message)
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    assert messages.decode(line) == message
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_no_text_can_break_the_framing(text: str) -> None:
+    """Whatever a model says, a line stays a line."""
+    line = messages.encode(messages.Text("r", text))
+    assert line.count(b"\n") == 1
+    assert messages.decode(line) == messages.Text("r", text)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "x",
+        "[]",
+        "5",
+        "{}",
+        '{"is":"Nothing"}',
+        '{"is":"Cancel"}',
+        '{"is":"Cancel","request_id":"r","more":1}',
+        '{"is":"Finished","request_id":"r","finish_reason":"bored","usage":{"n_prompt_tokens":1,"n_completion_tokens":1}}',
+    ],
+)
+def test_what_is_no_message_is_refused(line: str) -> None:
+    """A broken line is a ValueError and nothing else."""
+    with pytest.raises(ValueError, match=r"."):
+        messages.decode(line)

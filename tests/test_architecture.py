@@ -1,0 +1,131 @@
+"""The walls of the house, read off the imports of every file."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted(path for package in ("runtime", "convert") for path in (ROOT / package).rglob("*.py"))
+NATIVE_ROOMS = ("runtime/llama/", "convert/ggml.py")
+"""The doors to native code: the runtime's llama.cpp, and the converter's quantisers."""
+HTTP_ROOMS = ("runtime/web/", "runtime/server.py")
+WEB_SIDE = ("web", "cloudflare", "openai", "admin", "playground", "adapters", "prompt", "client", "server", "cli")
+ENGINE_MAY_IMPORT = ("engine", "llama", "errors", "config", "generation", "messages")
+OPTIONAL_EXTRAS = ("ray", "torch")
+MAX_LINES = 400
+MAX_FUNCTION_LINES = 50
+
+
+def name_of(path: Path) -> str:
+    """The dotted module name of a file."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def place_of(path: Path) -> str:
+    """The file as it is called in messages."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports_of(path: Path, tree: ast.AST | None = None) -> Iterator[str]:
+    """Dotted names that a file imports; ``from a import b`` gives both ``a`` and ``a.b``."""
+    for node in ast.walk(tree or ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{place_of(path)}: relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def tops_of(path: Path) -> set[str]:
+    """Top-level packages that a file imports."""
+    return {name.partition(".")[0] for name in imports_of(path)}
+
+
+def rooms_of(path: Path) -> set[str]:
+    """Rooms of ``runtime`` that a file imports."""
+    return {name.split(".")[1] for name in imports_of(path) if name.startswith("runtime.")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=place_of)
+def test_native_code_has_few_doors(path: Path) -> None:
+    """Only the named rooms import ctypes or llama_cpp."""
+    if not place_of(path).startswith(NATIVE_ROOMS):
+        assert not tops_of(path) & {"ctypes", "llama_cpp"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=place_of)
+def test_http_stays_in_the_web_rooms(path: Path) -> None:
+    """Only web/, the routes and the composition root import aiohttp."""
+    is_route = path.name in ("routes.py", "binding.py", "finetunes.py") and path.is_relative_to(ROOT / "runtime")
+    if not is_route and not place_of(path).startswith(HTTP_ROOMS):
+        assert "aiohttp" not in tops_of(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=place_of)
+def test_rooms_know_only_their_neighbours(path: Path) -> None:
+    """The engine knows no web side, a dialect not the other, the converter no server."""
+    place, rooms = place_of(path), rooms_of(path)
+    if place.startswith("convert/"):
+        assert "runtime" not in tops_of(path)
+    if place.startswith("runtime/engine/"):
+        assert rooms <= set(ENGINE_MAY_IMPORT)
+    if place.startswith("runtime/llama/"):
+        assert not rooms & {*WEB_SIDE, "engine"}
+    if place.startswith("runtime/cloudflare/"):
+        assert "openai" not in rooms
+    if place.startswith("runtime/openai/"):
+        assert "cloudflare" not in rooms
+
+
+@pytest.mark.parametrize("path", FILES, ids=place_of)
+def test_imports_stand_at_the_top(path: Path) -> None:
+    """No function imports, save an optional extra by name."""
+    for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            inner = {name.partition(".")[0] for name in imports_of(path, function)}
+            assert inner <= set(OPTIONAL_EXTRAS), f"{place_of(path)}:{function.lineno}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=place_of)
+def test_files_and_functions_fit_on_a_desk(path: Path) -> None:
+    """A file has at most 400 lines, a function 50."""
+    source = path.read_text(encoding="utf-8")
+    assert source.count("\n") <= MAX_LINES
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= MAX_FUNCTION_LINES, f"{place_of(path)}:{node.lineno} {node.name} has {length} lines"
+
+
+def test_imports_go_one_way() -> None:
+    """No module reaches itself through what it imports."""
+    modules = {name_of(path): path for path in FILES}
+    graph = {
+        name: sorted({target for target in imports_of(path) if target in modules}) for name, path in modules.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail[trail.index(name) :], name))
+        if name not in done:
+            for target in graph[name]:
+                if target != name:
+                    visit(target, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_only_the_standard_library_and_pinned_packages_are_imported() -> None:
+    """Nothing at run time needs more than pyproject.toml installs."""
+    allowed = {*sys.stdlib_module_names, "runtime", "convert", "aiohttp", "numpy", "gguf", "llama_cpp", "tqdm"}
+    for path in FILES:
+        assert tops_of(path) - {""} <= {*allowed, *OPTIONAL_EXTRAS}, place_of(path)
