@@ -13,13 +13,13 @@ from aiohttp import web
 from runtime.cloudflare.wire import MODEL, SCHEMA, render_envelope
 from runtime.errors import UnknownSchema
 
-_TASK: Final = {
+_TASK: Final[dict[str, str]] = {
     "id": "c329a1f9-323d-4e91-b2aa-582dd4188d34",
     "name": "Text Generation",
     "description": "Family of generative text models, such as large language models (LLM), that can be adapted for a "
     "variety of natural language tasks.",
 }
-_MODEL: Final = {
+_MODEL: Final[dict[str, Any]] = {
     "id": "337170b7-bd2f-4631-9a57-688b579cf6d3",
     "source": 1,
     "name": MODEL,

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from runtime.cloudflare.run import NEURONS
 from runtime.cloudflare.wire import DONE, MODEL, check_model, render_frame, render_json, render_usage
+from runtime.errors import MethodNotAllowed, UnknownModel
 from runtime.generation import BASE, FinishReason, GenerationRequest, Usage
 from runtime.prompt import gemma
 from runtime.prompt.gemma import SystemRole
@@ -87,3 +88,22 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     answer = await collect(request, generation)
     body_bytes = render_chat(created_ms, answer.text, answer.finish_reason, answer.usage)
     return web.Response(body=body_bytes, headers={"Content-Type": "application/json", **NEURONS})
+
+
+async def other_models_only(request: web.Request) -> web.StreamResponse:
+    """``POST .../ai/v1/embeddings`` and ``.../responses``, which no model here serves.
+
+    Raises:
+        UnknownModel: always.
+    """
+    model = parse_json_object(await read_body(request, request.app[LIMITS])).get("model", "")
+    raise UnknownModel(f"this server has only {MODEL}, for chats", str(model))
+
+
+async def no_list(request: web.Request) -> web.StreamResponse:
+    """``GET .../ai/v1/models``: the original answers so; the list is at ``models/search``, and at ``/v1/models``.
+
+    Raises:
+        MethodNotAllowed: always.
+    """
+    raise MethodNotAllowed("models are listed at .../ai/models/search", request.method)

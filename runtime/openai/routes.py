@@ -139,10 +139,8 @@ def _render_error(error: Exception, _request_id: str) -> ErrorAnswer:
     return ErrorAnswer(fault.status, body, {"Retry-After": str(fault.retry_after_s)} if fault.retry_after_s else {})
 
 
-FACES: Final = (
-    Face(
-        is_mine=lambda request: request.path.startswith("/v1/"),
-        headers=lambda request_id: {"x-request-id": request_id},
-        render_error=_render_error,
-    ),
+FACE: Final = Face(
+    is_mine=lambda request: request.path.startswith("/v1/"),
+    headers=lambda request_id: {"x-request-id": request_id},
+    render_error=_render_error,
 )
