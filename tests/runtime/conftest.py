@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, web
 
+from runtime.adapters.ingest import Finetunes
 from runtime.adapters.registry import Adapter, Registry
 from runtime.config import ServerSettings
 from runtime.web.app import build_app
@@ -41,8 +42,8 @@ async def serve(engine: ScriptedEngine, registry: Registry) -> AsyncIterator[Ser
     runners: list[web.AppRunner] = []
     sessions: list[ClientSession] = []
 
-    async def start(**settings: object) -> ClientSession:
-        app = build_app(engine, registry, ServerSettings(**settings))
+    async def start(finetunes: Finetunes | None = None, **settings: object) -> ClientSession:
+        app = build_app(engine, registry, ServerSettings(**settings), finetunes)
         runner = web.AppRunner(app, handler_cancellation=True)
         runners.append(runner)
         await runner.setup()
