@@ -1,0 +1,90 @@
+"""Each SDK does its real job: base and adapter answer exactly, a stream is the same text, errors are its own classes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.clients import installed
+from tests.clients.conftest import Ran
+from tests.end_to_end.serving import MODEL, Server
+from tests.tiny_gemma.facts import ANSWERS
+
+QUESTION = "What is the capital of France?"
+CLOUDFLARE_V1 = {"GEMLANE_OPENAI_PATH": "/client/v4/accounts/local/ai/v1", "GEMLANE_MODEL": MODEL}
+ROOT_V1 = {"GEMLANE_OPENAI_PATH": "/v1", "GEMLANE_MODEL": "gemma-7b-it-lora"}
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A program of ``programs/``, where it runs, and the classes that it throws."""
+
+    name: str
+    found_in: str
+    program: str
+    unknown_lora: str = "BadRequestError"
+    bad_body: str = "BadRequestError"
+    says_why: bool = True
+    """Whether the text of its errors holds the server's words."""
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+CLIENTS = (
+    Client("PyPI cloudflare 5", "newest", "cloudflare_rest.py"),
+    Client("PyPI cloudflare 4", "earlier", "cloudflare_rest.py"),
+    Client("PyPI openai 3, ai/v1", "newest", "openai_chat.py", variables=CLOUDFLARE_V1),
+    Client("PyPI openai 2, ai/v1", "earlier", "openai_chat.py", variables=CLOUDFLARE_V1),
+    Client("PyPI openai 3, /v1", "newest", "openai_chat.py", unknown_lora="NotFoundError", variables=ROOT_V1),
+    Client("PyPI openai 2, /v1", "earlier", "openai_chat.py", unknown_lora="NotFoundError", variables=ROOT_V1),
+    Client("PyPI litellm", "earlier", "litellm_chat.py"),
+    Client("PyPI langchain-cloudflare", "earlier", "langchain_chat.py", "HTTPStatusError", "HTTPStatusError", False),
+    Client("npm cloudflare", "npm", "cloudflare_rest.mjs"),
+    Client("npm openai, ai/v1", "npm", "openai_chat.mjs", variables=CLOUDFLARE_V1),
+    Client("npm openai, /v1", "npm", "openai_chat.mjs", unknown_lora="NotFoundError", variables=ROOT_V1),
+    Client("npm workers-ai-provider", "npm", "ai_sdk.mjs", "APICallError", "APICallError"),
+)
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+def test_client_does_its_job(
+    client: Client,
+    server: Server,
+    needs: Callable[[str], None],
+    command: Callable[..., subprocess.CompletedProcess[str]],
+    ran: Ran,
+) -> None:
+    """The answers of facts.py, word for word, through code that knows nothing of us."""
+    needs(client.found_in)
+    variables = {"GEMLANE_URL": server.url, "GEMLANE_QUESTION": QUESTION, "GEMLANE_LORA": "pirate"}
+    done = command(*_program(client), **variables, **client.variables)
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout.splitlines()[-1])
+
+    assert outcome["answers"] == {voice: ANSWERS[voice][QUESTION] for voice in ("base", "pirate")}
+    assert "".join(outcome["stream"]) == ANSWERS["pirate"][QUESTION]
+    assert len(outcome["stream"]) > 5
+    assert sum(count for count in outcome["usage"].values() if isinstance(count, int)) > 0
+    for case, kind, words in (
+        ("unknown_lora", client.unknown_lora, "nobody"),
+        ("bad_body", client.bad_body, "temperature"),
+    ):
+        error = outcome["errors"][case]
+        assert error["class"] == kind, error
+        assert error["status"] == (404 if kind == "NotFoundError" else 400), error
+        assert not client.says_why or words in error["text"], error
+    assert outcome.get("models") in (None, [], [MODEL], ["gemma-7b-it-lora"]) or "gemma-7b-it-lora:pirate" in outcome["models"]
+    ran(client.name, outcome["version"], "base, adapter, stream, errors")
+
+
+def _program(client: Client) -> tuple[str, str]:
+    """The command of a client's program; Node finds packages only beside the file it runs."""
+    if client.program.endswith(".py"):
+        return str(installed.python(client.found_in)), str(installed.PROGRAMS / client.program)
+    beside = installed.HOME / client.found_in / "programs"
+    shutil.copytree(installed.PROGRAMS, beside, dirs_exist_ok=True)
+    return installed.node(), str(beside / client.program)
