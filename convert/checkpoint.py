@@ -20,11 +20,12 @@ from convert.errors import (
 )
 from convert.files import read_json_object, refuse_pickle
 from convert.gemma import TOKEN_EMBEDDING, gguf_name, is_norm, missing_or_unknown
-from convert.rows import CHUNK_VALUES, F32Array
 from convert.safetensors import SafetensorsFile
+from convert.sources import F32Array
 
 MAX_INDEX_BYTES: Final = 16 << 20
 _HEAD: Final = "lm_head.weight"
+_CHUNK_VALUES: Final = 2 << 20
 _QUANTIZED_ENDINGS: Final = (
     ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".qweight", ".qzeros", ".scales",
     ".g_idx", ".weight_scale", ".weight_scale_inv", ".biases",
@@ -137,7 +138,7 @@ def _weight_files(directory: Path) -> list[Path]:
 def _check_tied(head: CheckpointTensor, embedding: CheckpointTensor) -> None:
     """Refuse an output head that differs from the token embedding: arch `gemma` has no place for it."""
     same = head.shape == embedding.shape
-    n_rows = max(1, CHUNK_VALUES // embedding.shape[1])
+    n_rows = max(1, _CHUNK_VALUES // embedding.shape[1])
     for first in range(0, embedding.shape[0], n_rows):
         n = min(n_rows, embedding.shape[0] - first)
         same = same and np.array_equal(head.read(first, n), embedding.read(first, n))

@@ -1,18 +1,15 @@
 """Checkpoint to base model: which metadata and which tensors, of which types, in which order."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from convert.checkpoint import Checkpoint
 from convert.gemma import ARCHITECTURE, DEFAULT_ROPE_THETA, Hyperparameters
-from convert.ggml import Ggml
 from convert.gguf_header import ValueType
-from convert.quantize import MODEL_TYPES, FileType, Mix
+from convert.quantize import FileType, Mix
 from convert.rows import Encoder
 from convert.tokenizer import read_vocabulary
-from convert.writer import KeyValue, TensorPlan, write_gguf
+from convert.writer import KeyValue, TensorPlan
 
 QUANTIZATION_VERSION: Final = 2  # ggml.h GGML_QNT_VERSION
 
@@ -30,34 +27,6 @@ class ModelPlan:
         return sum(tensor.size_bytes for tensor in self.tensors)
 
 
-def convert_model(
-    directory: Path,
-    output: Path,
-    type_name: str,
-    *,
-    n_threads: int = 1,
-    force: bool = False,
-    progress: Callable[[int], None] = lambda _: None,
-) -> ModelPlan:
-    """Convert the checkpoint in `directory` to a GGUF base model at `output`.
-
-    Args:
-        directory: A Hugging Face checkpoint of `GemmaForCausalLM`.
-        output: The file to make; it appears whole or not at all.
-        type_name: One of `quantize.MODEL_TYPES`.
-        n_threads: Threads that read and quantise.
-        force: Replace an existing file.
-        progress: Called with the number of bytes just written.
-
-    Raises:
-        ConvertError: By class; nothing is left behind.
-    """
-    with Checkpoint(directory) as checkpoint, Encoder(Ggml(), n_threads) as encoder:
-        plan = plan_model(checkpoint, MODEL_TYPES[type_name], encoder)
-        write_gguf(output, plan.metadata, plan.tensors, force=force, progress=progress)
-    return plan
-
-
 def plan_model(checkpoint: Checkpoint, file_type: FileType, encoder: Encoder) -> ModelPlan:
     """Decide everything about the result; no weight is read yet.
 
@@ -67,7 +36,7 @@ def plan_model(checkpoint: Checkpoint, file_type: FileType, encoder: Encoder) ->
     hyperparameters = checkpoint.hyperparameters
     vocabulary = read_vocabulary(checkpoint.directory, hyperparameters.n_vocab)
     mix = Mix(file_type, hyperparameters)
-    tensors = [encoder.plan(t, mix.type_of(t.name, t.shape)) for t in checkpoint.tensors.values()]
+    tensors = [encoder.plan(t.name, t, mix.type_of(t.name, t.shape)) for t in checkpoint.tensors.values()]
     general = [
         KeyValue("general.architecture", ValueType.STRING, ARCHITECTURE),
         KeyValue("general.type", ValueType.STRING, "model"),

@@ -87,10 +87,10 @@ class Mix:
             return self.file_type.default
         n_columns = shape[-1]
         if name == TOKEN_EMBEDDING:
-            return _fitting(self._embedding_type(n_columns), n_columns)
+            return fitting(self._embedding_type(n_columns), n_columns)
         block = split_block_name(name)
         chosen = self.file_type.default if block is None else self._weight_type(*block)
-        return _fitting(chosen, n_columns)
+        return fitting(chosen, n_columns)
 
     def _embedding_type(self, n_columns: int) -> GgmlType:
         """The tied head decides the quality of every token, so it gets more bits than the rest."""
@@ -146,8 +146,8 @@ class Mix:
         return layer < eighth or layer >= 7 * n_layers // 8 or (layer - eighth) % 3 == 2
 
 
-def _fitting(kind: GgmlType, n_columns: int) -> GgmlType:
-    """Return `kind`, or what llama.cpp takes instead when rows are not whole blocks of it."""
+def fitting(kind: GgmlType, n_columns: int) -> GgmlType:
+    """Return `kind`, or what llama.cpp takes instead when rows of `n_columns` are not whole blocks of it."""
     if n_columns % kind.block.n_values:
         kind = _FALLBACKS.get(kind, kind)
     return T.F16 if n_columns % kind.block.n_values else kind

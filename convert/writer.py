@@ -100,6 +100,7 @@ def write_gguf(
     *,
     force: bool = False,
     progress: Callable[[int], None] = lambda _: None,
+    check: Callable[[Path], object] = lambda _: None,
 ) -> None:
     """Write a GGUF file at `path`, asking each tensor for its bytes in turn.
 
@@ -109,6 +110,7 @@ def write_gguf(
         tensors: In file order.
         force: Replace an existing file.
         progress: Called with the number of bytes just written.
+        check: Called with the path of the whole file before it gets its name; raises to refuse it.
 
     Raises:
         OutputProblem: See `check_output`; or the disk filled up, or refused, while writing.
@@ -116,7 +118,7 @@ def write_gguf(
     header = encode_header(metadata, tensors)
     total_bytes = len(header) + sum(_padded(tensor.size_bytes) for tensor in tensors)
     check_output(path, total_bytes, force=force)
-    with whole_file(path) as file:
+    with whole_file(path, check) as file:
         file.write(header)
         for tensor in tensors:
             n_bytes = 0
@@ -132,8 +134,12 @@ def write_gguf(
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path, check: Callable[[Path], object] = lambda _: None) -> Iterator[BinaryIO]:
     """Open a file that appears at `path` only if the block ends without an exception, and then all of it.
+
+    Args:
+        path: The file to make.
+        check: Called with the path of the whole file before it gets its name; raises to refuse it.
 
     Raises:
         OutputProblem: The system refuses to write, for want of space or permission.
@@ -157,6 +163,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
                     # Only linkat follows /proc's link to the open file, and only a dir_fd makes Python use
                     # it.
                     os.link(f"/proc/self/fd/{descriptor}", part, dst_dir_fd=directory, follow_symlinks=True)
+                check(path.parent / part)
                 os.replace(part, path.name, src_dir_fd=directory, dst_dir_fd=directory)
                 failing.pop_all()
             os.fsync(directory)

@@ -23,7 +23,7 @@ a flag beats the environment, which beats the file.
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of every command; each sets ``run``, which takes the arguments and returns an exit status."""
+    """The parser of every command; ``serve`` sets ``run``, the converter's run as theirs do."""
     parser = argparse.ArgumentParser(prog="gemlane", description="Gemma with any number of LoRA adapters, offline.")
     parser.add_argument("--version", action="version", version=f"gemlane {importlib.metadata.version('gemlane')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Exit status: 0 done, 1 it went wrong, 2 the input was wrong, 130 interrupted."""
     parsed = build_parser().parse_args(arguments)
     try:
-        return int(parsed.run(parsed))
+        return int(getattr(parsed, "run", convert_cli.run)(parsed))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

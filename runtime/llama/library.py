@@ -15,7 +15,7 @@ from pathlib import Path
 import llama_cpp.llama_cpp as native
 
 _LOG = logging.getLogger("llama.cpp")
-# ggml.h, enum ggml_log_level. Its warnings are for its own developers (a shared cache "overflows" the training context).
+# ggml.h, enum ggml_log_level. Its warnings are for its own developers ("overflows" the training context, for one).
 _LEVELS = {3: logging.INFO, 4: logging.ERROR}
 _N_ERRORS_KEPT = 8
 

@@ -16,7 +16,9 @@ from tests.runtime.double import ScriptedEngine
 
 Serve = Callable[..., Awaitable[ClientSession]]
 
-PIRATE = Adapter("6f0f8f3e-4c0c-4d0e-9a55-7d3c1f6d2b11", "pirate", "a" * 64, Path("pirate.gguf"), datetime(2026, 1, 2, tzinfo=UTC))
+PIRATE = Adapter(
+    "6f0f8f3e-4c0c-4d0e-9a55-7d3c1f6d2b11", "pirate", "a" * 64, Path("pirate.gguf"), datetime(2026, 1, 2, tzinfo=UTC)
+)
 
 
 @pytest.fixture

@@ -33,7 +33,9 @@ READY = Ready(
 class ScriptedEngine:
     """Plays ``script`` for every request: text is sent, an exception is raised, an event is waited for."""
 
-    def __init__(self, script: Sequence[Step] = ("Hello", " world"), *, reason: FinishReason = FinishReason.STOP) -> None:
+    def __init__(
+        self, script: Sequence[Step] = ("Hello", " world"), *, reason: FinishReason = FinishReason.STOP
+    ) -> None:
         self.script = list(script)
         self.reason = reason
         self.ready: Ready | None = READY

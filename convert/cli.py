@@ -1,0 +1,89 @@
+"""The converter's commands, for `gemlane` and for `python -m convert`.
+
+A command declares its arguments here and does its work in the room that its handler names. Heavy rooms are
+opened only when their command runs, so that `inspect` answers at once.
+"""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from convert.errors import ConvertError
+
+EXIT_OK: Final = 0
+EXIT_BAD_INPUT: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse names it no other way
+
+
+def add_commands(subparsers: "Subparsers") -> None:
+    """Add `convert` to a command line; run what was parsed with `run`."""
+    parser = subparsers.add_parser("convert", help="convert a Gemma checkpoint or a LoRA adapter to GGUF")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="model|adapter")
+    _add_model(kinds)
+    _add_adapter(kinds)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `python -m convert`; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="convert", description=__doc__.splitlines()[0] if __doc__ else None)
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_model(commands)
+    _add_adapter(commands)
+    return run(parser.parse_args(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a parsed command; returns the exit code. A `ConvertError` becomes one line on standard error."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    module, _, function = options.handler.partition(":")
+    handler: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(module), function)
+    try:
+        return handler(options)
+    except ConvertError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _add_model(subparsers: "Subparsers") -> None:
+    parser = subparsers.add_parser("model", help="a Hugging Face checkpoint to a GGUF base model")
+    parser.add_argument("source", type=Path, metavar="DIR", help="folder with config.json and *.safetensors")
+    _add_output(parser, "q4_k_m", "f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m (default), q4_0, ...")
+    parser.set_defaults(handler="convert.commands:model")
+
+
+def _add_adapter(subparsers: "Subparsers") -> None:
+    parser = subparsers.add_parser("adapter", help="a LoRA adapter to a GGUF adapter")
+    parser.add_argument(
+        "source", type=Path, metavar="DIR", help="folder with adapter_config.json and its weights"
+    )
+    parser.add_argument(
+        "--base", type=Path, required=True, help="the base model: a GGUF file or a checkpoint"
+    )
+    _add_output(parser, "q8_0", "f32, f16, bf16, q8_0 (default), q4_0, q4_k")
+    parser.set_defaults(handler="convert.commands:adapter")
+
+
+def _add_output(parser: argparse.ArgumentParser, default_type: str, type_help: str) -> None:
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="the GGUF file to make"
+    )
+    parser.add_argument("--type", default=default_type, metavar="TYPE", help=type_help)
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="default: all cores"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an existing file")

@@ -1,0 +1,138 @@
+"""Bodies to values, values to bytes; bytes are compared with bytes."""
+
+import json
+
+import pytest
+
+from runtime.cloudflare.wire import RunFrames, parse_run, random_padding, render_envelope, render_result
+from runtime.errors import InvalidRequest, MissingBody
+from runtime.generation import FinishReason, Sampling, Usage
+from runtime.prompt.gemma import Message
+
+
+def test_prompt_with_defaults() -> None:
+    """What is not named has the schema's default, and temperature the later schema's."""
+    run_input = parse_run(b'{"prompt":"hi"}')
+    assert run_input.prompt == "hi"
+    assert run_input.messages is None
+    assert (run_input.is_raw, run_input.is_stream, run_input.lora, run_input.max_tokens) == (False, False, "", 256)
+    assert run_input.sampling == Sampling(temperature=0.6)
+
+
+def test_every_sampling_parameter_arrives() -> None:
+    """Each parameter of the schema has its place in Sampling."""
+    values = {
+        "temperature": 5,
+        "top_p": 0.5,
+        "top_k": 50,
+        "seed": 9999999999,
+        "repetition_penalty": 1.5,
+        "frequency_penalty": 0.25,
+        "presence_penalty": 2,
+    }
+    for body in ({"prompt": "hi"}, {"messages": [{"role": "user", "content": "hi"}]}):
+        assert parse_run(json.dumps(body | values).encode()).sampling == Sampling(**values)
+
+
+def test_messages() -> None:
+    """Messages arrive in order, and ``raw`` beside them says nothing, whatever its type."""
+    run_input = parse_run(b'{"messages":[{"role":"user","content":"a"},{"role":"x","content":""}],"raw":"true"}')
+    assert run_input.messages == (Message("user", "a"), Message("x", ""))
+    assert run_input.prompt is None
+    assert not run_input.is_raw
+
+
+@pytest.mark.parametrize(("raw", "is_raw"), [("true", True), ("false", False), (True, True), (False, False)])
+def test_raw_may_be_written_as_text(raw: object, is_raw: bool) -> None:
+    """The model's page writes ``"raw": "true"``."""
+    assert parse_run(json.dumps({"prompt": "hi", "raw": raw}).encode()).is_raw is is_raw
+
+
+@pytest.mark.parametrize("raw", ["True", "", 1, None, ["true"]])
+def test_raw_of_any_other_kind_is_refused(raw: object) -> None:
+    """Only the two words are taken for a boolean."""
+    with pytest.raises(InvalidRequest, match="Type mismatch of '/raw'"):
+        parse_run(json.dumps({"prompt": "hi", "raw": raw}).encode())
+
+
+@pytest.mark.parametrize(("given", "meant"), [(0, 0), (-1, 0), (7, 7), (7.0, 7), (10**30, 2**31 - 1)])
+def test_max_tokens_is_clamped(given: float, meant: int) -> None:
+    """The schema has no minimum; nothing and less is nothing."""
+    assert parse_run(json.dumps({"prompt": "hi", "max_tokens": given}).encode()).max_tokens == meant
+
+
+def test_lora_of_the_body_goes_before_that_of_the_url() -> None:
+    """The URL's adapter is used where the body names none, or an empty one."""
+    assert parse_run(b'{"prompt":"hi","lora":"a"}', query_lora="b").lora == "a"
+    assert parse_run(b'{"prompt":"hi","lora":""}', query_lora="b").lora == "b"
+    assert parse_run(b'{"messages":[],"lora":null}', query_lora="b").lora == "b"
+
+
+def test_lora_beside_messages_must_be_text() -> None:
+    """The messages branch of the schema does not know ``lora``; it is checked all the same, in the same words."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse_run(b'{"messages":[],"lora":5}')
+    assert (
+        str(caught.value)
+        == "oneOf at '/' not met, 0 matches: Type mismatch of '/lora', 'string' not in 'number','integer'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"{", "not JSON"),
+        (b'{"prompt":NaN}', "not JSON"),
+        (b'{"prompt":"\xff"}', "not UTF-8 at byte 11"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"prompt":"hi"} x', "not JSON"),
+    ],
+)
+def test_malformed_bodies(body: bytes, text: str) -> None:
+    """What is not JSON says where."""
+    with pytest.raises(InvalidRequest, match=text):
+        parse_run(body)
+
+
+def test_no_body() -> None:
+    """An empty body has its own error."""
+    with pytest.raises(MissingBody):
+        parse_run(b" \n")
+
+
+def test_numbers_of_any_length() -> None:
+    """A number of 5,000 digits is infinite, as in JavaScript, and out of range."""
+    with pytest.raises(InvalidRequest, match="'/temperature' must be <= 5"):
+        parse_run(b'{"prompt":"hi","temperature":' + b"9" * 5000 + b"}")
+
+
+def test_envelope() -> None:
+    """The success envelope, byte for byte; characters are not escaped."""
+    assert (
+        render_envelope(render_result("Hé", Usage(7, 5)))
+        == (
+            '{"result":{"response":"Hé","usage":{"prompt_tokens":7,"completion_tokens":5,"total_tokens":12}},'
+            '"success":true,"errors":[],"messages":[]}'
+        ).encode()
+    )
+
+
+def test_frames() -> None:
+    """The stream, byte for byte: padding only where there is some, usage before ``[DONE]``."""
+    paddings = iter(["abc", ""])
+    frames = RunFrames(lambda: next(paddings))
+    assert frames.text(" is") == b'data: {"response":" is","p":"abc"}\n\n'
+    assert frames.text("\n") == b'data: {"response":"\\n"}\n\n'
+    assert frames.end(FinishReason.STOP, Usage(24, 17)) == (
+        b'data: {"response":"","usage":{"prompt_tokens":24,"completion_tokens":17,"total_tokens":41}}\n\n'
+        b"data: [DONE]\n\n"
+    )
+    assert frames.error(ValueError()) == b""
+
+
+def test_padding_is_a_prefix_of_the_repeated_alphabet() -> None:
+    """Between none and 47 letters, and not always as many."""
+    alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
+    paddings = {random_padding() for _ in range(500)}
+    assert all((alphabet * 2).startswith(padding) and len(padding) <= 47 for padding in paddings)
+    assert len(paddings) > 20

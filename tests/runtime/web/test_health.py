@@ -1,0 +1,35 @@
+"""What ``/health`` tells, and whom."""
+
+from aiohttp import ClientSession
+
+from tests.runtime.conftest import PIRATE, Serve
+from tests.runtime.double import ScriptedEngine
+
+
+async def test_ready(client: ClientSession) -> None:
+    """The model, how adapters are batched and why, and the adapters."""
+    async with client.get("/health") as response:
+        assert response.status == 200
+        health = await response.json()
+    assert health["status"] == "ok"
+    assert health["model"]["name"] == "tiny"
+    assert (health["adapter_batching"], health["adapter_batching_reason"]) == ("mixed", "the script says so")
+    assert health["adapters"] == [{"id": PIRATE.id, "name": "pirate"}]
+
+
+async def test_starting(client: ClientSession, engine: ScriptedEngine) -> None:
+    """Not ready is a 503, which load balancers understand."""
+    engine.ready = None
+    async with client.get("/health") as response:
+        assert response.status == 503
+        assert await response.json() == {"status": "starting"}
+
+
+async def test_strangers_see_the_status_alone(serve: Serve, tmp_path) -> None:
+    """Where tokens are required, names need one."""
+    (tmp_path / "tokens").write_text("secret\n")
+    client = await serve(token_file=str(tmp_path / "tokens"))
+    async with client.get("/health") as response:
+        assert await response.json() == {"status": "ok"}
+    async with client.get("/health", headers={"Authorization": "Bearer secret"}) as response:
+        assert "model" in await response.json()

@@ -1,0 +1,84 @@
+"""Who may ask."""
+
+from pathlib import Path
+
+import pytest
+
+from runtime.config import ServerSettings
+from runtime.errors import ConfigError, MalformedCredentials, MissingCredentials, Unauthorized
+from runtime.web.tokens import Tokens, is_loopback, load_tokens
+
+TOKENS = Tokens((b"one", b"t\xc3\xb6"))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer one"},
+        {"Authorization": "bearer one"},
+        {"Authorization": "Bearer tö"},
+        {"X-Auth-Email": "a@b.c", "X-Auth-Key": "one"},
+        {"X-Auth-User-Service-Key": "one"},
+    ],
+)
+def test_a_known_token_passes(headers: dict[str, str]) -> None:
+    """In each of the places where Cloudflare's clients put it."""
+    TOKENS.check(headers)
+
+
+@pytest.mark.parametrize(
+    ("headers", "error"),
+    [
+        ({}, MissingCredentials),
+        ({"X-Auth-Email": "a@b.c"}, MissingCredentials),
+        ({"Authorization": "Bearer"}, MalformedCredentials),
+        ({"Authorization": "Bearer  "}, MalformedCredentials),
+        ({"Authorization": "Basic one"}, MalformedCredentials),
+        ({"Authorization": "Bearer on"}, Unauthorized),
+        ({"Authorization": "Bearer \udcff"}, Unauthorized),
+        ({"X-Auth-Key": "two"}, Unauthorized),
+    ],
+)
+def test_anything_else_does_not(headers: dict[str, str], error: type[Exception]) -> None:
+    """Each way of not having a token has its class."""
+    with pytest.raises(error) as caught:
+        TOKENS.check(headers)
+    assert type(caught.value) is error
+
+
+def test_without_tokens_everybody_is_welcome() -> None:
+    """Then no header is looked at."""
+    Tokens().check({"Authorization": "nonsense"})
+
+
+def test_file(tmp_path: Path) -> None:
+    """One token a line, blank lines and comments aside."""
+    path = tmp_path / "tokens"
+    path.write_text("# ours\n\n one \ntwo\n")
+    assert load_tokens(ServerSettings(token_file=str(path))).values == (b"one", b"two")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"), [(None, "cannot read"), (b"# nothing\n", "holds no token"), (b"\xff\xfe", "is not text")]
+)
+def test_unusable_files(tmp_path: Path, content: bytes | None, text: str) -> None:
+    """A missing, an empty and an unreadable file are each told."""
+    path = tmp_path / "tokens"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=text):
+        load_tokens(ServerSettings(token_file=str(path)))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])  # noqa: S104 - the very case
+def test_outside_addresses_need_tokens(host: str) -> None:
+    """Nobody serves the neighbourhood by accident."""
+    with pytest.raises(ConfigError, match="--token-file"):
+        load_tokens(ServerSettings(host=host))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_needs_none(host: str) -> None:
+    """This machine may always ask."""
+    assert is_loopback(host)
+    assert load_tokens(ServerSettings(host=host)) == Tokens()
