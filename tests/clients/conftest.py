@@ -17,10 +17,10 @@ PAGE_LORA = "00000000-0000-0000-0000-000000000"
 """What the model's page writes as ``lora``; one of the server's adapters has that name."""
 QUIET = {
     "CI": "true",
+    "CLOUDFLARE_CF_FETCH_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "LANGSMITH_TRACING": "false",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-    "MINIFLARE_ALLOW_UNTRUSTED_CF": "1",
     "NO_COLOR": "1",
     "WRANGLER_HIDE_BANNER": "true",
     "WRANGLER_SEND_ERROR_REPORTS": "false",

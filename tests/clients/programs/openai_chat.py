@@ -9,6 +9,7 @@ from openai import OpenAI
 from report import GREEDY, LORA, QUESTION, URL, error_of, report
 
 MODEL = os.environ["GEMLANE_MODEL"]
+ADAPTERS_ARE_MODELS = "GEMLANE_ADAPTERS_ARE_MODELS" in os.environ
 client = OpenAI(base_url=URL + os.environ["GEMLANE_OPENAI_PATH"], api_key="token", max_retries=0)
 
 
@@ -27,18 +28,16 @@ def stream() -> list[str]:
 
 
 plain = ask()
+adapted = ask(model=f"{MODEL}:{LORA}") if ADAPTERS_ARE_MODELS else ask(extra_body={"lora": LORA})
 assert plain.choices[0].finish_reason == "stop"
 report(
     "openai",
-    answers={
-        "base": plain.choices[0].message.content,
-        LORA: ask(extra_body={"lora": LORA}).choices[0].message.content,
-    },
+    answers={"base": plain.choices[0].message.content, LORA: adapted.choices[0].message.content},
     usage=plain.usage.model_dump(),
     stream=stream(),
     errors={
         "unknown_lora": error_of(lambda: ask(extra_body={"lora": "nobody"})),
         "bad_body": error_of(lambda: ask(temperature=9)),
     },
-    models=[model.id for model in client.models.list()] if "GEMLANE_LIST_MODELS" in os.environ else [],
+    models=[model.id for model in client.models.list()] if ADAPTERS_ARE_MODELS else [],
 )
