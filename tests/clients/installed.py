@@ -44,6 +44,15 @@ def node() -> str:
     return str(bundled[0]) if bundled else "node"
 
 
+def program(name: str, file: str) -> tuple[str, str]:
+    """The command of a file of ``programs/``; Node finds packages only beside the file it runs."""
+    if file.endswith(".py"):
+        return str(python(name)), str(PROGRAMS / file)
+    beside = HOME / name / "programs"
+    shutil.copytree(PROGRAMS, beside, dirs_exist_ok=True)
+    return node(), str(beside / file)
+
+
 def is_installed(name: str) -> bool:
     """Whether a set is there as this checkout wants it."""
     stamp = HOME / name / "installed"

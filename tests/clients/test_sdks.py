@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,11 +10,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.clients import installed
+from tests.clients.asking import QUESTION
 from tests.clients.conftest import Ran
 from tests.end_to_end.serving import MODEL, Server
 from tests.tiny_gemma.facts import ANSWERS
 
-QUESTION = "What is the capital of France?"
 CLOUDFLARE_V1 = {"GEMLANE_OPENAI_PATH": "/client/v4/accounts/local/ai/v1", "GEMLANE_MODEL": MODEL}
 ROOT_V1 = {"GEMLANE_OPENAI_PATH": "/v1", "GEMLANE_MODEL": "gemma-7b-it-lora", "GEMLANE_ADAPTERS_ARE_MODELS": "1"}
 NAMES = ("gemma-7b-it-lora", "gemma-7b-it-lora:pirate")
@@ -64,7 +63,7 @@ def test_client_does_its_job(
     """The answers of facts.py, word for word, through code that knows nothing of us."""
     needs(client.found_in)
     variables = {"GEMLANE_URL": server.url, "GEMLANE_QUESTION": QUESTION, "GEMLANE_LORA": "pirate"}
-    done = command(*_program(client), **variables, **client.variables)
+    done = command(*installed.program(client.found_in, client.program), **variables, **client.variables)
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout.splitlines()[-1])
 
@@ -82,12 +81,3 @@ def test_client_does_its_job(
         assert not client.says_why or words in error["text"], error
     assert set(client.models) <= set(outcome.get("models", []))
     ran(client.name, outcome["version"], "base, adapter, stream, errors")
-
-
-def _program(client: Client) -> tuple[str, str]:
-    """The command of a client's program; Node finds packages only beside the file it runs."""
-    if client.program.endswith(".py"):
-        return str(installed.python(client.found_in)), str(installed.PROGRAMS / client.program)
-    beside = installed.HOME / client.found_in / "programs"
-    shutil.copytree(installed.PROGRAMS, beside, dirs_exist_ok=True)
-    return installed.node(), str(beside / client.program)

@@ -12,16 +12,15 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
 
 from tests.clients import installed
+from tests.clients.asking import QUESTION, get_json
 from tests.clients.conftest import PAGE_LORA, Ran
 from tests.end_to_end.serving import MODEL, ROOT, Server
 from tests.tiny_gemma.facts import ANSWERS
 
-QUESTION = "What is the capital of France?"
 WORKERD = ROOT / "scripts" / "workerd"
 PAGE = WORKERD / "page.ts"
 BINDING = installed.PROGRAMS / "binding.ts"
@@ -95,10 +94,8 @@ def test_scripts_worker_says_what_is_wrong(server: Server, command: Command) -> 
 def test_miniflare(server: Server, command: Command, needs: Needs, ran: Ran) -> None:
     """Its remote-proxy form, for which nothing but a URL is given."""
     needs("npm")
-    beside = installed.HOME / "npm" / "programs"
-    shutil.copytree(installed.PROGRAMS, beside, dirs_exist_ok=True)
     for worker, check in ((PAGE, check_page), (BINDING, check_binding)):
-        done = command(installed.node(), beside / "miniflare.mjs", worker, GEMLANE_URL=server.url)
+        done = command(*installed.program("npm", "miniflare.mjs"), worker, GEMLANE_URL=server.url)
         assert done.returncode == 0, done.stderr + done.stdout
         check(json.loads(done.stdout))
     ran("npm miniflare", installed.version("miniflare"), "the page's Worker; base, adapter, stream, errors, models")
@@ -168,9 +165,3 @@ def developing(
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.communicate(timeout=30)
-
-
-def get_json(url: str) -> dict[str, Any]:
-    """The JSON that a Worker answers with."""
-    with urlopen(url, timeout=120) as response:  # noqa: S310 - our own Worker's address
-        return dict(json.load(response))
