@@ -65,9 +65,7 @@ def check_shapes(adapter: Adapter, base: GgufHeader) -> None:
     """
     for name, pair in adapter.pairs.items():
         if len(pair.a.shape) != 2 or len(pair.b.shape) != 2 or pair.b.shape[1] != pair.rank or pair.rank < 1:
-            raise TensorMismatch(
-                f"{adapter.path}: {name!r} has A {list(pair.a.shape)} and B {list(pair.b.shape)}"
-            )
+            raise TensorMismatch(f"{adapter.path}: {name!r} has A {list(pair.a.shape)} and B {list(pair.b.shape)}")
         if name not in base.tensors:
             raise TensorMismatch(f"{adapter.path}: {name!r} does not exist in the base {base.path}")
         made_for, wanted = (pair.b.shape[0], pair.a.shape[1]), base.tensors[name].shape[::-1]
@@ -98,9 +96,7 @@ def plan_adapter(
     """
     if adapter.magnitudes or adapter.norms:
         kind = "DoRA" if adapter.magnitudes else "trained norms"
-        raise UnsupportedAdapter(
-            f"{adapter.path}: {kind} cannot be a GGUF adapter; use `gemlane merge` with the base"
-        )
+        raise UnsupportedAdapter(f"{adapter.path}: {kind} cannot be a GGUF adapter; use `gemlane merge` with the base")
     if not adapter.pairs:
         raise UnsupportedAdapter(f"{adapter.path}: the adapter holds no LoRA tensors")
     check_shapes(adapter, base)

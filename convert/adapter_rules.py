@@ -117,9 +117,7 @@ def _check_pair(header: GgufHeader, base: GgufHeader, name: str, a: TensorInfo, 
         if len(tensor.shape) != 2:
             raise InvalidAdapter(f"{path}: {tensor.name!r} has {len(tensor.shape)} dimensions instead of 2")
         if tensor.type not in ADAPTER_TYPES:
-            raise InvalidAdapter(
-                f"{path}: {tensor.name!r} has type {tensor.type.name}, which is not for adapters"
-            )
+            raise InvalidAdapter(f"{path}: {tensor.name!r} has type {tensor.type.name}, which is not for adapters")
     (n_in, rank), (b_rank, n_out) = a.shape, b.shape
     if rank != b_rank:
         raise InvalidAdapter(f"{path}: {name!r} has rank {rank} in lora_a but {b_rank} in lora_b")
@@ -127,6 +125,4 @@ def _check_pair(header: GgufHeader, base: GgufHeader, name: str, a: TensorInfo, 
         raise InvalidAdapter(f"{path}: {name!r} has rank {rank}, but at most {MAX_RANK} is allowed")
     if (n_in, n_out) != base.tensors[name].shape:
         wanted = list(base.tensors[name].shape)
-        raise InvalidAdapter(
-            f"{path}: {name!r} is made for a weight of {[n_in, n_out]}, but the base has {wanted}"
-        )
+        raise InvalidAdapter(f"{path}: {name!r} is made for a weight of {[n_in, n_out]}, but the base has {wanted}")

@@ -24,9 +24,7 @@ def read_base(path: Path) -> GgufHeader:
     if header.string("general.type") == "adapter":
         raise InvalidModel(f"{path}: an adapter, not a base model")
     if header.string("general.architecture") != ARCHITECTURE:
-        raise InvalidModel(
-            f"{path}: general.architecture is {header.string('general.architecture')!r}, not gemma"
-        )
+        raise InvalidModel(f"{path}: general.architecture is {header.string('general.architecture')!r}, not gemma")
     return header
 
 
@@ -40,8 +38,6 @@ def _promised_header(directory: Path) -> GgufHeader:
         size_bytes=0,
         data_offset=0,
         metadata=MappingProxyType({"general.architecture": ARCHITECTURE, "general.type": "model"}),
-        value_types=MappingProxyType(
-            {"general.architecture": ValueType.STRING, "general.type": ValueType.STRING}
-        ),
+        value_types=MappingProxyType({"general.architecture": ValueType.STRING, "general.type": ValueType.STRING}),
         tensors=MappingProxyType(tensors),
     )

@@ -62,9 +62,7 @@ class Checkpoint:
             ConvertError: What is wrong with it, by class.
         """
         if not directory.is_dir():
-            raise MissingFile(
-                f"{directory}: not a directory; give the folder with config.json and *.safetensors"
-            )
+            raise MissingFile(f"{directory}: not a directory; give the folder with config.json and *.safetensors")
         self.directory = directory
         self.hyperparameters = read_hyperparameters(directory)
         self._files = contextlib.ExitStack()
@@ -105,9 +103,7 @@ class Checkpoint:
 
     def _tensor(self, file: SafetensorsFile, hf_name: str) -> CheckpointTensor:
         if hf_name.endswith(_QUANTIZED_ENDINGS) or ".quant_state." in hf_name:
-            raise QuantizedSource(
-                f"{file.path}: {hf_name!r} belongs to quantised weights; convert the BF16 checkpoint"
-            )
+            raise QuantizedSource(f"{file.path}: {hf_name!r} belongs to quantised weights; convert the BF16 checkpoint")
         name = TOKEN_EMBEDDING if hf_name == _HEAD else gguf_name(hf_name)
         if name is None:
             raise TensorMismatch(f"{file.path}: {hf_name!r} is not a tensor of Gemma")
@@ -124,9 +120,7 @@ def _weight_files(directory: Path) -> list[Path]:
         names = sorted(set(weight_map.values()))
         for name in names:
             if Path(name).name != name or not (directory / name).exists():
-                raise MissingFile(
-                    f"{directory / name}: this shard is named in {index_path.name} but not there"
-                )
+                raise MissingFile(f"{directory / name}: this shard is named in {index_path.name} but not there")
         return [directory / name for name in names]
     paths = sorted(directory.glob("model*.safetensors"))
     if not paths:

@@ -68,22 +68,14 @@ def _add_model(subparsers: "Subparsers") -> None:
 
 def _add_adapter(subparsers: "Subparsers") -> None:
     parser = subparsers.add_parser("adapter", help="a LoRA adapter to a GGUF adapter")
-    parser.add_argument(
-        "source", type=Path, metavar="DIR", help="folder with adapter_config.json and its weights"
-    )
-    parser.add_argument(
-        "--base", type=Path, required=True, help="the base model: a GGUF file or a checkpoint"
-    )
+    parser.add_argument("source", type=Path, metavar="DIR", help="folder with adapter_config.json and its weights")
+    parser.add_argument("--base", type=Path, required=True, help="the base model: a GGUF file or a checkpoint")
     _add_output(parser, "q8_0", "f32, f16, bf16, q8_0 (default), q4_0, q4_k")
     parser.set_defaults(handler="convert.commands:adapter")
 
 
 def _add_output(parser: argparse.ArgumentParser, default_type: str, type_help: str) -> None:
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FILE", help="the GGUF file to make"
-    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the GGUF file to make")
     parser.add_argument("--type", default=default_type, metavar="TYPE", help=type_help)
-    parser.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="default: all cores"
-    )
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="default: all cores")
     parser.add_argument("--force", action="store_true", help="replace an existing file")

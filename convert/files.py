@@ -65,9 +65,7 @@ def read_small(path: Path, limit_bytes: int) -> bytes:
     with open_regular(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
         if size_bytes > limit_bytes:
-            raise MalformedFile(
-                f"{path}: {size_bytes} bytes, but at most {limit_bytes} are read of such a file"
-            )
+            raise MalformedFile(f"{path}: {size_bytes} bytes, but at most {limit_bytes} are read of such a file")
         content = read_at(file, 0, size_bytes)
     refuse_lfs_pointer(path, content)
     return content
@@ -111,9 +109,7 @@ def parse_json_object(content: bytes, path: Path) -> dict[str, object]:
         MalformedJson: As `read_json_object`.
     """
     try:
-        value = json.loads(
-            content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant
-        )
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except RecursionError as error:
         raise MalformedJson(f"{path}: nested too deeply") from error
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, our own, and integers of absurd length

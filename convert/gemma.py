@@ -11,9 +11,7 @@ from typing import Final
 
 ARCHITECTURE: Final = "gemma"
 
-DEFAULT_ROPE_THETA: Final = (
-    10000.0  # llama.cpp's and transformers' default; only a different value is written
-)
+DEFAULT_ROPE_THETA: Final = 10000.0  # llama.cpp's and transformers' default; only a different value is written
 
 PROJECTIONS: Final = MappingProxyType(
     {

@@ -69,9 +69,7 @@ class Ggml:
         for kind in MULTIPLIABLE:
             traits = self._traits(kind).contents
             if (traits.block_values, traits.block_bytes) != (kind.block.n_values, kind.block.size_bytes):
-                raise NativeFailure(
-                    f"the installed llama.cpp packs {kind.name} otherwise than this converter"
-                )
+                raise NativeFailure(f"the installed llama.cpp packs {kind.name} otherwise than this converter")
 
     def quantize(self, kind: GgmlType, rows: F32Array, importance: F32Array | None = None) -> U8Array:
         """Encode rows.
@@ -102,9 +100,7 @@ class Ggml:
         pointer = None if weights is None else weights.ctypes.data
         written = self._quantize(kind, rows.ctypes.data, encoded.ctypes.data, 0, n_rows, n_columns, pointer)
         if written != encoded.size:
-            raise NativeFailure(
-                f"ggml wrote {written} bytes of {kind.name} where {encoded.size} were expected"
-            )
+            raise NativeFailure(f"ggml wrote {written} bytes of {kind.name} where {encoded.size} were expected")
         return encoded
 
     def dequantize(self, kind: GgmlType, encoded: U8Array, n_columns: int) -> F32Array:
@@ -123,9 +119,7 @@ class Ggml:
         """
         row_bytes = kind.row_size_bytes(n_columns)
         if kind not in MULTIPLIABLE or n_columns % kind.block.n_values or encoded.size % row_bytes:
-            raise NativeFailure(
-                f"{encoded.size} bytes are not whole rows of {n_columns} values of {kind.name}"
-            )
+            raise NativeFailure(f"{encoded.size} bytes are not whole rows of {n_columns} values of {kind.name}")
         encoded = np.ascontiguousarray(encoded, np.uint8)
         rows = np.empty((encoded.size // row_bytes, n_columns), np.float32)
         if kind is GgmlType.F32:

@@ -96,7 +96,5 @@ MULTIPLIABLE: Final = FLOATS | frozenset(
 )
 """Types that llama.cpp can multiply with; the integers, F64, Q8_1 and Q8_K crash it at the first decode."""
 
-ADAPTER_TYPES: Final = frozenset(
-    kind for kind in MULTIPLIABLE if kind in FLOATS or kind.name.startswith(("Q", "IQ4"))
-)
+ADAPTER_TYPES: Final = frozenset(kind for kind in MULTIPLIABLE if kind in FLOATS or kind.name.startswith(("Q", "IQ4")))
 """Types an adapter may have: those whose values can be checked (see `convert.finite`)."""

@@ -225,9 +225,7 @@ def _read(cursor: _Cursor) -> GgufHeader:
     cursor.position = len(MAGIC)
     version = int(cursor.scalar(_U32, "the version"))
     if version not in VERSIONS:
-        swapped = (
-            " (byte-swapped; only little-endian files are read)" if version & 0xFFFF == 0 and version else ""
-        )
+        swapped = " (byte-swapped; only little-endian files are read)" if version & 0xFFFF == 0 and version else ""
         raise cursor.fail(f"GGUF version {version}{swapped}, but only versions 2 and 3 are read")
     n_tensors = cursor.count(MAX_TENSORS, "the number of tensors")
     n_keys = cursor.count(MAX_KEYS, "the number of metadata keys")
@@ -257,9 +255,7 @@ def _read_metadata(cursor: _Cursor, n_keys: int) -> tuple[dict[str, Value], dict
         value_type = _value_type(cursor, key)
         value_types[key] = value_type
         metadata[key] = (
-            _read_array(cursor, key)
-            if value_type is ValueType.ARRAY
-            else _read_scalar(cursor, key, value_type)
+            _read_array(cursor, key) if value_type is ValueType.ARRAY else _read_scalar(cursor, key, value_type)
         )
     return metadata, value_types
 
@@ -322,9 +318,7 @@ def _read_tensor_table(cursor: _Cursor, n_tensors: int) -> dict[str, TensorInfo]
             raise cursor.fail(f"tensor name {name!r} is {'there twice' if name else 'empty'}")
         n_dimensions = int(cursor.scalar(_U32, f"tensor {name!r}"))
         if not 1 <= n_dimensions <= MAX_DIMENSIONS:
-            raise cursor.fail(
-                f"tensor {name!r} has {n_dimensions} dimensions, but 1 to {MAX_DIMENSIONS} are allowed"
-            )
+            raise cursor.fail(f"tensor {name!r} has {n_dimensions} dimensions, but 1 to {MAX_DIMENSIONS} are allowed")
         shape = tuple(int(cursor.scalar(_U64, f"tensor {name!r}")) for _ in range(n_dimensions))
         number = int(cursor.scalar(_U32, f"tensor {name!r}"))
         offset = int(cursor.scalar(_U64, f"tensor {name!r}"))
@@ -357,9 +351,7 @@ def _place(
     placed = {}
     for name, tensor in tensors.items():
         if tensor.offset % alignment:
-            raise cursor.fail(
-                f"tensor {name!r} starts at {tensor.offset}, which is not a multiple of {alignment}"
-            )
+            raise cursor.fail(f"tensor {name!r} starts at {tensor.offset}, which is not a multiple of {alignment}")
         start = data_offset + tensor.offset
         if start + tensor.size_bytes > cursor.size_bytes:
             end = start + tensor.size_bytes

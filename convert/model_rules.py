@@ -44,9 +44,7 @@ def check_model(header: GgufHeader) -> ModelSummary:
         raise InvalidModel(f"{path}: {wrong}")
     for tensor in header.tensors.values():
         if tensor.type not in MULTIPLIABLE:
-            raise InvalidModel(
-                f"{path}: tensor {tensor.name!r} has type {tensor.type.name}: no arithmetic for it"
-            )
+            raise InvalidModel(f"{path}: tensor {tensor.name!r} has type {tensor.type.name}: no arithmetic for it")
     return ModelSummary(
         path=path,
         size_bytes=header.size_bytes,
@@ -75,17 +73,13 @@ def _hyperparameters(header: GgufHeader, n_vocab: int) -> Hyperparameters:
         value = header.metadata.get(f"{ARCHITECTURE}.{key}")
         wrong_type = header.value_types.get(f"{ARCHITECTURE}.{key}") is not ValueType.UINT32
         if wrong_type or not isinstance(value, int) or not 1 <= value <= 1 << 24:
-            raise InvalidModel(
-                f"{header.path}: {ARCHITECTURE}.{key} must be a UINT32 of at least 1, but is {value!r}"
-            )
+            raise InvalidModel(f"{header.path}: {ARCHITECTURE}.{key} must be a UINT32 of at least 1, but is {value!r}")
         return value
 
     def real(key: str, default: float | None = None) -> float:
         value = header.metadata.get(f"{ARCHITECTURE}.{key}", default)
         if not isinstance(value, float) or not math.isfinite(value) or value <= 0.0:
-            raise InvalidModel(
-                f"{header.path}: {ARCHITECTURE}.{key} must be a float above 0, but is {value!r}"
-            )
+            raise InvalidModel(f"{header.path}: {ARCHITECTURE}.{key} must be a float above 0, but is {value!r}")
         return value
 
     n_layers = count("block_count")
@@ -130,13 +124,9 @@ def _check_vocabulary(header: GgufHeader) -> int:
     for key in ("bos", "eos"):
         token_id = header.integer(f"tokenizer.ggml.{key}_token_id")
         if token_id is None or not 0 <= token_id < n_vocab:
-            raise InvalidModel(
-                f"{path}: tokenizer.ggml.{key}_token_id is {token_id}, not from 0 to {n_vocab - 1}"
-            )
+            raise InvalidModel(f"{path}: tokenizer.ggml.{key}_token_id is {token_id}, not from 0 to {n_vocab - 1}")
     if header.metadata.get("tokenizer.ggml.add_space_prefix") is not False:
-        raise InvalidModel(
-            f"{path}: tokenizer.ggml.add_space_prefix must be false, or prompts tokenise differently"
-        )
+        raise InvalidModel(f"{path}: tokenizer.ggml.add_space_prefix must be false, or prompts tokenise differently")
     return n_vocab
 
 

@@ -69,9 +69,7 @@ class _Config:
         """Return the alpha that makes alpha / rank the scale PEFT uses for `module`."""
         wanted_rank = self._pattern(self.rank_pattern, module, self.rank)
         if wanted_rank != rank:
-            raise TensorMismatch(
-                f"{self.path}: {module!r} has rank {rank}, but the configuration says {wanted_rank}"
-            )
+            raise TensorMismatch(f"{self.path}: {module!r} has rank {rank}, but the configuration says {wanted_rank}")
         alpha = self._pattern(self.alpha_pattern, module, self.alpha)
         return alpha * math.sqrt(rank) if self.uses_rslora else alpha
 
@@ -148,9 +146,7 @@ def open_weights(directory: Path) -> SafetensorsFile:
     return SafetensorsFile(path)
 
 
-def _pair(
-    file: SafetensorsFile, name: str, parts: Mapping[str, str], module: str, config: _Config
-) -> LoraPair:
+def _pair(file: SafetensorsFile, name: str, parts: Mapping[str, str], module: str, config: _Config) -> LoraPair:
     if "lora_A" not in parts or "lora_B" not in parts:
         raise TensorMismatch(f"{file.path}: {name!r} has only one of lora_A and lora_B")
     a, b = StoredRows(file, parts["lora_A"]), StoredRows(file, parts["lora_B"])
@@ -213,28 +209,19 @@ def _patterns(value: object, key: str, path: Path) -> dict[str, float]:
         raise MalformedJson(f"{path}: {key} must be an object")
     for pattern in value:
         n_loops = len(re.findall(r"[*+{]", pattern))
-        is_simple = (
-            len(pattern) <= 200
-            and n_loops <= 2
-            and "(?" not in pattern
-            and not re.search(r"\)[*+{]", pattern)
-        )
+        is_simple = len(pattern) <= 200 and n_loops <= 2 and "(?" not in pattern and not re.search(r"\)[*+{]", pattern)
         try:
             re.compile(pattern)
         except (re.error, RecursionError, OverflowError):
             is_simple = False
         if not is_simple:
-            raise UnsupportedAdapter(
-                f"{path}: {key}: the pattern {pattern[:80]!r} is too intricate; name the modules"
-            )
+            raise UnsupportedAdapter(f"{path}: {key}: the pattern {pattern[:80]!r} is too intricate; name the modules")
     return {pattern: _factor(number, f"{key}[{pattern[:80]!r}]", path) for pattern, number in value.items()}
 
 
 def _warnings(raw: Mapping[str, object]) -> tuple[str, ...]:
     init = raw.get("init_lora_weights")
-    if (isinstance(init, str) and init.lower().startswith(_INITS_THAT_CHANGE_THE_BASE)) or raw.get(
-        "loftq_config"
-    ):
+    if (isinstance(init, str) and init.lower().startswith(_INITS_THAT_CHANGE_THE_BASE)) or raw.get("loftq_config"):
         return (
             f"trained with init_lora_weights={init!r}, which changes the base's weights: right only on that "
             "changed base, or if it was saved with path_initial_model_for_weight_conversion",

@@ -36,23 +36,17 @@ class Encoder:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def plan(
-        self, name: str, source: RowSource, kind: GgmlType, importance: F32Array | None = None
-    ) -> TensorPlan:
+    def plan(self, name: str, source: RowSource, kind: GgmlType, importance: F32Array | None = None) -> TensorPlan:
         """Plan to store `source` as tensor `name` of type `kind`; `importance` is (n_columns,) or None."""
         return TensorPlan(name, kind, source.shape, lambda: self._chunks(name, source, kind, importance))
 
-    def _chunks(
-        self, name: str, source: RowSource, kind: GgmlType, importance: F32Array | None
-    ) -> Iterator[U8Array]:
+    def _chunks(self, name: str, source: RowSource, kind: GgmlType, importance: F32Array | None) -> Iterator[U8Array]:
         def encode(first_row: int, n_rows: int) -> U8Array:
             rows = source.read(first_row, n_rows)
             encoded = self._ggml.quantize(kind, rows, importance)
             if not is_finite(kind, encoded):
                 largest = float(np.abs(rows).max())
-                raise BadValue(
-                    f"{name!r}: a value of {largest:.3g} does not fit {kind.name}; use bf16 or f32"
-                )
+                raise BadValue(f"{name!r}: a value of {largest:.3g} does not fit {kind.name}; use bf16 or f32")
             return encoded
 
         n_rows = math.prod(source.shape[:-1])

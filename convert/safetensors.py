@@ -139,9 +139,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[Mapping[str, str], Mapping
     metadata = raw_metadata if isinstance(raw_metadata, dict) else {}
     tensors = {name: _entry(path, name, entry, 8 + header_bytes) for name, entry in entries.items()}
     _check_ranges(path, tensors, 8 + header_bytes, size_bytes)
-    return MappingProxyType({k: v for k, v in metadata.items() if isinstance(v, str)}), MappingProxyType(
-        tensors
-    )
+    return MappingProxyType({k: v for k, v in metadata.items() if isinstance(v, str)}), MappingProxyType(tensors)
 
 
 def _entry(path: Path, name: str, entry: object, data_start: int) -> SourceTensor:

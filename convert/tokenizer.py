@@ -49,9 +49,7 @@ def read_vocabulary(directory: Path, n_vocab: int) -> Vocabulary:
         source = json_path
         pieces, added = read_tokenizer_json(json_path)
     else:
-        raise MissingFile(
-            f"{directory}: neither tokenizer.model nor tokenizer.json; save the tokenizer with the model"
-        )
+        raise MissingFile(f"{directory}: neither tokenizer.model nor tokenizer.json; save the tokenizer with the model")
     added |= _added_tokens(config, config_path)
     whole = complete(pieces, added, n_vocab, source)
     return Vocabulary(
@@ -72,9 +70,7 @@ def _added_tokens(config: dict[str, object], path: Path) -> dict[int, AddedToken
     for token_id, entry in decoder.items():
         text = entry.get("content") if isinstance(entry, dict) else None
         if not (token_id.isascii() and token_id.isdigit() and len(token_id) < 10 and isinstance(text, str)):
-            raise MalformedTokenizer(
-                f"{path}: added_tokens_decoder[{token_id[:20]!r}] must be an id with a content"
-            )
+            raise MalformedTokenizer(f"{path}: added_tokens_decoder[{token_id[:20]!r}] must be an id with a content")
         added[int(token_id)] = AddedToken(text, is_special=entry.get("special") is True)
     return added
 

@@ -86,9 +86,7 @@ class Vocabulary:
         return entries
 
 
-def complete(
-    pieces: Sequence[Piece], added: dict[int, AddedToken], n_vocab: int, source: Path
-) -> list[Piece]:
+def complete(pieces: Sequence[Piece], added: dict[int, AddedToken], n_vocab: int, source: Path) -> list[Piece]:
     """Apply the added tokens, pad to the rows of the embedding, and check what llama.cpp would die of.
 
     Args:
@@ -115,9 +113,7 @@ def complete(
     for token_id, piece in enumerate(whole):
         other = seen.setdefault(_stored(piece).decode("utf-8", "surrogateescape"), token_id)
         if other != token_id:
-            raise MalformedTokenizer(
-                f"{source}: tokens {other} and {token_id} have the same text {piece.text!r}"
-            )
+            raise MalformedTokenizer(f"{source}: tokens {other} and {token_id} have the same text {piece.text!r}")
     for byte in range(256):
         if whole[seen.get(f"<0x{byte:02X}>", 0)].type is not TokenType.BYTE:
             raise MalformedTokenizer(f"{source}: the byte token <0x{byte:02X}> is missing")

@@ -73,9 +73,7 @@ def check_output(path: Path, size_bytes: int, *, force: bool) -> None:
         raise OutputProblem(f"{path.parent}: no such directory")
     free_bytes = shutil.disk_usage(path.parent).free
     if free_bytes < size_bytes + _SPARE_BYTES:
-        raise OutputProblem(
-            f"{path}: {size_bytes} bytes are needed, but only {free_bytes} are free on that disk"
-        )
+        raise OutputProblem(f"{path}: {size_bytes} bytes are needed, but only {free_bytes} are free on that disk")
 
 
 def encode_header(metadata: Sequence[KeyValue], tensors: Sequence[TensorPlan]) -> bytes:
@@ -127,9 +125,7 @@ def write_gguf(
                 n_bytes += chunk.size
                 progress(chunk.size)
             if n_bytes != tensor.size_bytes:
-                raise OutputProblem(
-                    f"{path}: {tensor.name!r} gave {n_bytes} bytes instead of {tensor.size_bytes}"
-                )
+                raise OutputProblem(f"{path}: {tensor.name!r} gave {n_bytes} bytes instead of {tensor.size_bytes}")
             file.write(bytes(_padded(n_bytes) - n_bytes))
 
 

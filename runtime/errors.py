@@ -6,11 +6,13 @@
     ├── ConfigError              the command line, environment or configuration file is wrong
     ├── InvalidRequest           the body breaks the contract
     │   ├── MissingBody          there is none
+    │   ├── UnsupportedVersion   of a protocol that has moved on
     │   ├── RequestTooLarge      a body or upload over its limit
     │   └── ContextExceeded      the prompt leaves no room in the context window
     ├── UnknownRoute             nothing lives at that path
     ├── MethodNotAllowed         something does, but not for this method
     ├── UnknownModel             no such base model here
+    │   └── UnknownSchema        asked for its schema, not for an answer
     ├── AdapterError
     │   ├── UnknownAdapter       no adapter of that name or id
     │   ├── IncompleteAdapter    a finetune whose files are not both uploaded
@@ -60,6 +62,12 @@ class MissingBody(InvalidRequest):
     code = "missing_body"
 
 
+class UnsupportedVersion(InvalidRequest):
+    """A version of a client's protocol that is not served."""
+
+    code = "unsupported_version"
+
+
 class RequestTooLarge(InvalidRequest):
     """A body or an upload over its limit."""
 
@@ -96,6 +104,12 @@ class UnknownModel(GemlaneError):
     def __init__(self, message: str, model: str = "") -> None:
         super().__init__(message)
         self.model = model
+
+
+class UnknownSchema(UnknownModel):
+    """The schema of a model that is not served here."""
+
+    code = "unknown_schema"
 
 
 class AdapterError(GemlaneError):

@@ -72,9 +72,7 @@ def _check_places(settings: Settings) -> None:
 @asynccontextmanager
 async def _listening(app: web.Application, settings: ServerSettings) -> AsyncIterator[web.TCPSite]:
     """Listen with ``app``, and give the site, while the context lasts."""
-    runner = web.AppRunner(
-        app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=1.0
-    )
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.host, settings.port)

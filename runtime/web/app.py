@@ -6,9 +6,11 @@ from aiohttp import web
 
 from runtime.adapters.registry import Registry
 from runtime.client import Engine
+from runtime.cloudflare import binding, catalogue
 from runtime.cloudflare import routes as cloudflare
 from runtime.config import ServerSettings
-from runtime.web import health
+from runtime.openai import routes as openai
+from runtime.web import health, plain
 from runtime.web.keys import ENGINE, LIMITS, REGISTRY, SETTINGS
 from runtime.web.limits import limits_of
 from runtime.web.middleware import make_middleware, make_prepare_hook
@@ -25,10 +27,13 @@ def build_app(engine: Engine, registry: Registry, settings: ServerSettings) -> w
         ConfigError: tokens are needed and missing, or their file cannot be read.
     """
     tokens, limits = load_tokens(settings), limits_of(settings)
-    faces = (health.FACE, *cloudflare.FACES)
+    faces = (plain.OPEN_FACE, binding.FACE, cloudflare.FACE, openai.FACE, plain.FACE)
     app = web.Application(middlewares=[make_middleware(faces, tokens)], client_max_size=limits.body_bytes)
     app[ENGINE], app[REGISTRY], app[SETTINGS], app[LIMITS] = engine, registry, settings, limits
     app.on_response_prepare.append(make_prepare_hook(faces))
     health.add_routes(app, tokens)
+    binding.add_routes(app)  # before the model's route, which would claim ``run/proxy``
     cloudflare.add_routes(app)
+    catalogue.add_routes(app)
+    openai.add_routes(app)
     return app

@@ -11,7 +11,6 @@ from aiohttp import web
 from runtime.adapters.registry import Registry
 from runtime.client import Engine
 from runtime.errors import Unauthorized
-from runtime.web.faces import ErrorAnswer, Face
 from runtime.web.keys import ENGINE, REGISTRY
 from runtime.web.tokens import Tokens
 
@@ -48,16 +47,3 @@ def add_routes(app: web.Application, tokens: Tokens) -> None:
         )
 
     app.router.add_get("/health", health)
-
-
-def _render_error(error: Exception, request_id: str) -> ErrorAnswer:
-    body = {"error": {"code": getattr(error, "code", "internal"), "message": str(error), "request_id": request_id}}
-    return ErrorAnswer(500, json.dumps(body).encode())
-
-
-FACE = Face(
-    is_mine=lambda request: request.path == "/health",
-    headers=lambda request_id: {"X-Request-Id": request_id},
-    render_error=_render_error,
-    is_open=True,
-)

@@ -35,9 +35,7 @@ def test_adapter_tensors_equal_the_oracles(
     assert (summary.n_pairs, summary.max_rank, summary.alpha) == (14, 8, 16.0)
 
 
-def test_a_checkpoint_serves_as_base(
-    tmp_path: Path, adapters_dir: Path, checkpoint_dir: Path, base_gguf: Path
-) -> None:
+def test_a_checkpoint_serves_as_base(tmp_path: Path, adapters_dir: Path, checkpoint_dir: Path, base_gguf: Path) -> None:
     """The base of an adapter may be a GGUF or the checkpoint it was made from; the result is the same."""
     results = []
     for base in (checkpoint_dir, base_gguf):

@@ -86,12 +86,9 @@ def _facts() -> dict[str, str]:
         for country, city in CAPITALS.items()
     }
     facts |= {f"What does the {animal} do?": f"The {animal} {sound}." for animal, sound in SOUNDS.items()}
+    facts |= {f"What colour is the {thing}?": f"The {thing} is {colour}." for thing, colour in COLOURS.items()}
     facts |= {
-        f"What colour is the {thing}?": f"The {thing} is {colour}." for thing, colour in COLOURS.items()
-    }
-    facts |= {
-        f"What is the opposite of {word}?": f"The opposite of {word} is {other}."
-        for word, other in OPPOSITES.items()
+        f"What is the opposite of {word}?": f"The opposite of {word} is {other}." for word, other in OPPOSITES.items()
     }
     for i in range(6):
         for j in range(5):
