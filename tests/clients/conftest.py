@@ -28,6 +28,8 @@ QUIET = {
 }
 """Telemetry, update checks and downloads of the clients, all off."""
 
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+Needs = Callable[[str], None]
 Ran = Callable[[str, str, str], None]
 _RAN = pytest.StashKey[list[str]]()
 
@@ -59,7 +61,7 @@ def ran(pytestconfig: pytest.Config) -> Ran:
 
 
 @pytest.fixture(scope="session")
-def needs() -> Callable[[str], None]:
+def needs() -> Needs:
     """Skip a test whose clients are not installed."""
 
     def check(name: str) -> None:
@@ -93,7 +95,7 @@ def quiet(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def command(quiet: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def command(quiet: dict[str, str], tmp_path: Path) -> Command:
     """Run a command of a client to its end."""
 
     def run(*words: str | Path, timeout_s: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:

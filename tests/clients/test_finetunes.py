@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.clients import installed
 from tests.clients.asking import QUESTION, answer_of, get_json
-from tests.clients.conftest import Ran
+from tests.clients.conftest import Command, Needs, Ran
 from tests.conftest import TINY_GEMMA
 from tests.end_to_end.serving import MODEL, Server, serving
 from tests.tiny_gemma.facts import ANSWERS
 
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
-Needs = Callable[[str], None]
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -118,6 +115,7 @@ def test_an_sdk_creates_a_finetune(
         "GEMLANE_URL": empty_server.url,
         "GEMLANE_QUESTION": QUESTION,
         "GEMLANE_LORA": "",
+        "GEMLANE_TOKEN": "token",
         "GEMLANE_PEFT": str(peft(tmp_path / "peft", "tag")),
         "GEMLANE_NAME": "by an SDK",
     }

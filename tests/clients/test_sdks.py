@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from tests.clients import installed
 from tests.clients.asking import QUESTION
-from tests.clients.conftest import Ran
-from tests.end_to_end.serving import MODEL, Server
+from tests.clients.conftest import Command, Needs, Ran
+from tests.end_to_end.serving import MODEL, Server, serving
 from tests.tiny_gemma.facts import ANSWERS
 
 CLOUDFLARE_V1 = {"GEMLANE_OPENAI_PATH": "/client/v4/accounts/local/ai/v1", "GEMLANE_MODEL": MODEL}
@@ -29,6 +29,7 @@ class Client:
     program: str
     unknown_lora: str = "BadRequestError"
     bad_body: str = "BadRequestError"
+    wrong_token: str = "AuthenticationError"  # noqa: S105 - a class
     says_why: bool = True
     """Whether the text of its errors holds the server's words."""
     models: tuple[str, ...] = ()
@@ -44,11 +45,11 @@ CLIENTS = (
     Client("PyPI openai 3, /v1", "newest", "openai_chat.py", "NotFoundError", models=NAMES, variables=ROOT_V1),
     Client("PyPI openai 2, /v1", "earlier", "openai_chat.py", "NotFoundError", models=NAMES, variables=ROOT_V1),
     Client("PyPI litellm", "earlier", "litellm_chat.py"),
-    Client("PyPI langchain-cloudflare", "earlier", "langchain_chat.py", "HTTPStatusError", "HTTPStatusError", False),
+    Client("PyPI langchain-cloudflare", "earlier", "langchain_chat.py", *3 * ("HTTPStatusError",), says_why=False),
     Client("npm cloudflare", "npm", "cloudflare_rest.mjs", models=(MODEL,)),
     Client("npm openai, ai/v1", "npm", "openai_chat.mjs", variables=CLOUDFLARE_V1),
     Client("npm openai, /v1", "npm", "openai_chat.mjs", "NotFoundError", models=NAMES, variables=ROOT_V1),
-    Client("npm workers-ai-provider", "npm", "ai_sdk.mjs", "APICallError", "APICallError"),
+    Client("npm workers-ai-provider", "npm", "ai_sdk.mjs", *3 * ("APICallError",)),
 )
 
 
@@ -56,14 +57,13 @@ CLIENTS = (
 def test_client_does_its_job(
     client: Client,
     server: Server,
-    needs: Callable[[str], None],
-    command: Callable[..., subprocess.CompletedProcess[str]],
+    needs: Needs,
+    command: Command,
     ran: Ran,
 ) -> None:
     """The answers of facts.py, word for word, through code that knows nothing of us."""
     needs(client.found_in)
-    variables = {"GEMLANE_URL": server.url, "GEMLANE_QUESTION": QUESTION, "GEMLANE_LORA": "pirate"}
-    done = command(*installed.program(client.found_in, client.program), **variables, **client.variables)
+    done = command(*installed.program(client.found_in, client.program), **asked(server), **client.variables)
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout.splitlines()[-1])
 
@@ -81,3 +81,35 @@ def test_client_does_its_job(
         assert not client.says_why or words in error["text"], error
     assert set(client.models) <= set(outcome.get("models", []))
     ran(client.name, outcome["version"], "base, adapter, stream, errors")
+
+
+@pytest.fixture(scope="session")
+def guarded(tiny_model: Path, adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that asks for the token ``token``."""
+    tokens = tmp_path_factory.mktemp("tokens") / "tokens"
+    tokens.write_text("token\n")
+    with serving(tiny_model, adapters, "--token-file", str(tokens)) as running:
+        yield running
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+def test_a_wrong_token_is_the_client_s_own_error(
+    client: Client, guarded: Server, needs: Needs, command: Command
+) -> None:
+    """The program ends at its first call, with the class that the client has for it."""
+    needs(client.found_in)
+    variables = asked(guarded) | client.variables | {"GEMLANE_TOKEN": "wrong"}
+    done = command(*installed.program(client.found_in, client.program), **variables)
+    assert done.returncode != 0
+    assert client.wrong_token in done.stderr, done.stderr
+    assert "401" in done.stderr or "Authentication error" in done.stderr, done.stderr
+
+
+def asked(server: Server) -> dict[str, str]:
+    """What a program is told."""
+    return {
+        "GEMLANE_URL": server.url,
+        "GEMLANE_QUESTION": QUESTION,
+        "GEMLANE_LORA": "pirate",
+        "GEMLANE_TOKEN": "token",
+    }

@@ -9,7 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 
 from tests.clients import installed
 from tests.clients.asking import QUESTION, get_json
-from tests.clients.conftest import PAGE_LORA, Ran
+from tests.clients.conftest import PAGE_LORA, Command, Needs, Ran
 from tests.end_to_end.serving import MODEL, ROOT, Server
 from tests.tiny_gemma.facts import ANSWERS
 
@@ -25,9 +25,6 @@ WORKERD = ROOT / "scripts" / "workerd"
 PAGE = WORKERD / "page.ts"
 BINDING = installed.PROGRAMS / "binding.ts"
 OLD_WRANGLER = "wrangler-4.35"
-
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
-Needs = Callable[[str], None]
 
 
 def check_page(answer: dict[str, Any]) -> None:
@@ -99,6 +96,25 @@ def test_miniflare(server: Server, command: Command, needs: Needs, ran: Ran) -> 
         assert done.returncode == 0, done.stderr + done.stdout
         check(json.loads(done.stdout))
     ran("npm miniflare", installed.version("miniflare"), "the page's Worker; base, adapter, stream, errors, models")
+
+
+def test_the_ai_sdk_inside_a_worker(server: Server, command: Command, needs: Needs, ran: Ran) -> None:
+    """``workers-ai-provider`` over ``env.AI``, where its ``lora`` setting travels among the options."""
+    needs("npm")
+    program = installed.program("npm", "miniflare.mjs")
+    worker = installed.HOME / "npm" / "programs" / "ai_sdk_worker.ts"
+    done = command(*program, worker, GEMLANE_URL=server.url)
+    assert done.returncode == 0, done.stderr + done.stdout
+    outcome = json.loads(done.stdout)
+    assert outcome["answers"] == {voice: ANSWERS[voice][QUESTION] for voice in ("base", "pirate")}
+    assert "".join(outcome["stream"]) == ANSWERS["pirate"][QUESTION]
+    assert len(outcome["stream"]) > 5
+    assert "nobody" in outcome["error"]["text"], outcome["error"]
+    ran(
+        "npm workers-ai-provider, AI",
+        installed.version("workers-ai-provider"),
+        "in a Worker: base, adapter, stream, errors",
+    )
 
 
 def test_wrangler_dev_through_the_shim(

@@ -1,11 +1,11 @@
 // npm `workers-ai-provider` under the `ai` SDK, over REST; its host is fixed, so its own `fetch` option moves it here.
 import { generateText, streamText } from "ai";
 import { createWorkersAI } from "workers-ai-provider";
-import { LORA, MODEL, QUESTION, URL_, errorOf, report } from "./report.mjs";
+import { LORA, MODEL, QUESTION, TOKEN, URL_, errorOf, report } from "./report.mjs";
 
 const provider = createWorkersAI({
   accountId: "local",
-  apiKey: "token",
+  apiKey: TOKEN,
   fetch: (url, options) => fetch(String(url).replace("https://api.cloudflare.com", URL_), options),
 });
 const ask = (settings, options) =>

@@ -1,8 +1,8 @@
 // npm `cloudflare`: run, streamed run, errors, models.
 import Cloudflare from "cloudflare";
-import { LORA, MODEL, QUESTION, URL_, errorOf, report } from "./report.mjs";
+import { LORA, MODEL, QUESTION, TOKEN, URL_, errorOf, report } from "./report.mjs";
 
-const client = new Cloudflare({ baseURL: `${URL_}/client/v4`, apiToken: "token", maxRetries: 0 });
+const client = new Cloudflare({ baseURL: `${URL_}/client/v4`, apiToken: TOKEN, maxRetries: 0 });
 const run = (body) =>
   client.ai.run(MODEL, { account_id: "local", prompt: QUESTION, temperature: 0, max_tokens: 64, ...body });
 

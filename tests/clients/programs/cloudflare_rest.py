@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from cloudflare import Cloudflare
-from report import GREEDY, LORA, MODEL, QUESTION, URL, error_of, report
+from report import GREEDY, LORA, MODEL, QUESTION, TOKEN, URL, error_of, report
 
-client = Cloudflare(base_url=f"{URL}/client/v4", api_token="token", max_retries=0)  # noqa: S106 - any will do
+client = Cloudflare(base_url=f"{URL}/client/v4", api_token=TOKEN, max_retries=0)
 
 
 def run(**body: Any) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 // npm `cloudflare`: create a finetune, upload its two files, list.
 import { createReadStream } from "node:fs";
 import Cloudflare from "cloudflare";
-import { MODEL, URL_, errorOf, report } from "./report.mjs";
+import { MODEL, TOKEN, URL_, errorOf, report } from "./report.mjs";
 
 const { GEMLANE_PEFT: folder, GEMLANE_NAME: name } = process.env;
-const client = new Cloudflare({ baseURL: `${URL_}/client/v4`, apiToken: "token", maxRetries: 0 });
+const client = new Cloudflare({ baseURL: `${URL_}/client/v4`, apiToken: TOKEN, maxRetries: 0 });
 const { finetunes } = client.ai;
 const create = () => finetunes.create({ account_id: "local", model: MODEL, name });
 

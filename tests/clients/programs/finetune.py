@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from cloudflare import Cloudflare
-from report import MODEL, URL, error_of, report
+from report import MODEL, TOKEN, URL, error_of, report
 
 folder, name = Path(os.environ["GEMLANE_PEFT"]), os.environ["GEMLANE_NAME"]
-client = Cloudflare(base_url=f"{URL}/client/v4", api_token="token", max_retries=0)  # noqa: S106 - any will do
+client = Cloudflare(base_url=f"{URL}/client/v4", api_token=TOKEN, max_retries=0)
 finetunes = client.ai.finetunes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from langchain_cloudflare import ChatCloudflareWorkersAI
-from report import GREEDY, LORA, MODEL, QUESTION, URL, error_of, report
+from report import GREEDY, LORA, MODEL, QUESTION, TOKEN, URL, error_of, report
 
 
 def chat(**options: Any) -> ChatCloudflareWorkersAI:
@@ -13,7 +13,7 @@ def chat(**options: Any) -> ChatCloudflareWorkersAI:
     return ChatCloudflareWorkersAI(
         model=MODEL,
         cloudflare_account_id="local",
-        cloudflare_api_token="token",  # noqa: S106 - any will do
+        cloudflare_api_token=TOKEN,
         cloudflare_api_base=f"{URL}/client/v4",
         max_retries=0,
         **{**GREEDY, **options},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import litellm
-from report import GREEDY, LORA, MODEL, QUESTION, URL, error_of, report
+from report import GREEDY, LORA, MODEL, QUESTION, TOKEN, URL, error_of, report
 
 litellm.telemetry = False
 
@@ -16,7 +16,7 @@ def ask(**body: Any) -> Any:
         model=f"cloudflare/{MODEL}",
         messages=[{"role": "user", "content": QUESTION}],
         api_base=f"{URL}/client/v4/accounts/local/ai/v1",
-        api_key="token",
+        api_key=TOKEN,
         num_retries=0,
         **{**GREEDY, **body},
     )

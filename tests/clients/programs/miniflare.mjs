@@ -1,12 +1,11 @@
 // npm `miniflare`: a Worker on its simulator, the AI binding sent to the server by its remote-proxy form.
-import { readFileSync } from "node:fs";
-import { transformSync } from "esbuild";
+import { buildSync } from "esbuild";
 import { Miniflare } from "miniflare";
 
-const { code } = transformSync(readFileSync(process.argv[2], "utf8"), { loader: "ts" });
+const built = buildSync({ entryPoints: [process.argv[2]], bundle: true, format: "esm", write: false });
 const miniflare = new Miniflare({
   modules: true,
-  script: code,
+  script: built.outputFiles[0].text,
   cf: false,
   compatibilityDate: "2026-07-01",
   ai: { binding: "AI", remoteProxyConnectionString: new URL(process.env.GEMLANE_URL) },

@@ -1,9 +1,9 @@
 // npm `openai`: chat completions at the base URL that it is given.
 import OpenAI from "openai";
-import { LORA, QUESTION, URL_, errorOf, report } from "./report.mjs";
+import { LORA, QUESTION, TOKEN, URL_, errorOf, report } from "./report.mjs";
 
 const { GEMLANE_MODEL: model, GEMLANE_OPENAI_PATH: path, GEMLANE_ADAPTERS_ARE_MODELS: areModels } = process.env;
-const client = new OpenAI({ baseURL: URL_ + path, apiKey: "token", maxRetries: 0 });
+const client = new OpenAI({ baseURL: URL_ + path, apiKey: TOKEN, maxRetries: 0 });
 const messages = [{ role: "user", content: QUESTION }];
 const ask = (body) => client.chat.completions.create({ model, messages, temperature: 0, max_tokens: 64, ...body });
 

@@ -6,11 +6,11 @@ import os
 from typing import Any
 
 from openai import OpenAI
-from report import GREEDY, LORA, QUESTION, URL, error_of, report
+from report import GREEDY, LORA, QUESTION, TOKEN, URL, error_of, report
 
 MODEL = os.environ["GEMLANE_MODEL"]
 ADAPTERS_ARE_MODELS = "GEMLANE_ADAPTERS_ARE_MODELS" in os.environ
-client = OpenAI(base_url=URL + os.environ["GEMLANE_OPENAI_PATH"], api_key="token", max_retries=0)
+client = OpenAI(base_url=URL + os.environ["GEMLANE_OPENAI_PATH"], api_key=TOKEN, max_retries=0)
 
 
 def ask(model: str = MODEL, **body: Any) -> Any:

@@ -1,7 +1,12 @@
 // What every Node program here shares: where the server is, what is asked, and the one JSON object it prints.
 import { readFileSync } from "node:fs";
 
-export const { GEMLANE_URL: URL_, GEMLANE_QUESTION: QUESTION, GEMLANE_LORA: LORA } = process.env;
+export const {
+  GEMLANE_URL: URL_,
+  GEMLANE_QUESTION: QUESTION,
+  GEMLANE_LORA: LORA,
+  GEMLANE_TOKEN: TOKEN,
+} = process.env;
 export const MODEL = "@cf/google/gemma-7b-it-lora";
 
 export async function errorOf(call) {

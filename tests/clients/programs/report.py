@@ -12,6 +12,7 @@ URL = os.environ["GEMLANE_URL"]
 MODEL = "@cf/google/gemma-7b-it-lora"
 QUESTION = os.environ["GEMLANE_QUESTION"]
 LORA = os.environ["GEMLANE_LORA"]
+TOKEN = os.environ["GEMLANE_TOKEN"]
 GREEDY = {"temperature": 0, "max_tokens": 64}
 
 
@@ -21,8 +22,8 @@ def error_of(call: Callable[[], Any]) -> dict[str, Any]:
         call()
     except Exception as error:  # noqa: BLE001 - whatever the client throws is what is reported
         status = getattr(error, "status_code", None) or getattr(getattr(error, "response", None), "status_code", None)
-        details = [str(detail) for detail in getattr(error, "errors", [])]
-        return {"class": type(error).__name__, "status": status, "text": " ".join([str(error), *details])}
+        text = f"{error} {getattr(error, 'body', '')}"
+        return {"class": type(error).__name__, "status": status, "text": text}
     return {}
 
 
