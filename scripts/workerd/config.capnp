@@ -7,7 +7,8 @@ using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
   services = [
     (name = "page", worker = .page),
-    (name = "gemlane", external = (address = "127.0.0.1:8080", http = ())),
+    # A gemlane that asks for a token gets it here: [(name = "Authorization", value = "Bearer ...")].
+    (name = "gemlane", external = (address = "127.0.0.1:8080", http = (injectRequestHeaders = []))),
     (name = "internet", network = (allow = [])), # this Worker fetches from nowhere; allow = ["public"] opens the world
   ],
   sockets = [(name = "http", address = "127.0.0.1:8787", http = (), service = "page")],

@@ -87,6 +87,15 @@ def server(tiny_model: Path, adapters: Path) -> Iterator[Server]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def guarded(tiny_model: Path, adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that asks for the token ``token``."""
+    tokens = tmp_path_factory.mktemp("tokens") / "tokens"
+    tokens.write_text("token\n")
+    with serving(tiny_model, adapters, "--token-file", str(tokens)) as running:
+        yield running
+
+
 @pytest.fixture
 def quiet(tmp_path: Path) -> dict[str, str]:
     """The environment of a client: a home of its own, no proxy, no telemetry."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
 from tests.clients import installed
 from tests.clients.asking import QUESTION
 from tests.clients.conftest import Command, Needs, Ran
-from tests.end_to_end.serving import MODEL, Server, serving
+from tests.end_to_end.serving import MODEL, Server
 from tests.tiny_gemma.facts import ANSWERS
 
 CLOUDFLARE_V1 = {"GEMLANE_OPENAI_PATH": "/client/v4/accounts/local/ai/v1", "GEMLANE_MODEL": MODEL}
@@ -81,15 +79,6 @@ def test_client_does_its_job(
         assert not client.says_why or words in error["text"], error
     assert set(client.models) <= set(outcome.get("models", []))
     ran(client.name, outcome["version"], "base, adapter, stream, errors")
-
-
-@pytest.fixture(scope="session")
-def guarded(tiny_model: Path, adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that asks for the token ``token``."""
-    tokens = tmp_path_factory.mktemp("tokens") / "tokens"
-    tokens.write_text("token\n")
-    with serving(tiny_model, adapters, "--token-file", str(tokens)) as running:
-        yield running
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)

@@ -83,9 +83,23 @@ def test_scripts_worker_says_what_is_wrong(server: Server, command: Command) -> 
     assert done.returncode == 1
     assert "3037" in done.stderr
     assert "nobody" in done.stderr
+    assert PAGE_LORA not in done.stderr
     done = command(script, "--url", "http://127.0.0.1:9")
     assert done.returncode == 1
     assert "does gemlane listen" in done.stderr
+
+
+def test_scripts_worker_carries_a_token(guarded: Server, command: Command) -> None:
+    """The binding has none of its own; its configuration adds it."""
+    script, url = ROOT / "scripts" / "worker", ("--url", guarded.url)
+    if not (ROOT / ".gemlane/workerd/installed.json").is_file():
+        pytest.skip("workerd is not installed; scripts/test --clients installs it")
+    done = command(script, *url, "--token", "token")
+    assert done.returncode == 0, done.stderr
+    check_page(json.loads(done.stdout))
+    done = command(script, *url)
+    assert done.returncode == 1
+    assert "--token" in done.stderr
 
 
 def test_miniflare(server: Server, command: Command, needs: Needs, ran: Ran) -> None:
