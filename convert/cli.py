@@ -42,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run a parsed command; returns the exit code. A `ConvertError` becomes one line on standard error."""
-    signal.signal(signal.SIGTERM, _interrupt)
     module, _, function = options.handler.partition(":")
     handler: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(module), function)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return handler(options)
     except ConvertError as error:
@@ -53,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
         return EXIT_INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(*_: object) -> None:

@@ -57,6 +57,8 @@ def check_model(header: GgufHeader) -> ModelSummary:
 
 
 def _check_strings(header: GgufHeader) -> None:
+    if header.metadata.get("general.type") == "adapter":
+        raise InvalidModel(f"{header.path} is a LoRA adapter, not a base model")
     for key, value in {"general.architecture": ARCHITECTURE, "tokenizer.ggml.model": "llama"}.items():
         if header.value_types.get(key) is not ValueType.STRING:
             raise InvalidModel(f"{header.path}: {key} must be the string {value!r}")

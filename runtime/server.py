@@ -126,9 +126,9 @@ def _greet(ready: Ready, registry: Registry, url: str) -> None:
     """Say what is served, and give lines to paste."""
     model = ready.model
     log.info(
-        "%s, %.2f GB on %s: %d tokens a request, %d at once, %d cells of key-value cache",
+        "%s, %s on %s: %d tokens a request, %d at once, %d cells of key-value cache",
         model.name,
-        model.size_bytes / 1e9,
+        f"{model.size_bytes / 1e9:.2f} GB" if model.size_bytes >= 1e8 else f"{model.size_bytes / 1e6:.2f} MB",
         model.device,
         model.n_ctx,
         model.n_parallel,

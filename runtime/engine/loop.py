@@ -16,7 +16,7 @@ from runtime.engine.pace import Pace
 from runtime.engine.scheduler import Limits, Places, Scheduler, Share
 from runtime.engine.sequence import Sequence, State
 from runtime.engine.shelf import Shelf
-from runtime.errors import ContextExceeded, DecodeError, GemlaneError, InvalidRequest
+from runtime.errors import AdapterError, ContextExceeded, DecodeError, GemlaneError, InvalidRequest
 from runtime.generation import Blend, FinishReason, GenerationRequest, Usage
 from runtime.llama.context import Chunk, Context
 from runtime.llama.model import Model
@@ -38,14 +38,20 @@ class Adapters(Protocol):
     def add(self, digest: str, path: Path) -> None:
         """Take an adapter in; raises an AdapterError if it cannot be used."""
 
+    def check(self, blend: Blend) -> None:
+        """Raise an AdapterError if known adapters cannot be used together."""
+
+    def prepare(self) -> list[tuple[Blend, AdapterError]]:
+        """Get blends ready that have taken a place; those that cannot be, and why."""
+
+    def forget(self, blend: Blend) -> None:
+        """Drop what was prepared for a blend that nobody uses any more."""
+
     def remove(self, digest: str) -> None:
         """Let go of an adapter that nobody uses."""
 
     def decode(self, chunks: Row[tuple[Chunk, Blend]]) -> list[int]:
         """Run a batch; the row of each chunk's logits, or -1."""
-
-    def free(self) -> None:
-        """Give the native memory back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,8 @@ class Engine:
         self._sequences: dict[str, Sequence] = {}
         self._running: dict[Sequence, _Running] = {}
         self._events: list[Event] = []
+        self.is_blocked = False
+        """Whether the last step found nothing that can run yet: adapters are still being prepared."""
         self._n_steps = self._n_decoded_tokens = self._n_cached_tokens = 0
 
     @property
@@ -99,6 +107,11 @@ class Engine:
                 f"in the context window of {self._n_ctx}"
             )
         self._shelf.hold(request.blend)
+        try:
+            self._adapters.check(request.blend)
+        except AdapterError:
+            self._shelf.release(request.blend)
+            raise
         return Sequence(request, tokens, self._n_ctx)
 
     def cancel(self, request_id: str) -> None:
@@ -124,10 +137,12 @@ class Engine:
         """Run one batch; the events it brought, in order."""
         for sequence in self._scheduler.admit():
             self._start(sequence)
-        if batch := self._scheduler.schedule(self._pace.n_prefill):
-            rows = self._decode(batch)
-            for share, row in zip(batch, rows, strict=True):
-                self._advance(share, row)
+        for blend, error in self._adapters.prepare():
+            self._refuse(blend, error)
+        batch = self._scheduler.schedule(self._pace.n_prefill)
+        self.is_blocked = not batch
+        for share, row in zip(batch, self._decode(batch), strict=True):
+            self._advance(share, row)
         events, self._events = self._events, []
         return events
 
@@ -135,16 +150,28 @@ class Engine:
         sampler = Sampler(sequence.request.sampling, sequence.tokens, self._context)
         self._running[sequence] = _Running(sampler, Answer(sequence.request))
 
+    def _refuse(self, blend: Blend, error: AdapterError) -> None:
+        """Fail every sequence that waits for a blend which cannot be prepared."""
+        for sequence in self._scheduler.running:
+            if sequence.blend == blend:
+                self._fail(sequence, error)
+        self._adapters.forget(blend)
+
+    def _fail(self, sequence: Sequence, error: GemlaneError) -> None:
+        self._events.append(Failed(sequence.request_id, error.code, str(error)))
+        self._end(sequence, State.FAILED)
+
     def _decode(self, batch: list[Share]) -> list[int]:
         """The rows of the batch's logits; no shares are left in ``batch`` if it failed."""
+        if not batch:
+            return []
         chunks = [(_chunk(share), share.sequence.blend) for share in batch]
         started = time.perf_counter()
         try:
             rows = self._adapters.decode(chunks)
         except DecodeError as error:
             for share in batch:
-                self._events.append(Failed(share.sequence.request_id, error.code, str(error)))
-                self._end(share.sequence, State.FAILED)
+                self._fail(share.sequence, error)
             batch.clear()
             return []
         n_prefill = sum(share.n_tokens for share in batch if share.sequence.state is State.PREFILL)

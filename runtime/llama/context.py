@@ -66,6 +66,8 @@ class Context:
         # A quantised V cache exists only under flash attention (llama.cpp, llama_init_from_model).
         parameters.flash_attn_type = _FLASH_ATTENTION_ON if shape.kv_type == "q8_0" else _FLASH_ATTENTION_AUTO
         parameters.no_perf = True
+        # Weights must be multiplied where they lie: lanes lie beside them.
+        parameters.op_offload = False
         if eval_callback is not None:
             parameters.cb_eval = eval_callback
         model.library.take_errors()
@@ -136,6 +138,10 @@ class Context:
         if status != 0:
             raise DecodeError(f"llama_decode failed with {status}: {self._library.take_errors() or 'no reason given'}")
         return rows
+
+    def synchronize(self) -> None:
+        """Wait until nothing of an earlier batch is still being computed."""
+        native.llama_synchronize(self.handle)
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """A copy of the logits at ``row`` of the last batch: float32 ``[n_vocab]``."""
