@@ -18,6 +18,8 @@
     │   ├── IncompleteAdapter    a finetune whose files are not both uploaded
     │   ├── IncompatibleAdapter  made for another base model, or over the engine's rank
     │   └── InvalidAdapter       its file breaks a rule
+    ├── StorageError             the disk is full, or read-only
+    ├── ConversionDied           the process that converts an upload ended without a word
     ├── Unauthorized             a token that is not in the list
     │   ├── MissingCredentials   no token at all
     │   └── MalformedCredentials a header that is not a bearer token
@@ -144,6 +146,18 @@ class InvalidAdapter(AdapterError):
     """An adapter file that breaks a rule of its format."""
 
     code = "invalid_adapter"
+
+
+class StorageError(GemlaneError):
+    """A file cannot be written; nothing half-written is left."""
+
+    code = "storage"
+
+
+class ConversionDied(GemlaneError):
+    """The process that converts an upload was killed, or ran out of memory."""
+
+    code = "conversion_died"
 
 
 class Unauthorized(GemlaneError):

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from runtime.adapters.ingest import Finetunes
 from runtime.adapters.registry import Registry
 from runtime.client import Engine
 from runtime.cloudflare import binding, catalogue
+from runtime.cloudflare import finetunes as finetune_routes
 from runtime.cloudflare import routes as cloudflare
 from runtime.config import ServerSettings
 from runtime.openai import routes as openai
 from runtime.web import health, plain
-from runtime.web.keys import ENGINE, LIMITS, REGISTRY, SETTINGS
+from runtime.web.keys import ENGINE, FINETUNES, LIMITS, REGISTRY, SETTINGS
 from runtime.web.limits import limits_of
 from runtime.web.middleware import make_middleware, make_prepare_hook
 from runtime.web.tokens import load_tokens
 
 
-def build_app(engine: Engine, registry: Registry, settings: ServerSettings) -> web.Application:
-    """The whole HTTP side over ``engine`` and ``registry``; no loop is needed yet.
+def build_app(
+    engine: Engine, registry: Registry, settings: ServerSettings, finetunes: Finetunes | None = None
+) -> web.Application:
+    """The whole HTTP side over ``engine`` and ``registry``; without ``finetunes`` none can be uploaded.
 
     Run it with ``handler_cancellation=True``: a client that goes away then cancels its handler, which frees its
     sequence.
@@ -30,10 +34,13 @@ def build_app(engine: Engine, registry: Registry, settings: ServerSettings) -> w
     faces = (plain.OPEN_FACE, binding.FACE, cloudflare.FACE, openai.FACE, plain.FACE)
     app = web.Application(middlewares=[make_middleware(faces, tokens)], client_max_size=limits.body_bytes)
     app[ENGINE], app[REGISTRY], app[SETTINGS], app[LIMITS] = engine, registry, settings, limits
+    if finetunes is not None:
+        app[FINETUNES] = finetunes
     app.on_response_prepare.append(make_prepare_hook(faces))
     health.add_routes(app, tokens)
     binding.add_routes(app)  # before the model's route, which would claim ``run/proxy``
     cloudflare.add_routes(app)
     catalogue.add_routes(app)
+    finetune_routes.add_routes(app)
     openai.add_routes(app)
     return app

@@ -6,6 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
+from runtime.adapters.ingest import Finetunes
 from runtime.adapters.registry import Registry
 from runtime.client import Engine
 from runtime.config import ServerSettings
@@ -14,6 +15,8 @@ from runtime.web.streams import Frames
 
 ENGINE: Final = web.AppKey[Engine]("engine", Engine)
 REGISTRY: Final = web.AppKey("registry", Registry)
+FINETUNES: Final = web.AppKey("finetunes", Finetunes)
+"""Absent where there is no folder to keep them in."""
 SETTINGS: Final = web.AppKey("settings", ServerSettings)
 LIMITS: Final = web.AppKey("limits", Limits)
 
