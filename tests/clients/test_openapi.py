@@ -24,7 +24,7 @@ def described(tiny_model: Path, tmp_path: Path) -> Iterator[Server]:
 
 
 def test_no_request_gets_an_answer_that_is_not_described(
-    described: Server, tmp_path: Path, command: Command, needs: Needs, ran: Ran
+    described: Server, command: Command, needs: Needs, ran: Ran
 ) -> None:
     """No 5xx, no status, content type or body beyond the description."""
     needs("newest")
