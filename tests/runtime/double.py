@@ -47,7 +47,6 @@ class ScriptedEngine:
         """Set whenever a request's context has been left."""
         self.adapters: dict[str, Path] = {}
         self.refusals: dict[str, GemlaneError] = {}
-        self.n_in_flight = 0
 
     @property
     def n_in_flight(self) -> int:
@@ -56,7 +55,6 @@ class ScriptedEngine:
     @asynccontextmanager
     async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncGenerator[GenerationEvent, None]]:
         self.requests.append(request)
-        self.n_in_flight += 1
         is_finished = False
 
         async def play() -> AsyncGenerator[GenerationEvent, None]:
@@ -80,7 +78,6 @@ class ScriptedEngine:
             yield events
         finally:
             await events.aclose()
-            self.n_in_flight -= 1
             if not is_finished:
                 self.cancelled.append(request.request_id)
             self.n_ended += 1
