@@ -146,9 +146,7 @@ def train_adapter(
         LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules=PROJECTIONS, task_type="CAUSAL_LM"),
     )
     data = examples(tokenizer, [(q, ANSWERS[style][q]) for q in QUESTIONS])
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=3e-3, weight_decay=0.0
-    )
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3, weight_decay=0.0)
     model.train()
     for step in range(ADAPTER_STEPS[style]):
         loss = model(**data.draw(16)).loss

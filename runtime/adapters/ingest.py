@@ -37,6 +37,7 @@ GGUF_NAME: Final = "adapter.gguf"
 MAX_CONFIG_BYTES: Final = 1 << 20
 _MAX_NAME_LENGTH: Final = 200
 _MAX_DESCRIPTION_LENGTH: Final = 2000
+_OTHER_FAMILIES: Final = ("llama", "mistral", "mixtral", "qwen", "falcon")
 _RESERVED_PREFIX: Final = "cf-public-"  # Cloudflare's own adapters (docs "fine-tunes/public-loras")
 
 log = logging.getLogger(__name__)
@@ -279,6 +280,9 @@ class Finetunes:
 def check_config(path: Path) -> None:
     """Refuse at once what no conversion could use: another model's configuration, or none.
 
+    Cloudflare wants ``model_type``; PEFT does not write it. Where it is missing the base's name may still tell, and
+    if that says nothing either, the conversion compares every shape.
+
     Raises:
         InvalidAdapter: not a JSON object, too large, or not for Gemma.
     """
@@ -293,10 +297,11 @@ def check_config(path: Path) -> None:
     if not isinstance(config, dict):
         raise InvalidAdapter(f"{CONFIG_NAME} must be a JSON object")
     kind = config.get("model_type")
-    if kind is None and "gemma" not in str(config.get("base_model_name_or_path")).lower():
-        raise InvalidAdapter(f'{CONFIG_NAME} does not say for which model it is; add "model_type": "gemma"')
     if kind not in (None, "gemma"):
         raise InvalidAdapter(f"{CONFIG_NAME} has model_type {str(kind)[:100]!r}; this server's model is gemma")
+    base = str(config.get("base_model_name_or_path")).lower()
+    if kind is None and "gemma" not in base and any(family in base for family in _OTHER_FAMILIES):
+        raise InvalidAdapter(f"{CONFIG_NAME} is for {base[:100]!r}; this server's model is gemma")
 
 
 def _check_name(name: str) -> None:

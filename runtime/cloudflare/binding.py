@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import web
-from yarl import URL
 
 from runtime.cloudflare import catalogue
 from runtime.cloudflare.errors import render_binding_error
@@ -56,14 +56,14 @@ async def proxied(request: web.Request) -> web.StreamResponse:
     """
     if "MF-URL" not in request.headers:
         raise UnknownRoute("nothing lives at that path")
-    url = _url(request.headers["MF-URL"])
-    return await _serve(request, Call(url.path, url.query, request.headers.get("MF-Header-cf-consn-model-id", "")))
+    model = request.headers.get("MF-Header-cf-consn-model-id", "")
+    return await _serve(request, _call(request.headers["MF-URL"], model))
 
 
 async def forwarded(request: web.Request) -> web.StreamResponse:
     """A call by an older ``wrangler dev``."""
-    url = _url(request.headers.get("X-Forwarded", "/run?version=3"))
-    return await _serve(request, Call(url.path, url.query, request.headers.get("cf-consn-model-id", "")))
+    model = request.headers.get("cf-consn-model-id", "")
+    return await _serve(request, _call(request.headers.get("X-Forwarded", "/run?version=3"), model))
 
 
 def add_routes(app: web.Application) -> None:
@@ -117,9 +117,15 @@ def _check_version(version: str) -> None:
         raise UnsupportedVersion(f"version {version[:20]!r} of the binding is not served; {_VERSION} is")
 
 
-def _url(text: str) -> URL:
+def _call(url: str, model: str) -> Call:
+    """The call that was made for ``url``.
+
+    Raises:
+        InvalidRequest: the URL cannot be read.
+    """
     try:
-        return URL(text)
+        parts = urlsplit(url)
+        return Call(parts.path, dict(parse_qsl(parts.query)), model)
     except ValueError:
         raise InvalidRequest("the forwarded URL cannot be read") from None
 

@@ -36,6 +36,7 @@ def build_app(
     app[ENGINE], app[REGISTRY], app[SETTINGS], app[LIMITS] = engine, registry, settings, limits
     if finetunes is not None:
         app[FINETUNES] = finetunes
+        app.on_cleanup.append(_close_finetunes)
     app.on_response_prepare.append(make_prepare_hook(faces))
     health.add_routes(app, tokens)
     binding.add_routes(app)  # before the model's route, which would claim ``run/proxy``
@@ -44,3 +45,7 @@ def build_app(
     finetune_routes.add_routes(app)
     openai.add_routes(app)
     return app
+
+
+async def _close_finetunes(app: web.Application) -> None:
+    await app[FINETUNES].close()

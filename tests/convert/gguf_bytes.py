@@ -89,8 +89,6 @@ def adapter(*tensors: Tensor, alpha: bytes | None = None, **strings: str) -> Ggu
     return Gguf(entries, list(tensors))
 
 
-def pair(
-    weight: str = "blk.0.attn_q.weight", n_in: int = 256, n_out: int = 256, rank: int = 4
-) -> list[Tensor]:
+def pair(weight: str = "blk.0.attn_q.weight", n_in: int = 256, n_out: int = 256, rank: int = 4) -> list[Tensor]:
     """Return a sound pair for a weight of the tiny Gemma."""
     return [Tensor(f"{weight}.lora_a", (n_in, rank)), Tensor(f"{weight}.lora_b", (rank, n_out))]

@@ -77,9 +77,7 @@ CASES = {
     "alpha 0": (adapter(*pair(), alpha=f32(ALPHA, 0.0)), "alpha is 0.0"),
     "alpha negative": (adapter(*pair(), alpha=f32(ALPHA, -1.0)), "alpha is -1.0"),
     "aLoRA": (
-        adapter(
-            *pair(), alpha=entry("adapter.alora.invocation_tokens", ARRAY, struct.pack("<IQI", U32, 1, 5))
-        ),
+        adapter(*pair(), alpha=entry("adapter.alora.invocation_tokens", ARRAY, struct.pack("<IQI", U32, 1, 5))),
         "aLoRA",
     ),
     "split": (adapter(*pair(), alpha=entry("split.count", 2, struct.pack("<H", 2))), "split"),

@@ -17,10 +17,7 @@ def test_converts_model_and_adapter(
     """Types are named as users write them; each result is one line on standard output."""
     base, adapter = tmp_path / "base.gguf", tmp_path / "tag.gguf"
     assert main(["model", str(checkpoint_dir), "-o", str(base), "--type", "Q4-K-M", "--threads", "1"]) == 0
-    assert (
-        main(["adapter", str(adapters_dir / "tag"), "--base", str(base), "-o", str(adapter), "--type", "F16"])
-        == 0
-    )
+    assert main(["adapter", str(adapters_dir / "tag"), "--base", str(base), "-o", str(adapter), "--type", "F16"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert "1,443,072 parameters" in lines[0]
@@ -66,9 +63,7 @@ def test_bad_input_is_one_line(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_ended_conversion_leaves_nothing(
-    number: signal.Signals, tmp_path: Path, checkpoint_dir: Path
-) -> None:
+def test_an_ended_conversion_leaves_nothing(number: signal.Signals, tmp_path: Path, checkpoint_dir: Path) -> None:
     """Ctrl-C, SIGTERM and SIGKILL in the middle of writing: no file, and a rerun works."""
     program = (
         "import os, signal, sys\n"

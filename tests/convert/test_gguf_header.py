@@ -151,9 +151,7 @@ def test_a_sparse_terabyte_costs_nothing(tmp_path: Path) -> None:
 def test_a_large_vocabulary_is_stepped_over(tmp_path: Path) -> None:
     """256,000 tokens are counted, not built."""
     tokens = b"".join(text(f"token {i}") for i in range(256_000))
-    gguf = Gguf(
-        [entry("tokens", ARRAY, struct.pack("<IQ", STRING, 256_000) + tokens), string("last", "here")]
-    )
+    gguf = Gguf([entry("tokens", ARRAY, struct.pack("<IQ", STRING, 256_000) + tokens), string("last", "here")])
     path = write(tmp_path, gguf.bytes())
     before_s = time.thread_time()
     header = read_header(path)

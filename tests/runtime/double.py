@@ -42,15 +42,10 @@ class ScriptedEngine:
         self.stats: Stats | None = None
         self.requests: list[GenerationRequest] = []
         self.cancelled: list[str] = []
-        self.n_ended = 0
         self.left = asyncio.Event()
         """Set whenever a request's context has been left."""
         self.adapters: dict[str, Path] = {}
         self.refusals: dict[str, GemlaneError] = {}
-
-    @property
-    def n_in_flight(self) -> int:
-        return len(self.requests) - self.n_ended
 
     @asynccontextmanager
     async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncGenerator[GenerationEvent, None]]:
@@ -80,7 +75,6 @@ class ScriptedEngine:
             await events.aclose()
             if not is_finished:
                 self.cancelled.append(request.request_id)
-            self.n_ended += 1
             self.left.set()
 
     async def add_adapter(self, digest: str, path: Path) -> None:

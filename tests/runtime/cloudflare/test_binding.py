@@ -108,7 +108,7 @@ async def test_reject_if_busy(client: ClientSession, engine: ScriptedEngine) -> 
     body = {"inputs": {"prompt": "hi"}, "options": {"rejectIfBusy": True}}
     async with client.post(path, json=body, headers=headers) as response:
         assert response.status == 200
-    engine.n_ended -= 2
+    engine.n_in_flight = 2
     async with client.post(path, json=body, headers=headers) as response:
         assert (response.status, (await response.json())["internalCode"]) == (429, 3040)
 
