@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,15 +46,20 @@ def peft(folder: Path, voice: str) -> Path:
     return folder
 
 
-def wrangler(command: Command, server: Server, *words: str | Path) -> str:
-    """What a ``wrangler ai`` command prints; it must succeed."""
+def try_wrangler(command: Command, server: Server, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """A ``wrangler ai`` command."""
     script = installed.package("wrangler") / "bin" / "wrangler.js"
     account = {
         "CLOUDFLARE_API_BASE_URL": f"{server.url}/client/v4",
         "CLOUDFLARE_API_TOKEN": "token",
         "CLOUDFLARE_ACCOUNT_ID": "local",
     }
-    done = command(installed.node(), script, "ai", *words, **account)
+    return command(installed.node(), script, "ai", *words, **account)
+
+
+def wrangler(command: Command, server: Server, *words: str | Path) -> str:
+    """What a ``wrangler ai`` command prints; it must succeed."""
+    done = try_wrangler(command, server, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -81,6 +87,23 @@ def test_wrangler_creates_a_finetune_that_outlives_the_server(
         assert answer_of(server, finetune_id) == ANSWERS["pirate"][QUESTION]
         assert finetune_id in wrangler(command, server, "finetune", "list")
     ran("npm wrangler ai finetune", installed.version("wrangler"), "create, list; answers at once and after a restart")
+
+
+def test_wrangler_says_why_a_finetune_is_refused_and_may_try_again(
+    empty_server: Server, tmp_path: Path, command: Command, needs: Needs
+) -> None:
+    """Wrangler cannot delete, so the name of a finetune that came to nothing is free; one that answers keeps it."""
+    needs("npm")
+    folder = peft(tmp_path / "peft", "pirate")
+    config = json.loads((folder / FILES[0]).read_text())
+    create = ("finetune", "create", MODEL, "mine", folder)
+    for broken, words in (({"model_type": "llama"}, "has model_type 'llama'"), ({"r": 4096}, "has rank 8")):
+        (folder / FILES[0]).write_text(json.dumps(config | broken))
+        assert words in try_wrangler(command, empty_server, *create).stderr
+    (folder / FILES[0]).write_text(json.dumps(config))
+    wrangler(command, empty_server, *create)
+    assert answer_of(empty_server, "mine") == ANSWERS["pirate"][QUESTION]
+    assert "is taken" in try_wrangler(command, empty_server, *create).stderr
 
 
 def test_wrangler_shows_the_models(server: Server, command: Command, needs: Needs, ran: Ran) -> None:

@@ -27,6 +27,13 @@ def stream() -> list[str]:
     return [choice.delta.content or "" for chunk in chunks for choice in chunk.choices]
 
 
+def complete() -> str:
+    """A completion, in which the caller writes the template; it stops where it is told to."""
+    prompt = f"<start_of_turn>user\n{QUESTION}<end_of_turn>\n<start_of_turn>model\n"
+    done = client.completions.create(model=MODEL, prompt=prompt, stop=[" is"], **GREEDY)
+    return str(done.choices[0].text)
+
+
 plain = ask()
 adapted = ask(model=f"{MODEL}:{LORA}") if ADAPTERS_ARE_MODELS else ask(extra_body={"lora": LORA})
 assert plain.choices[0].finish_reason == "stop"
@@ -39,5 +46,6 @@ report(
         "unknown_lora": error_of(lambda: ask(extra_body={"lora": "nobody"})),
         "bad_body": error_of(lambda: ask(temperature=9)),
     },
+    completion=complete() if ADAPTERS_ARE_MODELS else None,
     models=[model.id for model in client.models.list()] if ADAPTERS_ARE_MODELS else [],
 )
