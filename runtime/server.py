@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
@@ -22,6 +22,7 @@ from runtime.config import ServerSettings, Settings
 from runtime.errors import ConfigError, StorageError
 from runtime.messages import Ready
 from runtime.web.app import build_app
+from runtime.web.door import Door, open_door
 
 log = logging.getLogger("gemlane")
 
@@ -44,7 +45,7 @@ async def serve(settings: Settings) -> None:
     registry = Registry()
     finetunes = _open_finetunes(engine, registry, settings)
     stop = _stop_event()
-    async with _listening(build_app(engine, registry, settings.server, finetunes), settings.server) as site:
+    async with _listening(build_app(engine, registry, settings.server, finetunes), settings.server) as door:
         try:
             log.info("loading %s", settings.engine.model)
             starting = asyncio.create_task(engine.start())
@@ -54,9 +55,9 @@ async def serve(settings: Settings) -> None:
             if starting.done():
                 ready = starting.result()
                 await _register_adapters(engine, registry, finetunes, settings)
-                _greet(ready, registry, site.name)
+                _greet(ready, registry, door.url)
                 await stopping
-                await site.stop()
+                door.close()
                 await _drain(engine, stop)
         finally:
             await engine.stop()
@@ -72,23 +73,18 @@ def _check_places(settings: Settings) -> None:
         raise ConfigError(f"--adapters {folder}: no such folder")
 
 
-@asynccontextmanager
-async def _listening(app: web.Application, settings: ServerSettings) -> AsyncIterator[web.TCPSite]:
-    """Listen with ``app``, and give the site, while the context lasts."""
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, settings.host, settings.port)
+@contextlib.asynccontextmanager
+async def _listening(app: web.Application, settings: ServerSettings) -> AsyncIterator[Door]:
+    """Listen with ``app``, and give the door, while the context lasts."""
+    async with contextlib.AsyncExitStack() as stack:
         try:
-            await site.start()
+            door = await stack.enter_async_context(open_door(app, settings.host, settings.port))
         except OSError as error:
             reason = error.strerror or str(error)
             raise ConfigError(
                 f"cannot listen on {settings.host} port {settings.port}: {reason}; choose another with --host or --port"
             ) from error
-        yield site
-    finally:
-        await runner.cleanup()
+        yield door
 
 
 def _open_finetunes(engine: ChildEngine, registry: Registry, settings: Settings) -> Finetunes | None:

@@ -11,7 +11,7 @@ from aiohttp import web
 from runtime.errors import GemlaneError, InvalidRequest, MethodNotAllowed, RequestTooLarge, UnknownRoute
 from runtime.web.answers import break_off
 from runtime.web.faces import Face, face_of
-from runtime.web.keys import REQUEST_ID, STREAM
+from runtime.web.keys import REQUEST_ID, SILENCE, STREAM
 from runtime.web.tokens import Tokens
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -24,6 +24,7 @@ def make_middleware(faces: Sequence[Face], tokens: Tokens) -> Callable[..., Awai
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request.app[SILENCE].end(request)
         face = face_of(request, faces)
         request[REQUEST_ID] = str(uuid.uuid4())
         try:
