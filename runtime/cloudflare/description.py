@@ -72,6 +72,13 @@ _CHAT: Final = record(
 )
 
 
+_CHAT_BODY: Final = {
+    **CHAT_BODY,
+    "properties": {**CHAT_BODY["properties"], "model": {"const": MODEL}},
+    "additionalProperties": True,
+}
+
+
 def _enveloped(result: Schema) -> Schema:
     return record(
         {"result": result, "success": {"const": True}, "errors": listing(ANYTHING), "messages": listing(ANYTHING)}
@@ -100,7 +107,7 @@ PATHS: Final = {
     ),
     _AI + "/v1/chat/completions": path(
         "account",
-        post=operation("Chat", answers(_CHAT, _REST_ERROR, _ANSWERING, can_stream=True), CHAT_BODY),
+        post=operation("Chat", answers(_CHAT, _REST_ERROR, _ANSWERING, can_stream=True), _CHAT_BODY),
     ),
     _AI + "/finetunes": path(
         "account",

@@ -41,7 +41,7 @@ _KNOWN: Final = frozenset(
         "lora",
     ]
 )
-_IGNORED: Final = frozenset(
+IGNORED: Final = frozenset(
     [
         "user",
         "metadata",
@@ -146,7 +146,7 @@ def _refuse_unserved(fields: Mapping[str, Any], *, is_strict: bool) -> None:
         if key in _REFUSED:
             if not any(value == harmless and type(value) is type(harmless) for harmless in _REFUSED[key]):
                 raise InvalidRequest(f"{key} is not served by this server; leave it out")
-        elif is_strict and key not in _KNOWN | _IGNORED:
+        elif is_strict and key not in _KNOWN | IGNORED:
             raise InvalidRequest(f"unknown parameter {key[:100]!r}")
 
 
