@@ -193,7 +193,7 @@ def _sampling(fields: Mapping[str, Any]) -> Sampling:
 
 
 def _stops(value: Any) -> tuple[str, ...]:
-    stops = [value] if isinstance(value, str) else value or []
+    stops = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(stops, list) or len(stops) > _MAX_STOPS:
         raise InvalidRequest(f"stop must be a string or a list of at most {_MAX_STOPS}")
     if not all(isinstance(stop, str) and 0 < len(stop) <= _MAX_STOP_LENGTH for stop in stops):

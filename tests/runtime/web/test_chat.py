@@ -78,6 +78,8 @@ def test_any_64_bit_seed_is_a_seed() -> None:
         ({"stop": [""]}, "each stop"),
         ({"stop": ["x"] * 17}, "stop must be"),
         ({"stop": 5}, "stop must be"),
+        ({"stop": {}}, "stop must be"),
+        ({"stop": False}, "stop must be"),
         ({"stream": "true"}, "stream must be a boolean"),
         ({"stream_options": []}, "stream_options must be an object"),
         ({"stream_options": {"include_usage": 1}}, "include_usage must be a boolean"),
