@@ -98,7 +98,7 @@ def _look(summary: str, result: Schema, statuses: tuple[int, ...] = _LOOKING) ->
 
 
 def _binding_run(summary: str) -> dict[str, Any]:
-    body = record({"inputs": SCHEMA["input"]}, {"options": {"type": "object"}})
+    body = record({"inputs": SCHEMA["input"]}, {"options": ANYTHING})
     return operation(summary, answers(_RESULT, _BINDING_ERROR, _ANSWERING, can_stream=True), body)
 
 

@@ -100,9 +100,8 @@ def parse_completion(body: Mapping[str, Any], *, is_strict: bool = True) -> Comp
     """
     fields = {key: value for key, value in body.items() if value is not None}
     _refuse_unserved(fields, is_strict=is_strict)
-    max_tokens = _integer(fields, "max_completion_tokens", 0, None)
-    if max_tokens is None:
-        max_tokens = _integer(fields, "max_tokens", 0, None)
+    limits = [_integer(fields, name, 0, None) for name in ("max_completion_tokens", "max_tokens")]
+    max_tokens = next((limit for limit in limits if limit is not None), None)
     stream_options = _typed(fields, "stream_options", dict, "an object") or {}
     return CompletionInput(
         model=_typed(fields, "model", str, "a string") or "",

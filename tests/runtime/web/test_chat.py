@@ -68,6 +68,7 @@ def test_any_64_bit_seed_is_a_seed() -> None:
         ({"logit_bias": {"1": 5}}, "logit_bias is not served"),
         ({"grammar": "x"}, "unknown parameter 'grammar'"),
         ({"max_tokens": -1}, "max_tokens must be at least 0"),
+        ({"max_tokens": -1, "max_completion_tokens": 5}, "max_tokens must be at least 0"),
         ({"max_tokens": "5"}, "max_tokens must be a whole number"),
         ({"max_tokens": 1.5}, "max_tokens must be a whole number"),
         ({"max_tokens": True}, "max_tokens must be a whole number"),
