@@ -106,7 +106,7 @@ class Finetunes:
         return self._manifests.get(name_or_id) or next(by_name, None)
 
     def create(self, name: str, model: str, description: str = "", *, is_public: bool = False) -> Manifest:
-        """A new finetune that waits for its files.
+        """A new finetune that waits for its files; one of that name that came to nothing gives way to it.
 
         Raises:
             InvalidAdapter: the name cannot be used, or is taken.
@@ -116,6 +116,7 @@ class Finetunes:
         _check_name(name)
         if len(description) > _MAX_DESCRIPTION_LENGTH:
             raise InvalidAdapter(f"a description may have {_MAX_DESCRIPTION_LENGTH} characters")
+        self._give_way(name)
         if len(self._registry) + self._registry.n_reserved >= self._max_adapters:
             raise AdapterError(f"this server keeps {self._max_adapters} adapters at most (--max-adapters)")
         moment = now()
@@ -147,7 +148,7 @@ class Finetunes:
         with _storage(self.uploads):
             upload.path.replace(taken)
         work = self._add_file(manifest_id, file_name, Upload(taken, upload.digest))
-        return await asyncio.shield(self._start(work))
+        return await asyncio.shield(self._start(manifest_id, work))
 
     async def remove(self, manifest_id: str) -> None:
         """Forget a finetune and its files; answers that run under it are finished.
@@ -173,6 +174,16 @@ class Finetunes:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _give_way(self, name: str) -> None:
+        """Forget an unfinished finetune of that name that nobody works on; Cloudflare's clients cannot delete it."""
+        earlier = self.find(name)
+        if earlier is None or earlier.name != name or earlier.digest is not None:
+            return
+        if all(task.get_name() != earlier.id for task in self._tasks):
+            self._registry.release(earlier.id)
+            del self._manifests[earlier.id]
+            shutil.rmtree(self._folder_of(earlier), ignore_errors=True)
 
     async def _add_file(self, manifest_id: str, file_name: str, upload: Upload) -> Manifest:
         try:
@@ -233,7 +244,7 @@ class Finetunes:
             self._registry.reserve(manifest.id, manifest.name)
             self._manifests[manifest.id] = manifest
             if _is_filled(folder):
-                self._start(self._resume(manifest))
+                self._start(manifest.id, self._resume(manifest))
             return
         gguf = folder / GGUF_NAME
         if await asyncio.to_thread(digest_of, gguf) != manifest.digest:
@@ -250,9 +261,9 @@ class Finetunes:
                 log.warning("finetune %s cannot be completed: %s", manifest.name, error)
                 return manifest
 
-    def _start(self, work: Coroutine[Any, Any, Manifest]) -> asyncio.Task[Manifest]:
-        """Begin work that outlives whoever asked for it."""
-        task = asyncio.create_task(work)
+    def _start(self, manifest_id: str, work: Coroutine[Any, Any, Manifest]) -> asyncio.Task[Manifest]:
+        """Begin work on a finetune that outlives whoever asked for it."""
+        task = asyncio.create_task(work, name=manifest_id)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return task

@@ -65,6 +65,20 @@ class House:
             await self.finetunes.add_file(manifest_id, name, self.upload(content))
 
 
+class HeldConverter:
+    """A converter that waits to be let go."""
+
+    def __init__(self, converter: Converter) -> None:
+        self.started, self.may_go_on = asyncio.Event(), asyncio.Event()
+        self._converter = converter
+
+    async def convert(self, folder: Path, output: Path) -> None:
+        """Convert, once let go."""
+        self.started.set()
+        await self.may_go_on.wait()
+        await self._converter.convert(folder, output)
+
+
 @pytest.fixture
 async def house(tmp_path: Path, tiny_model: Path) -> AsyncIterator[House]:
     """An empty one."""
@@ -230,10 +244,41 @@ async def test_unusable_names(house: House, name: str) -> None:
 
 
 async def test_a_name_is_taken_once(house: House) -> None:
-    """Whether it is complete or not."""
-    house.finetunes.create("name", MODEL)
+    """By a finetune that answers."""
+    manifest = house.finetunes.create("name", MODEL)
+    await house.send(manifest.id, CONFIG_NAME, WEIGHTS_NAME)
     with pytest.raises(InvalidAdapter, match="taken"):
         house.finetunes.create("name", MODEL)
+
+
+async def test_a_finetune_that_came_to_nothing_gives_way_to_its_successor(house: House) -> None:
+    """Clients that cannot delete may try again under the same name; what still comes for the first is refused."""
+    first = house.finetunes.create("mine", MODEL)
+    await house.send(first.id, CONFIG_NAME)
+    second = house.finetunes.create("mine", MODEL)
+    assert [manifest.id for manifest in house.finetunes] == [second.id]
+    assert [path.name for path in house.folder.iterdir() if not path.name.startswith(".")] == [second.id]
+    with pytest.raises(UnknownAdapter):
+        await house.send(first.id, WEIGHTS_NAME)
+    await house.send(second.id, CONFIG_NAME, WEIGHTS_NAME)
+    house.registry.resolve("mine")
+    await house.restart()
+    house.registry.resolve("mine")
+
+
+async def test_a_finetune_that_is_being_converted_keeps_its_name(house: House) -> None:
+    """Its files have come; whoever wants its name now is told that it is taken."""
+    held = HeldConverter(house.converter)
+    house.finetunes._converter = held
+    manifest = house.finetunes.create("mine", MODEL)
+    await house.send(manifest.id, CONFIG_NAME)
+    converting = asyncio.create_task(house.send(manifest.id, WEIGHTS_NAME))
+    await held.started.wait()
+    with pytest.raises(InvalidAdapter, match="taken"):
+        house.finetunes.create("mine", MODEL)
+    held.may_go_on.set()
+    await converting
+    house.registry.resolve("mine")
 
 
 async def test_there_may_be_so_many(house: House) -> None:
