@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http import HttpProcessingError
 
 from runtime.adapters.ingest import Upload
 from runtime.errors import InvalidRequest, RequestTimeout, RequestTooLarge, StorageError
@@ -40,6 +41,8 @@ async def receive(request: web.Request, folder: Path, *, max_bytes: int, limit_s
         RequestTimeout: it did not come within ``limit_s`` seconds.
         StorageError: it cannot be written.
     """
+    if not request.content_type.startswith("multipart/"):
+        raise InvalidRequest(f"an upload is a multipart form, not {request.content_type[:100]}")
     if (request.content_length or 0) > max_bytes + _OVERHEAD_BYTES:
         raise _too_large(max_bytes)
     with _storage():
@@ -50,7 +53,7 @@ async def receive(request: web.Request, folder: Path, *, max_bytes: int, limit_s
                 form = await _read(request, Path(directory) / "file", max_bytes)
         except TimeoutError:
             raise RequestTimeout(f"the upload did not come within {limit_s:g} s") from None
-        except (ValueError, AssertionError, web.RequestPayloadError) as error:
+        except (ValueError, AssertionError, web.RequestPayloadError, HttpProcessingError) as error:
             # aiohttp's multipart reader asserts where a body ends too early
             raise InvalidRequest(f"the body is not a whole multipart form: {error}") from None
         yield form
