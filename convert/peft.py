@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from convert.adapter import Adapter, LoraPair
-from convert.errors import MalformedJson, MissingFile, TensorMismatch, UnsupportedAdapter
-from convert.files import read_json_object, refuse_pickle
+from convert.errors import MalformedJson, TensorMismatch, UnsupportedAdapter
+from convert.files import read_json_object
 from convert.gemma import PROJECTIONS, gguf_name
 from convert.safetensors import SafetensorsFile
 from convert.sources import StoredRows
@@ -24,7 +24,6 @@ MAX_CONFIG_BYTES: Final = 1 << 20
 CONFIG_NAME: Final = "adapter_config.json"
 WEIGHTS_NAME: Final = "adapter_model.safetensors"
 
-_MERGE: Final = "merge it into the base with `gemlane merge`"
 _NO_REMEDY: Final = "llama.cpp's gemma cannot represent it"
 # Configuration keys whose value, when set, changes what the tensors mean; with the reason to refuse.
 _REFUSED_KEYS: Final = {
@@ -80,23 +79,21 @@ class _Config:
         return default
 
 
-def is_peft(directory: Path) -> bool:
-    """Say whether a directory looks like a PEFT adapter."""
-    names = (WEIGHTS_NAME, "adapter_model.bin", "adapter_model.pt")
-    return (directory / CONFIG_NAME).exists() and any((directory / name).exists() for name in names)
-
-
-def read_peft(directory: Path, file: SafetensorsFile) -> Adapter:
+def read_peft(path: Path, file: SafetensorsFile) -> Adapter:
     """Read a PEFT adapter; the weights stay in `file`, which must stay open.
+
+    Args:
+        path: What the user named; errors and the result's name use it.
+        file: Its weights, beside its `adapter_config.json`.
 
     Raises:
         MalformedJson: The configuration cannot be read or lacks a number.
         UnsupportedAdapter: A feature that cannot be represented, named.
         TensorMismatch: Tensors and configuration disagree, or a half pair.
     """
-    path = directory / CONFIG_NAME
-    raw = read_json_object(path, MAX_CONFIG_BYTES)
-    config = _parse_config(raw, path)
+    config_path = file.path.parent / CONFIG_NAME
+    raw = read_json_object(config_path, MAX_CONFIG_BYTES)
+    config = _parse_config(raw, config_path)
     halves: dict[str, dict[str, str]] = {}
     modules: dict[str, str] = {}
     norms = {}
@@ -122,28 +119,13 @@ def read_peft(directory: Path, file: SafetensorsFile) -> Adapter:
     }
     base_name = raw.get("base_model_name_or_path")
     return Adapter(
-        path=directory,
+        path=path,
         pairs=pairs,
         base_name=base_name if isinstance(base_name, str) else None,
         magnitudes=magnitudes,
         norms=norms,
         warnings=_warnings(raw),
     )
-
-
-def open_weights(directory: Path) -> SafetensorsFile:
-    """Open the weights of a PEFT adapter.
-
-    Raises:
-        MissingFile: There are none.
-        UnsafeFile: They are there only as a pickle.
-        ConvertError: As `SafetensorsFile`.
-    """
-    path = directory / WEIGHTS_NAME
-    if not path.exists():
-        refuse_pickle(directory, ("adapter_model.bin", "adapter_model.pt"), WEIGHTS_NAME)
-        raise MissingFile(f"{path}: no such file")
-    return SafetensorsFile(path)
 
 
 def _pair(file: SafetensorsFile, name: str, parts: Mapping[str, str], module: str, config: _Config) -> LoraPair:

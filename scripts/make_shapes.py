@@ -84,7 +84,7 @@ SHAPES = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor to be written: `n_out` rows of `n_in` elements; the first `n_zero_rows` are zero.
+    """A tensor to be written: `n_out` rows of `n_in` elements, zero but for those in `rows`, if it is given.
 
     The standard deviation of its normal (F32, F16) or uniform (quantised) elements is `gain / sqrt(n_in)`; a
     gain of None means that all are `fill`.
@@ -96,7 +96,7 @@ class Tensor:
     type: GGMLQuantizationType
     gain: float | None
     fill: float = 0.0
-    n_zero_rows: int = 0
+    rows: range | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -113,7 +113,9 @@ class Tensor:
                 yield np.full((n_rows, self.n_in), self.fill, np.float32).view(np.uint8)
                 continue
             rows = draw_rows(generator, n_rows, self.n_in, self.type, self.gain / math.sqrt(self.n_in))
-            rows[: max(0, self.n_zero_rows - first)] = 0  # a block of zero bytes is a block of zeros in all four types
+            if self.rows is not None:  # zero bytes are zeros in all four types
+                rows[: max(0, self.rows.start - first)] = 0
+                rows[max(0, self.rows.stop - first) :] = 0
             yield rows
 
 
@@ -221,9 +223,8 @@ def write_model(path: Path, shape: Shape, type_name: str) -> None:
     def norm(name: str, fill: float = 1.0) -> Tensor:
         return Tensor(name, 1, shape.width, GGMLQuantizationType.F32, gain=None, fill=fill)
 
-    embedding = Tensor(
-        "token_embd.weight", shape.n_vocab, shape.width, kind, gain=EMBEDDING_GAIN, n_zero_rows=FIRST_WORD_ID
-    )
+    words = range(FIRST_WORD_ID, shape.n_vocab - 1)
+    embedding = Tensor("token_embd.weight", shape.n_vocab, shape.width, kind, gain=EMBEDDING_GAIN, rows=words)
     tensors = [embedding, norm("output_norm.weight", OUTPUT_NORM)]
     for block in range(shape.n_blocks):
         tensors += [norm(f"blk.{block}.attn_norm.weight"), norm(f"blk.{block}.ffn_norm.weight")]

@@ -44,19 +44,18 @@ class Lanes:
         self._to_fill: list[Fill] = []
         self._now = 0
 
-    def enter(self, blend: Blend) -> bool:
-        """Take a lane for one more sequence under ``blend``; False if all are in use by other blends."""
+    def has_place(self, blend: Blend) -> bool:
+        """Whether ``blend`` has a lane, or one could be given to it."""
+        return blend.is_base or blend in self._by_blend or any(lane.is_idle for lane in self._lanes.values())
+
+    def enter(self, blend: Blend) -> None:
+        """Take a lane for one more sequence under ``blend``, which has a place."""
         if blend.is_base:
-            return True
-        lane = self._by_blend.get(blend)
-        if lane is None:
-            idle = [lane for lane in self._lanes.values() if lane.is_idle]
-            if not idle:
-                return False
-            lane = min(idle, key=lambda one: (one.blend is not None, one.idle_since))
-            self._give(lane, blend)
-        lane.n_users += 1
-        return True
+            return
+        if blend not in self._by_blend:
+            idle = (lane for lane in self._lanes.values() if lane.is_idle)
+            self._give(min(idle, key=lambda one: (one.blend is not None, one.idle_since)), blend)
+        self._by_blend[blend].n_users += 1
 
     def _give(self, lane: _Lane, blend: Blend) -> None:
         if lane.blend is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from convert.gguf_header import GgufHeader
@@ -31,21 +30,19 @@ _DEFAULT_N_CTX, _DEFAULT_KV_CELLS = 4096, 8192
 _N_BATCH = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """What the settings and the model give together."""
-
-    n_ctx: int
-    n_kv_cells: int
-
-
-def sizes(settings: EngineSettings, n_ctx_train: int) -> Sizes:
-    """Context window and cache; a request can never be longer than the model was trained for or the cache holds."""
+def limits_of(settings: EngineSettings, n_ctx_train: int) -> Limits:
+    """What settings and model give together; no request can be longer than the model was trained for."""
     n_ctx = min(settings.n_ctx or _DEFAULT_N_CTX, n_ctx_train)
     if settings.n_ctx > n_ctx:
         _LOG.warning("--n-ctx %d is more than the model's %d; using %d", settings.n_ctx, n_ctx_train, n_ctx)
     n_kv_cells = settings.kv_cells or max(n_ctx, min(settings.parallel * n_ctx, _DEFAULT_KV_CELLS))
-    return Sizes(min(n_ctx, n_kv_cells), n_kv_cells)
+    return Limits(
+        n_ctx=min(n_ctx, n_kv_cells),
+        n_kv_cells=n_kv_cells,
+        n_parallel=settings.parallel,
+        n_batch=max(_N_BATCH, settings.parallel),
+        step_budget_ms=settings.step_budget_ms,
+    )
 
 
 def start(
@@ -70,17 +67,16 @@ def start(
     header = check_model_file(path)
     n_gpu_layers = _n_gpu_layers(library, settings)
     model = Model(library, path, n_gpu_layers=n_gpu_layers, on_progress=on_progress)
-    size = sizes(settings, model.n_ctx_train)
-    limits = Limits(settings.parallel, size.n_kv_cells, max(_N_BATCH, settings.parallel))
+    limits = limits_of(settings, model.n_ctx_train)
     context, adapters, reason = _make_context(model, header, settings, limits, on_prepared)
-    engine = Engine(model, context, adapters, limits, n_ctx=size.n_ctx, step_budget_ms=settings.step_budget_ms)
+    engine = Engine(model, context, adapters, limits)
     info = ModelInfo(
         name=model.description,
         size_bytes=model.size_bytes,
         n_params=model.n_params,
         n_layers=model.n_layers,
-        n_ctx=size.n_ctx,
-        n_kv_cells=size.n_kv_cells,
+        n_ctx=limits.n_ctx,
+        n_kv_cells=limits.n_kv_cells,
         n_parallel=settings.parallel,
         device="gpu" if n_gpu_layers else "cpu",
     )

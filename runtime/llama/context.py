@@ -18,6 +18,8 @@ from runtime.llama.model import Model
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 # llama.h, enum llama_flash_attn_type.
 _FLASH_ATTENTION_AUTO, _FLASH_ATTENTION_ON = -1, 1
+# llama-cparams.h, LLAMA_MAX_SEQ. Batches take ids below ``n_sequences``; a unified cache can hold the others too.
+MAX_SEQUENCE_IDS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Context:
         self._memory = native.llama_get_memory(self.handle)
         self.n_vocab = model.n_vocab
         self.n_kv_cells: int = native.llama_n_ctx(self.handle)
-        self.n_batch = shape.n_batch
+        self.n_sequences = shape.n_sequences
         self._make_batch(shape.n_batch)
 
     def _make_batch(self, n_batch: int) -> None:

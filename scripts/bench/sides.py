@@ -17,7 +17,7 @@ from scripts.bench.asks import GEMLANE, LLAMA_SERVER, Answer, Ask, Dialect, Piec
 
 PEER = Path(".gemlane/peers/bin/llama-server")
 START_LIMIT_S = 300
-STOP_LIMIT_S = 30
+STOP_LIMIT_S = 15  # ours lets answers finish for 10; llama-server sometimes hangs after cancelled streams
 
 
 class SideError(Exception):
@@ -163,16 +163,17 @@ async def running(
                 raise SideError(f"{name} did not start; the end of {log}:\n{tail(log)}")
             yield Side(name, dialect, url, tuple(process_tree(process.pid)), session)
         finally:
-            await stop(process)
+            await stop(name, process)
 
 
-async def stop(process: asyncio.subprocess.Process) -> None:
+async def stop(name: str, process: asyncio.subprocess.Process) -> None:
     """Asks the process to end, and ends it if it does not."""
     if process.returncode is None:
         process.terminate()
     try:
         await asyncio.wait_for(process.wait(), STOP_LIMIT_S)
     except TimeoutError:
+        print(f"{name} did not stop within {STOP_LIMIT_S} s of SIGTERM: killed", file=sys.stderr)
         process.kill()
         await process.wait()
 

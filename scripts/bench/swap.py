@@ -11,7 +11,7 @@ from scripts.bench.plan import Plan, tell, warm
 from scripts.bench.report import Claim, Result, Series
 from scripts.bench.sides import Side
 
-N_PAIRS = 24
+N_PAIRS = 48
 CEILING_MS = 1.0
 
 
@@ -26,7 +26,7 @@ async def measure_swaps(side: Side, seed: int) -> tuple[float, float]:
     repeated: list[Answer] = []
     for pair in range(N_PAIRS):
         for answers in (changed, repeated):
-            answers.append(await side.ask(Ask(random_prompt(generator, 4), 1, pair % 2)))
+            answers.append(await side.ask(Ask(random_prompt(generator, 2), 1, pair % 2)))
 
     def difference_ms(measure: Callable[[Answer], float]) -> float:
         return 1e3 * (median(map(measure, changed)) - median(map(measure, repeated)))

@@ -22,7 +22,12 @@ def test_converts_model_and_adapter(
     assert len(lines) == 2
     assert "1,443,072 parameters" in lines[0]
     assert "14 weights, rank 8" in lines[1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["base.gguf", "tag.gguf"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "base.gguf",
+        "base.gguf.json",
+        "tag.gguf",
+        "tag.gguf.json",
+    ]
 
 
 @pytest.mark.parametrize(

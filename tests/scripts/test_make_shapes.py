@@ -50,6 +50,7 @@ def test_llama_cpp_computes_lively_logits_in_every_type(folder: Path, type_name:
     model.close()
     assert np.isfinite(rows).all()
     assert 1.5 < np.std(rows[0][FIRST_WORD_ID:-1]) < 2.5
+    assert not np.any(np.delete(rows, np.s_[FIRST_WORD_ID:-1], axis=1))
     winners = [int(row.argmax()) for row in rows]
     assert min(winners) >= FIRST_WORD_ID
     assert len(set(winners)) > 10
