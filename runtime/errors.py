@@ -89,13 +89,14 @@ class UnknownRoute(GemlaneError):
 
 
 class MethodNotAllowed(GemlaneError):
-    """The resource does not know that method; ``method`` is what came."""
+    """The resource does not know that method; ``method`` is what came, ``allowed`` are those it knows."""
 
     code = "method_not_allowed"
 
-    def __init__(self, message: str, method: str = "") -> None:
+    def __init__(self, message: str, method: str = "", allowed: frozenset[str] = frozenset()) -> None:
         super().__init__(message)
         self.method = method
+        self.allowed = allowed
 
 
 class UnknownModel(GemlaneError):

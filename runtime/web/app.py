@@ -8,11 +8,13 @@ from runtime.adapters.ingest import Finetunes
 from runtime.adapters.registry import Registry
 from runtime.client import Engine
 from runtime.cloudflare import binding, catalogue
+from runtime.cloudflare import description as cloudflare_paths
 from runtime.cloudflare import finetunes as finetune_routes
 from runtime.cloudflare import routes as cloudflare
 from runtime.config import ServerSettings
+from runtime.openai import description as openai_paths
 from runtime.openai import routes as openai
-from runtime.web import health, plain
+from runtime.web import description, health, plain
 from runtime.web.keys import ENGINE, FINETUNES, LIMITS, REGISTRY, SETTINGS, SILENCE
 from runtime.web.limits import Limits, limits_of
 from runtime.web.middleware import make_middleware, make_prepare_hook
@@ -49,6 +51,7 @@ def build_app(
     catalogue.add_routes(app)
     finetune_routes.add_routes(app)
     openai.add_routes(app)
+    description.add_routes(app, health.PATHS, cloudflare_paths.PATHS, openai_paths.PATHS)
     return app
 
 

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
 from runtime.adapters.registry import Registry
 from runtime.client import Engine
 from runtime.errors import Unauthorized
+from runtime.web.description import ANYTHING, TEXT, answers, operation, path, record
 from runtime.web.keys import ENGINE, REGISTRY
 from runtime.web.tokens import Tokens
+
+PATHS: Final = {
+    "/health": path(
+        get=operation("Whether requests will be answered", answers(record({"status": TEXT}), ANYTHING, (405, 503)))
+    ),
+    "/openapi.json": path(get=operation("This document", answers(ANYTHING, ANYTHING, (401, 405)))),
+}
 
 
 def health_of(engine: Engine, registry: Registry) -> dict[str, Any]:

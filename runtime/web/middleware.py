@@ -54,7 +54,8 @@ def _typed(error: Exception) -> Exception:
         case web.HTTPNotFound():
             return UnknownRoute("nothing lives at that path")
         case web.HTTPMethodNotAllowed():
-            return MethodNotAllowed(f"that path does not know {error.method}", error.method)
+            allowed = frozenset(error.allowed_methods)
+            return MethodNotAllowed(f"that path does not know {error.method}", error.method, allowed)
         case web.HTTPRequestEntityTooLarge():
             return RequestTooLarge("the body is over its limit")
         case web.HTTPException() | web.RequestPayloadError():
@@ -77,4 +78,6 @@ async def _respond(request: web.Request, face: Face, error: Exception) -> web.St
         return await break_off(request, error)
     answer = face.render_error(error, request[REQUEST_ID])
     headers = {"Content-Type": "application/json", **answer.headers}
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = ", ".join(sorted(error.allowed))
     return web.Response(status=answer.status, body=answer.body, headers=headers)
