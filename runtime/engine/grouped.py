@@ -8,6 +8,7 @@ from pathlib import Path
 from convert.gguf_header import GgufHeader
 from runtime.engine.doorway import check_adapter_file
 from runtime.engine.turns import Turns
+from runtime.errors import AdapterError
 from runtime.generation import BASE, Blend
 from runtime.llama.adapter import Adapter
 from runtime.llama.context import Chunk, Context
@@ -37,6 +38,16 @@ class GroupedAdapters:
             check_adapter_file(path, self._base)
             self._loaded[digest] = Adapter(self._model, path)
 
+    def check(self, blend: Blend) -> None:
+        """Any set of adapters will do."""
+
+    def prepare(self) -> list[tuple[Blend, AdapterError]]:
+        """Nothing is prepared: adapters are set batch by batch."""
+        return []
+
+    def forget(self, blend: Blend) -> None:
+        """Nothing is kept for a blend."""
+
     def remove(self, digest: str) -> None:
         """Free an adapter that no sequence uses any more."""
         if any(member.digest == digest for member in self._current.members):
@@ -57,9 +68,3 @@ class GroupedAdapters:
         if blend != self._current:
             self._context.set_adapters([(self._loaded[one.digest], one.scale) for one in blend.members])
             self._current = blend
-
-    def free(self) -> None:
-        """Give the native memory back, after the context's."""
-        for adapter in self._loaded.values():
-            adapter.free()
-        self._loaded.clear()

@@ -13,15 +13,19 @@ from typing import Protocol
 
 from runtime.engine.answer import Answer
 from runtime.engine.pace import Pace
-from runtime.engine.scheduler import Limits, Places, Scheduler, Share
+from runtime.engine.prefixes import Drop, Prefixes, Share
+from runtime.engine.scheduler import Limits, Part, Places, Scheduler
 from runtime.engine.sequence import Sequence, State
 from runtime.engine.shelf import Shelf
-from runtime.errors import ContextExceeded, DecodeError, GemlaneError, InvalidRequest
+from runtime.errors import AdapterError, ContextExceeded, DecodeError, GemlaneError, InvalidRequest
 from runtime.generation import Blend, FinishReason, GenerationRequest, Usage
-from runtime.llama.context import Chunk, Context
+from runtime.llama.context import MAX_SEQUENCE_IDS, Chunk, Context
 from runtime.llama.model import Model
 from runtime.llama.sampler import Sampler
 from runtime.messages import AdapterAdded, AdapterRefused, Event, Failed, Finished, Started, Stats
+
+# Kept prefixes; more would only cost time to search.
+_MOST_KEPT = 128
 
 
 class Adapters(Protocol):
@@ -38,14 +42,20 @@ class Adapters(Protocol):
     def add(self, digest: str, path: Path) -> None:
         """Take an adapter in; raises an AdapterError if it cannot be used."""
 
+    def check(self, blend: Blend) -> None:
+        """Raise an AdapterError if known adapters cannot be used together."""
+
+    def prepare(self) -> list[tuple[Blend, AdapterError]]:
+        """Get blends ready that have taken a place; those that cannot be, and why."""
+
+    def forget(self, blend: Blend) -> None:
+        """Drop what was prepared for a blend that nobody uses any more."""
+
     def remove(self, digest: str) -> None:
         """Let go of an adapter that nobody uses."""
 
     def decode(self, chunks: Row[tuple[Chunk, Blend]]) -> list[int]:
         """Run a batch; the row of each chunk's logits, or -1."""
-
-    def free(self) -> None:
-        """Give the native memory back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +69,21 @@ class _Running:
 class Engine:
     """Owns the sequences and drives the model. One thread."""
 
-    def __init__(
-        self, model: Model, context: Context, adapters: Adapters, limits: Limits, *, n_ctx: int, step_budget_ms: float
-    ) -> None:
+    def __init__(self, model: Model, context: Context, adapters: Adapters, limits: Limits) -> None:
         self._model = model
         self._context = context
         self._adapters = adapters
-        self._n_ctx = n_ctx
-        self._scheduler = Scheduler(limits, adapters.places)
-        self._pace = Pace(step_budget_ms)
+        self._limits = limits
+        kept_ids = range(context.n_sequences, min(context.n_sequences + _MOST_KEPT, MAX_SEQUENCE_IDS))
+        self._prefixes = Prefixes(limits.n_kv_cells, kept_ids)
+        self._scheduler = Scheduler(limits, adapters.places, self._prefixes)
+        self._pace = Pace(limits.step_budget_ms)
         self._shelf = Shelf()
         self._sequences: dict[str, Sequence] = {}
         self._running: dict[Sequence, _Running] = {}
         self._events: list[Event] = []
+        self.is_blocked = False
+        """Whether the last step found nothing that can run yet: adapters are still being prepared."""
         self._n_steps = self._n_decoded_tokens = self._n_cached_tokens = 0
 
     @property
@@ -93,13 +105,19 @@ class Engine:
         if request.request_id in self._sequences:
             raise InvalidRequest(f"request id {request.request_id} is in use")
         tokens = self._model.tokenize(request.prompt)
-        if len(tokens) >= self._n_ctx:
+        n_ctx = self._limits.n_ctx
+        if len(tokens) >= n_ctx:
             raise ContextExceeded(
-                f"the prompt has {len(tokens)} tokens; at most {self._n_ctx - 1} leave room for an answer "
-                f"in the context window of {self._n_ctx}"
+                f"the prompt has {len(tokens)} tokens; at most {n_ctx - 1} leave room for an answer "
+                f"in the context window of {n_ctx}"
             )
         self._shelf.hold(request.blend)
-        return Sequence(request, tokens, self._n_ctx)
+        try:
+            self._adapters.check(request.blend)
+        except AdapterError:
+            self._shelf.release(request.blend)
+            raise
+        return Sequence(request, tokens, n_ctx)
 
     def cancel(self, request_id: str) -> None:
         """Forget a request; unknown ids are ignored, since its end may have crossed the cancellation."""
@@ -124,40 +142,66 @@ class Engine:
         """Run one batch; the events it brought, in order."""
         for sequence in self._scheduler.admit():
             self._start(sequence)
-        if batch := self._scheduler.schedule(self._pace.n_prefill):
-            rows = self._decode(batch)
-            for share, row in zip(batch, rows, strict=True):
-                self._advance(share, row)
+        for blend, error in self._adapters.prepare():
+            self._refuse(blend, error)
+        batch = self._scheduler.schedule(self._pace.n_prefill(self._scheduler.n_answering))
+        self.is_blocked = not batch
+        self._tidy_cache()
+        for part, row in zip(batch, self._decode(batch), strict=True):
+            self._advance(part, row)
+        self._tidy_cache()
         events, self._events = self._events, []
         return events
 
     def _start(self, sequence: Sequence) -> None:
         sampler = Sampler(sequence.request.sampling, sequence.tokens, self._context)
         self._running[sequence] = _Running(sampler, Answer(sequence.request))
+        self._n_cached_tokens += sequence.n_cached
 
-    def _decode(self, batch: list[Share]) -> list[int]:
-        """The rows of the batch's logits; no shares are left in ``batch`` if it failed."""
-        chunks = [(_chunk(share), share.sequence.blend) for share in batch]
+    def _tidy_cache(self) -> None:
+        """Let llama.cpp's cache follow what was decided about prefixes."""
+        for operation in self._prefixes.take_operations():
+            match operation:
+                case Share(source_id, target_id, n_tokens):
+                    self._context.share(source_id, target_id, n_tokens)
+                case Drop(sequence_id):
+                    self._context.remove(sequence_id)
+
+    def _refuse(self, blend: Blend, error: AdapterError) -> None:
+        """Fail every sequence that waits for a blend which cannot be prepared."""
+        for sequence in self._scheduler.running:
+            if sequence.blend == blend:
+                self._fail(sequence, error)
+        self._adapters.forget(blend)
+
+    def _fail(self, sequence: Sequence, error: GemlaneError) -> None:
+        self._events.append(Failed(sequence.request_id, error.code, str(error)))
+        self._end(sequence, State.FAILED)
+
+    def _decode(self, batch: list[Part]) -> list[int]:
+        """The rows of the batch's logits; no parts are left in ``batch`` if it failed."""
+        if not batch:
+            return []
+        chunks = [(_chunk(part), part.sequence.blend) for part in batch]
         started = time.perf_counter()
         try:
             rows = self._adapters.decode(chunks)
         except DecodeError as error:
-            for share in batch:
-                self._events.append(Failed(share.sequence.request_id, error.code, str(error)))
-                self._end(share.sequence, State.FAILED)
+            for part in batch:
+                self._fail(part.sequence, error)
             batch.clear()
             return []
-        n_prefill = sum(share.n_tokens for share in batch if share.sequence.state is State.PREFILL)
-        n_tokens = sum(share.n_tokens for share in batch)
+        n_prefill = sum(part.n_tokens for part in batch if part.sequence.state is State.PREFILL)
+        n_tokens = sum(part.n_tokens for part in batch)
         self._pace.observe(n_tokens - n_prefill, n_prefill, 1000 * (time.perf_counter() - started))
         self._n_steps += 1
         self._n_decoded_tokens += n_tokens
         return rows
 
-    def _advance(self, share: Share, row: int) -> None:
+    def _advance(self, part: Part, row: int) -> None:
         """Note what was computed; choose the next token where the batch reached a sequence's end."""
-        sequence, is_complete = share.sequence, share.completes
-        self._scheduler.computed(share)
+        sequence, is_complete = part.sequence, part.completes
+        self._scheduler.computed(part)
         if not is_complete:
             return
         if sequence.state is State.PREFILL:
@@ -191,7 +235,6 @@ class Engine:
         """Let go of everything a sequence holds."""
         if running := self._running.pop(sequence, None):
             running.sampler.free()
-            self._context.remove(sequence.sequence_id)
         self._scheduler.end(sequence, state)
         del self._sequences[sequence.request_id]
         for digest in self._shelf.release(sequence.blend):
@@ -204,15 +247,15 @@ class Engine:
         return Stats(
             n_running=len(running),
             n_waiting=len(self._scheduler.waiting),
-            n_kv_cells_used=sum(sequence.n_computed for sequence in running),
+            n_kv_cells_used=self._prefixes.n_cells_running,
             n_steps=self._n_steps,
             n_decoded_tokens=self._n_decoded_tokens,
             n_cached_tokens=self._n_cached_tokens,
         )
 
 
-def _chunk(share: Share) -> Chunk:
-    sequence = share.sequence
-    tokens = sequence.tokens[sequence.n_computed : sequence.n_computed + share.n_tokens]
-    wants_logits = share.completes and sequence.n_answer_max > 0
+def _chunk(part: Part) -> Chunk:
+    sequence = part.sequence
+    tokens = sequence.tokens[sequence.n_computed : sequence.n_computed + part.n_tokens]
+    wants_logits = part.completes and sequence.n_answer_max > 0
     return Chunk(sequence.sequence_id, tokens, sequence.n_computed, wants_logits)

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,20 +36,24 @@ _PROGRESS_STEP = 0.01
 
 
 class _Stop:
-    """What stands in the inbox when the engine has to end."""
+    """Stands in the inbox when the engine has to end."""
 
 
-Inbox = queue.SimpleQueue[Message | _Stop]
+class _Wake:
+    """Stands in the inbox when a step may find something to do again."""
 
 
-def read_commands(source: BinaryIO, inbox: Inbox) -> None:
-    """Put every command into the inbox, and a stop at the end of the input; runs in a thread of its own."""
+Inbox = queue.SimpleQueue[Message | _Stop | _Wake]
+
+
+def read_commands(source: BinaryIO, inbox: Inbox, on_end: Callable[[], None]) -> None:
+    """Put every command into the inbox, and tell the end of the input; runs in a thread of its own."""
     for line in source:
         try:
             inbox.put(decode(line))
         except ValueError as error:
             _LOG.error("ignoring a line on standard input: %s", error)
-    inbox.put(_Stop())
+    on_end()
 
 
 class Process:
@@ -61,7 +66,7 @@ class Process:
         self._is_stopping = False
 
     def stop(self, *_signal: object) -> None:
-        """End after the step in progress; also a signal handler (``SimpleQueue.put`` may be called in one)."""
+        """End after the step in progress. Called by the reader and by signals; ``SimpleQueue.put`` allows both."""
         self._is_stopping = True
         self._inbox.put(_Stop())
 
@@ -82,7 +87,9 @@ class Process:
 
     def _load_and_serve(self, load: Load) -> int:
         try:
-            self._engine, ready = start(Library(), load.settings, self._tell_progress)
+            self._engine, ready = start(
+                Library(), load.settings, on_progress=self._tell_progress, on_prepared=lambda: self._inbox.put(_Wake())
+            )
         except ModelLoadError as error:
             if self._is_stopping:
                 return 0
@@ -110,14 +117,17 @@ class Process:
 
     def _take_commands(self) -> bool:
         """Obey every command that has come, waiting for one only if there is nothing to do; False at the end."""
+        must_wait = self._engine.is_idle or self._engine.is_blocked
         while True:
             try:
-                command = self._inbox.get(block=self._engine.is_idle)
+                command = self._inbox.get(block=must_wait)
             except queue.Empty:
                 return True
             if isinstance(command, _Stop):
                 return False
-            self.send(*self._obey(command))
+            if not isinstance(command, _Wake):
+                self.send(*self._obey(command))
+            must_wait = self._engine.is_idle
 
     def _obey(self, command: Message) -> list[Event]:
         match command:
@@ -140,13 +150,13 @@ def main(events: BinaryIO) -> int:
     Args:
         events: where events go; standard output itself belongs to nobody.
     """
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("llama.cpp").setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    _LOG.setLevel(logging.INFO)
     inbox: Inbox = queue.SimpleQueue()
     process = Process(inbox, events)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, process.stop)
-    threading.Thread(target=read_commands, args=(sys.stdin.buffer, inbox), daemon=True).start()
+    threading.Thread(target=read_commands, args=(sys.stdin.buffer, inbox, process.stop), daemon=True).start()
     try:
         return process.run()
     except BrokenPipeError:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from runtime.engine.prefixes import Coming, Prefixes
 from runtime.engine.sequence import Sequence, State
 from runtime.generation import Blend
 
@@ -22,8 +23,11 @@ MAX_OVERTAKES = 32
 class Places(Protocol):
     """Who may share a batch: one policy for mixed batches, one for grouped ones."""
 
-    def enter(self, blend: Blend) -> bool:
-        """Take a place for one more sequence under ``blend``; False if it has to wait."""
+    def has_place(self, blend: Blend) -> bool:
+        """Whether one more sequence under ``blend`` may run now."""
+
+    def enter(self, blend: Blend) -> None:
+        """Take the place of one more sequence under ``blend``."""
 
     def leave(self, blend: Blend) -> None:
         """Give up the place of one sequence under ``blend``."""
@@ -33,7 +37,7 @@ class Places(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Part:
     """A sequence's part of a batch: its next ``n_tokens`` pending tokens."""
 
     sequence: Sequence
@@ -49,21 +53,30 @@ class Share:
 class Limits:
     """What there is to give out."""
 
-    n_parallel: int
+    n_ctx: int
+    """Tokens of one sequence, prompt and answer together."""
     n_kv_cells: int
+    """Tokens of all sequences and kept prefixes together."""
+    n_parallel: int
+    """Sequences that run at once."""
     n_batch: int
+    """Tokens of one batch."""
+    step_budget_ms: float
+    """How long a step should take at most while sequences answer."""
 
 
 class Scheduler:
     """Owns every sequence from submission to its end."""
 
-    def __init__(self, limits: Limits, places: Places) -> None:
+    def __init__(self, limits: Limits, places: Places, prefixes: Prefixes) -> None:
         self._limits = limits
         self._places = places
+        self._prefixes = prefixes
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._free_ids = list(reversed(range(limits.n_parallel)))
         self._n_overtakes = 0
+        self._awaited: dict[Sequence, Coming] = {}
 
     @property
     def waiting(self) -> tuple[Sequence, ...]:
@@ -75,11 +88,6 @@ class Scheduler:
         """Those admitted, oldest first."""
         return tuple(self._running)
 
-    @property
-    def n_cells_reserved(self) -> int:
-        """Cells that running sequences hold or may come to hold."""
-        return sum(sequence.n_cells_max for sequence in self._running)
-
     def add(self, sequence: Sequence) -> None:
         """Let a sequence wait for its turn."""
         self._waiting.append(sequence)
@@ -87,64 +95,87 @@ class Scheduler:
     def end(self, sequence: Sequence, state: State) -> None:
         """End a sequence; its id, place and cells are free at once."""
         sequence.move(state)
+        self._awaited.pop(sequence, None)
         if sequence in self._running:
             self._running.remove(sequence)
             self._free_ids.append(sequence.sequence_id)
             self._places.leave(sequence.blend)
+            self._prefixes.end(sequence.sequence_id, is_kept=state is not State.FAILED)
         else:
             self._waiting.remove(sequence)
 
     def admit(self) -> list[Sequence]:
         """Start those whose turn it is."""
         admitted = []
-        is_passing = False
+        has_passed = False
         for sequence in tuple(self._waiting):
-            if not self._has_room(sequence):
+            if not self._free_ids:
                 break
-            if not self._places.enter(sequence.blend):
-                is_passing = True
+            if not self._places.has_place(sequence.blend):
                 if self._n_overtakes >= MAX_OVERTAKES:
                     break
-                continue
-            self._n_overtakes = self._n_overtakes + 1 if is_passing else 0
-            self._waiting.remove(sequence)
-            self._start(sequence)
-            admitted.append(sequence)
+                has_passed = True
+            elif not self._is_prefix_coming(sequence):
+                if not self._prefixes.has_room(sequence.blend, sequence.tokens, sequence.n_cells_max):
+                    break
+                self._n_overtakes = self._n_overtakes + 1 if has_passed else 0
+                self._start(sequence)
+                admitted.append(sequence)
         return admitted
 
-    def _has_room(self, sequence: Sequence) -> bool:
-        return bool(self._free_ids) and self.n_cells_reserved + sequence.n_cells_max <= self._limits.n_kv_cells
+    def _is_prefix_coming(self, sequence: Sequence) -> bool:
+        """Whether the sequence had better wait, since a running one computes what both begin with."""
+        coming = self._awaited.get(sequence)
+        if coming is None or not self._prefixes.is_coming(coming):
+            coming = self._prefixes.find_coming(sequence.blend, sequence.tokens)
+        if coming is None:
+            self._awaited.pop(sequence, None)
+            return False
+        self._awaited[sequence] = coming
+        return True
 
     def _start(self, sequence: Sequence) -> None:
         sequence.move(State.PREFILL)
+        self._waiting.remove(sequence)
+        self._awaited.pop(sequence, None)
+        self._places.enter(sequence.blend)
         sequence.sequence_id = self._free_ids.pop()
+        sequence.n_cached = sequence.n_computed = self._prefixes.begin(
+            sequence.sequence_id, sequence.blend, sequence.tokens, sequence.n_cells_max
+        )
         self._running.append(sequence)
 
-    def schedule(self, n_budget: int) -> list[Share]:
+    @property
+    def n_answering(self) -> int:
+        """Running sequences that answer: they want their next token soon."""
+        return sum(sequence.state is State.DECODE for sequence in self._running)
+
+    def schedule(self, n_prefill: int) -> list[Part]:
         """The next batch.
 
         Args:
-            n_budget: prompt tokens the step may take while sequences answer; one goes along always.
+            n_prefill: prompt tokens the step may take while sequences answer.
 
         Returns:
-            The shares, one for each sequence that takes part; empty if nothing runs.
+            The parts, one for each sequence that takes part; empty if nothing runs.
         """
         chosen = self._places.choose(dict.fromkeys(sequence.blend for sequence in self._running))
         members = [sequence for sequence in self._running if sequence.blend in chosen]
         decodes = [sequence for sequence in members if sequence.state is State.DECODE]
         prefills = [sequence for sequence in members if sequence.state is State.PREFILL]
         n_batch = self._limits.n_batch
-        is_streaming = any(sequence.state is State.DECODE for sequence in self._running)
-        n_prefill = max(1, n_budget) if is_streaming else n_batch
-        shares = [Share(sequence, 1) for sequence in decodes]
-        return shares + _share_out(prefills, min(n_prefill, n_batch - len(decodes)))
+        if not self.n_answering:
+            n_prefill = n_batch
+        parts = [Part(sequence, 1) for sequence in decodes]
+        return parts + _share_out(prefills, min(n_prefill, n_batch - len(decodes)))
 
-    def computed(self, share: Share) -> None:
-        """Note that a share of the last batch went through the model."""
-        share.sequence.n_computed += share.n_tokens
+    def computed(self, part: Part) -> None:
+        """Note that a part of the last batch went through the model."""
+        part.sequence.n_computed += part.n_tokens
+        self._prefixes.grow(part.sequence.sequence_id, part.n_tokens)
 
 
-def _share_out(prefills: list[Sequence], n_tokens: int) -> list[Share]:
+def _share_out(prefills: list[Sequence], n_tokens: int) -> list[Part]:
     """Give ``n_tokens`` to prompts, oldest first: half to the oldest, the rest to those with least left to read."""
     if not prefills or n_tokens <= 0:
         return []
@@ -154,4 +185,4 @@ def _share_out(prefills: list[Sequence], n_tokens: int) -> list[Share]:
         n_granted = min(sequence.n_pending - granted.get(sequence, 0), n_left)
         granted[sequence] = granted.get(sequence, 0) + n_granted
         n_left -= n_granted
-    return [Share(sequence, granted[sequence]) for sequence in prefills if granted[sequence]]
+    return [Part(sequence, granted[sequence]) for sequence in prefills if granted[sequence]]

@@ -1,20 +1,26 @@
-"""From settings to a running engine: the file is checked, the model loaded, the cache sized."""
+"""From settings to a running engine: the file is checked, the model loaded, the cache sized, the lanes proven."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from convert.gguf_header import GgufHeader
 from runtime.config import EngineSettings
 from runtime.engine.doorway import check_model_file
 from runtime.engine.grouped import GroupedAdapters
-from runtime.engine.loop import Engine
+from runtime.engine.loop import Adapters, Engine
+from runtime.engine.mixed import MixedAdapters
 from runtime.engine.scheduler import Limits
+from runtime.engine.selfcheck import N_PROBES, N_SEQUENCES, SelfCheckError, prove_lanes
+from runtime.errors import DecodeError, InvalidAdapter, ModelLoadError
+from runtime.llama.bank import BankShape
 from runtime.llama.context import Context, ContextShape
+from runtime.llama.laned import LanedContext
 from runtime.llama.library import Library, n_physical_cores
 from runtime.llama.model import Model
+from runtime.llama.template import lora_shapes
 from runtime.messages import ModelInfo, Ready
 
 _LOG = logging.getLogger("gemlane.engine")
@@ -24,25 +30,35 @@ _DEFAULT_N_CTX, _DEFAULT_KV_CELLS = 4096, 8192
 _N_BATCH = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """What the settings and the model give together."""
-
-    n_ctx: int
-    n_kv_cells: int
-
-
-def sizes(settings: EngineSettings, n_ctx_train: int) -> Sizes:
-    """Context window and cache; a request can never be longer than the model was trained for or the cache holds."""
+def limits_of(settings: EngineSettings, n_ctx_train: int) -> Limits:
+    """What settings and model give together; no request can be longer than the model was trained for."""
     n_ctx = min(settings.n_ctx or _DEFAULT_N_CTX, n_ctx_train)
     if settings.n_ctx > n_ctx:
         _LOG.warning("--n-ctx %d is more than the model's %d; using %d", settings.n_ctx, n_ctx_train, n_ctx)
     n_kv_cells = settings.kv_cells or max(n_ctx, min(settings.parallel * n_ctx, _DEFAULT_KV_CELLS))
-    return Sizes(min(n_ctx, n_kv_cells), n_kv_cells)
+    return Limits(
+        n_ctx=min(n_ctx, n_kv_cells),
+        n_kv_cells=n_kv_cells,
+        n_parallel=settings.parallel,
+        n_batch=max(_N_BATCH, settings.parallel),
+        step_budget_ms=settings.step_budget_ms,
+    )
 
 
-def start(library: Library, settings: EngineSettings, on_progress: Callable[[float], bool]) -> tuple[Engine, Ready]:
+def start(
+    library: Library,
+    settings: EngineSettings,
+    *,
+    on_progress: Callable[[float], bool],
+    on_prepared: Callable[[], None],
+) -> tuple[Engine, Ready]:
     """Load the model and make the engine.
+
+    Args:
+        library: llama.cpp, started.
+        settings: the user's.
+        on_progress: told how much of the model is loaded; loading stops when it answers False.
+        on_prepared: called from another thread when a step may find something to do again.
 
     Raises:
         ModelLoadError: the model cannot be served; the message says why and what to do.
@@ -51,32 +67,66 @@ def start(library: Library, settings: EngineSettings, on_progress: Callable[[flo
     header = check_model_file(path)
     n_gpu_layers = _n_gpu_layers(library, settings)
     model = Model(library, path, n_gpu_layers=n_gpu_layers, on_progress=on_progress)
-    size = sizes(settings, model.n_ctx_train)
-    limits = Limits(settings.parallel, size.n_kv_cells, max(_N_BATCH, settings.parallel))
-    shape = ContextShape(
-        n_kv_cells=size.n_kv_cells,
-        n_batch=limits.n_batch,
-        n_sequences=settings.parallel,
-        n_threads=settings.threads or n_physical_cores(),
-        kv_type=settings.kv_type,
-    )
-    context = Context(model, shape)
-    adapters = GroupedAdapters(model, context, header)
-    engine = Engine(model, context, adapters, limits, n_ctx=size.n_ctx, step_budget_ms=settings.step_budget_ms)
+    limits = limits_of(settings, model.n_ctx_train)
+    context, adapters, reason = _make_context(model, header, settings, limits, on_prepared)
+    engine = Engine(model, context, adapters, limits)
     info = ModelInfo(
         name=model.description,
         size_bytes=model.size_bytes,
         n_params=model.n_params,
         n_layers=model.n_layers,
-        n_ctx=size.n_ctx,
-        n_kv_cells=size.n_kv_cells,
+        n_ctx=limits.n_ctx,
+        n_kv_cells=limits.n_kv_cells,
         n_parallel=settings.parallel,
         device="gpu" if n_gpu_layers else "cpu",
     )
-    return engine, Ready(info, adapters.mode, "mixed batches are not built yet")
+    _LOG.debug("adapter batching is %s: %s", adapters.mode, reason)
+    return engine, Ready(info, adapters.mode, reason)
 
 
 def _n_gpu_layers(library: Library, settings: EngineSettings) -> int:
     if settings.gpu_layers != "auto":
         return int(settings.gpu_layers)
     return -1 if library.has_gpu else 0
+
+
+def _make_context(
+    model: Model, header: GgufHeader, settings: EngineSettings, limits: Limits, on_prepared: Callable[[], None]
+) -> tuple[Context, Adapters, str]:
+    """The context, how batches get their adapters, and why so."""
+    shape = ContextShape(
+        n_kv_cells=limits.n_kv_cells,
+        n_batch=limits.n_batch,
+        # The self-check mixes more sequences than a server of one or two would.
+        n_sequences=max(settings.parallel, N_SEQUENCES),
+        n_threads=settings.threads or n_physical_cores(),
+        kv_type=settings.kv_type,
+    )
+    reason = "asked for"
+    if settings.adapter_batching != "grouped":
+        n_lanes = max(settings.lanes, N_PROBES)
+        bank_shape = BankShape(n_lanes, settings.max_lora_rank, settings.lane_type, limits.n_batch)
+        try:
+            laned, reason = _make_lanes(model, header, shape, bank_shape)
+        except (ModelLoadError, SelfCheckError, DecodeError, InvalidAdapter) as error:
+            if settings.adapter_batching == "mixed":
+                raise ModelLoadError(f"mixed batches are not possible here: {error}") from error
+            reason = f"mixed batches are not possible here: {error}"
+            _LOG.warning("%s; falling back to one adapter a batch", reason)
+        else:
+            return laned.context, MixedAdapters(laned, bank_shape, header, on_prepared), reason
+    context = Context(model, shape)
+    return context, GroupedAdapters(model, context, header), reason
+
+
+def _make_lanes(
+    model: Model, header: GgufHeader, shape: ContextShape, bank_shape: BankShape
+) -> tuple[LanedContext, str]:
+    """A context with proven lanes, and what was proven."""
+    laned = LanedContext(model, shape, lora_shapes(header), bank_shape)
+    try:
+        verdict = prove_lanes(model, laned, bank_shape, header)
+    except (SelfCheckError, DecodeError, InvalidAdapter):
+        laned.free()
+        raise
+    return laned, f"the self-check found lanes within {100 * verdict.worst:.1f} % of llama.cpp's own adapters"

@@ -20,10 +20,13 @@ class Turns:
         self._last_turn: dict[Blend, int] = {}
         self._n_turns = 0
 
-    def enter(self, blend: Blend) -> bool:
-        """Any blend may enter: turns are given, not places."""
+    def has_place(self, blend: Blend) -> bool:
+        """Always: turns are given, not places."""
         del blend
         return True
+
+    def enter(self, blend: Blend) -> None:
+        """Nothing is held."""
 
     def leave(self, blend: Blend) -> None:
         """Nothing is held."""

@@ -18,6 +18,8 @@ from runtime.llama.model import Model
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 # llama.h, enum llama_flash_attn_type.
 _FLASH_ATTENTION_AUTO, _FLASH_ATTENTION_ON = -1, 1
+# llama-cparams.h, LLAMA_MAX_SEQ. Batches take ids below ``n_sequences``; a unified cache can hold the others too.
+MAX_SEQUENCE_IDS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Context:
         # A quantised V cache exists only under flash attention (llama.cpp, llama_init_from_model).
         parameters.flash_attn_type = _FLASH_ATTENTION_ON if shape.kv_type == "q8_0" else _FLASH_ATTENTION_AUTO
         parameters.no_perf = True
+        # Weights must be multiplied where they lie: lanes lie beside them.
+        parameters.op_offload = False
         if eval_callback is not None:
             parameters.cb_eval = eval_callback
         model.library.take_errors()
@@ -76,7 +80,7 @@ class Context:
         self._memory = native.llama_get_memory(self.handle)
         self.n_vocab = model.n_vocab
         self.n_kv_cells: int = native.llama_n_ctx(self.handle)
-        self.n_batch = shape.n_batch
+        self.n_sequences = shape.n_sequences
         self._make_batch(shape.n_batch)
 
     def _make_batch(self, n_batch: int) -> None:
@@ -136,6 +140,10 @@ class Context:
         if status != 0:
             raise DecodeError(f"llama_decode failed with {status}: {self._library.take_errors() or 'no reason given'}")
         return rows
+
+    def synchronize(self) -> None:
+        """Wait until nothing of an earlier batch is still being computed."""
+        native.llama_synchronize(self.handle)
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """A copy of the logits at ``row`` of the last batch: float32 ``[n_vocab]``."""

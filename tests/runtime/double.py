@@ -46,6 +46,7 @@ class ScriptedEngine:
         """Set whenever a request's context has been left."""
         self.adapters: dict[str, Path] = {}
         self.refusals: dict[str, GemlaneError] = {}
+        self.n_in_flight = 0
 
     @asynccontextmanager
     async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncGenerator[GenerationEvent, None]]:

@@ -15,6 +15,7 @@ async def test_ready(client: ClientSession) -> None:
     assert health["model"]["name"] == "tiny"
     assert (health["adapter_batching"], health["adapter_batching_reason"]) == ("mixed", "the script says so")
     assert health["adapters"] == [{"id": PIRATE.id, "name": "pirate"}]
+    assert health["requests"] == {"in_flight": 0}
 
 
 async def test_starting(client: ClientSession, engine: ScriptedEngine) -> None:

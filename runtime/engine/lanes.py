@@ -1,0 +1,104 @@
+"""Which blend sits in which lane. Pure policy on integers: it writes no weight.
+
+A lane is empty, filling, or ready. A lane whose blend some sequence uses is never given to another; among those that
+nobody uses the one idle longest goes first. The base model needs no lane: it is lane 0, always ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from runtime.generation import Blend
+
+BASE_LANE = 0
+
+
+@dataclass(slots=True)
+class _Lane:
+    lane_id: int
+    blend: Blend | None = None
+    n_users: int = 0
+    is_filling: bool = False
+    idle_since: int = 0
+
+    @property
+    def is_idle(self) -> bool:
+        return self.n_users == 0 and not self.is_filling
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """The weights of ``blend`` have to be written into a lane."""
+
+    lane_id: int
+    blend: Blend
+
+
+class Lanes:
+    """Gives lanes to blends. A blend keeps its lane while sequences use it, and after that until it is needed."""
+
+    def __init__(self, n_lanes: int) -> None:
+        self._lanes = {lane_id: _Lane(lane_id) for lane_id in range(1, n_lanes + 1)}
+        self._by_blend: dict[Blend, _Lane] = {}
+        self._to_fill: list[Fill] = []
+        self._now = 0
+
+    def has_place(self, blend: Blend) -> bool:
+        """Whether ``blend`` has a lane, or one could be given to it."""
+        return blend.is_base or blend in self._by_blend or any(lane.is_idle for lane in self._lanes.values())
+
+    def enter(self, blend: Blend) -> None:
+        """Take a lane for one more sequence under ``blend``, which has a place."""
+        if blend.is_base:
+            return
+        if blend not in self._by_blend:
+            idle = (lane for lane in self._lanes.values() if lane.is_idle)
+            self._give(min(idle, key=lambda one: (one.blend is not None, one.idle_since)), blend)
+        self._by_blend[blend].n_users += 1
+
+    def _give(self, lane: _Lane, blend: Blend) -> None:
+        if lane.blend is not None:
+            del self._by_blend[lane.blend]
+        lane.blend, lane.is_filling = blend, True
+        self._by_blend[blend] = lane
+        self._to_fill.append(Fill(lane.lane_id, blend))
+
+    def leave(self, blend: Blend) -> None:
+        """One sequence under ``blend`` has ended; its weights stay until the lane is needed."""
+        if blend.is_base:
+            return
+        lane = self._by_blend[blend]
+        lane.n_users -= 1
+        if not lane.n_users:
+            self._now += 1
+            lane.idle_since = self._now
+
+    def choose(self, blends: Iterable[Blend]) -> frozenset[Blend]:
+        """All blends whose weights are in place: any of them can share a batch."""
+        return frozenset(blend for blend in blends if blend.is_base or not self._by_blend[blend].is_filling)
+
+    def lane_of(self, blend: Blend) -> int:
+        """The lane a running sequence's tokens use."""
+        return BASE_LANE if blend.is_base else self._by_blend[blend].lane_id
+
+    def take_fills(self) -> list[Fill]:
+        """What has to be written since the last call."""
+        fills, self._to_fill = self._to_fill, []
+        return fills
+
+    def filled(self, lane_id: int) -> None:
+        """The weights of the lane's blend are in place."""
+        self._lanes[lane_id].is_filling = False
+
+    def forget(self, blend: Blend) -> None:
+        """The lane of ``blend`` holds nothing of use: its fill failed, or an adapter of it is gone."""
+        lane = self._by_blend.get(blend)
+        if lane is not None and lane.is_idle:
+            del self._by_blend[blend]
+            lane.blend, lane.idle_since = None, 0
+
+    @property
+    def resident(self) -> frozenset[Blend]:
+        """The blends that sit in a lane."""
+        return frozenset(self._by_blend)

@@ -1,0 +1,143 @@
+"""Who runs next: in order, within the budget, with room for all, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime.engine.lanes import Lanes
+from runtime.engine.scheduler import MAX_OVERTAKES, Limits, Places
+from runtime.engine.sequence import Sequence, State
+from runtime.engine.turns import Turns
+from runtime.generation import BASE
+from tests.runtime.engine.simulated import LIMITS, N_LANES, Simulation
+from tests.runtime.engine.values import blend, request, sequence
+
+BLENDS = [BASE, blend("a"), blend("b"), blend("a", scale=0.5), blend("a", "b")]
+
+prompts = st.lists(st.integers(0, 2), min_size=1, max_size=30)
+requests = st.tuples(st.sampled_from(BLENDS), prompts, st.integers(0, 12), st.integers(0, 3), st.booleans())
+
+
+def places_of(kind: str) -> Places:
+    """The policy by its name."""
+    return Lanes(N_LANES) if kind == "mixed" else Turns()
+
+
+@pytest.mark.parametrize("kind", ["mixed", "grouped"])
+@settings(deadline=None)
+@given(arrivals=st.lists(requests, max_size=25))
+def test_everybody_ends_and_the_rules_hold(kind: str, arrivals: list[tuple[object, ...]]) -> None:
+    """Any arrivals under five blends over two lanes, shared prefixes, cancellations in between."""
+    simulation = Simulation(places_of(kind))
+    added: list[Sequence] = []
+    for number, (under, prompt, max_tokens, n_steps, is_cancelled) in enumerate(arrivals):
+        one = Sequence(request(str(number), max_tokens=max_tokens, under=under), list(prompt), LIMITS.n_ctx)
+        added.append(simulation.add(one))
+        for _ in range(n_steps):
+            simulation.step()
+        if is_cancelled and added[number // 2].state in (State.WAITING, State.PREFILL, State.DECODE):
+            simulation.cancel(added[number // 2])
+    simulation.run()
+    assert all(one.state in (State.FINISHED, State.CANCELLED) for one in added)
+    assert simulation.prefixes.n_cells_running == 0
+
+
+def simulation_of(*sequences: Sequence, limits: Limits = LIMITS, places: Places | None = None) -> Simulation:
+    """A simulation in which these wait."""
+    simulation = Simulation(places or Lanes(N_LANES), limits)
+    for one in sequences:
+        simulation.add(one)
+    return simulation
+
+
+def test_requests_beyond_parallel_wait_in_order() -> None:
+    """Four run, two wait; the first of them gets the first free id."""
+    sequences = [sequence(str(n), max_tokens=2 + n) for n in range(6)]
+    simulation = simulation_of(*sequences)
+    simulation.step()
+    assert simulation.scheduler.running == tuple(sequences[:4])
+    assert simulation.scheduler.waiting == tuple(sequences[4:])
+    while sequences[0].state is not State.FINISHED:
+        simulation.step()
+    simulation.step()
+    assert sequences[4] in simulation.scheduler.running
+
+
+def test_a_request_waits_until_all_its_cells_are_free() -> None:
+    """100 cells hold two of 40; a smaller third one does not pass the third in line."""
+    large = [sequence(f"large{n}", n_prompt=30, max_tokens=11) for n in range(3)]
+    small = sequence("small", n_prompt=3, max_tokens=2)
+    simulation = simulation_of(*large, small)
+    simulation.step()
+    assert simulation.scheduler.running == tuple(large[:2])
+    simulation.run()
+
+
+def test_answers_go_on_beside_a_long_prompt() -> None:
+    """Each answering sequence has its token in every batch; the prompt takes the budget."""
+    limits = Limits(n_ctx=500, n_kv_cells=1000, n_parallel=4, n_batch=64, step_budget_ms=250)
+    streams = [Sequence(request(str(n), max_tokens=50), [n + 1] * 3, limits.n_ctx) for n in range(3)]
+    simulation = simulation_of(*streams, limits=limits)
+    simulation.step()
+    long = simulation.add(Sequence(request("long", max_tokens=1), [7] * 300, limits.n_ctx))
+    while long.state is not State.FINISHED:
+        batch = {part.sequence: part.n_tokens for part in simulation.step(n_prefill=20)}
+        assert all(batch[one] == 1 for one in streams)
+        assert batch[long] <= 20
+    assert len(simulation.batches) == 1 + 300 / 20
+
+
+def test_an_idle_server_reads_a_prompt_in_whole_batches() -> None:
+    """Without streams nobody is made to wait."""
+    limits = Limits(n_ctx=500, n_kv_cells=1000, n_parallel=4, n_batch=64, step_budget_ms=250)
+    simulation = simulation_of(Sequence(request(max_tokens=1), [7] * 300, limits.n_ctx), limits=limits)
+    simulation.run()
+    assert [sum(part.n_tokens for part in batch) for batch in simulation.batches] == [64, 64, 64, 64, 44]
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
+    """Half of the budget is the oldest's, the rest goes to who is nearest to its first token."""
+    limits = Limits(n_ctx=500, n_kv_cells=1000, n_parallel=4, n_batch=16, step_budget_ms=250)
+    long = Sequence(request("long", max_tokens=1), [7] * 300, limits.n_ctx)
+    short = Sequence(request("short", max_tokens=1), [8] * 8, limits.n_ctx)
+    simulation = simulation_of(long, short, limits=limits)
+    simulation.step()
+    assert short.state is State.FINISHED
+    assert long.n_computed == 8
+
+
+def test_a_rare_blend_is_overtaken_a_bounded_number_of_times() -> None:
+    """Two blends keep both lanes busy; the third gets one after at most so many passed it."""
+    limits = Limits(n_ctx=40, n_kv_cells=1000, n_parallel=8, n_batch=64, step_budget_ms=250)
+    simulation = Simulation(Lanes(N_LANES), limits)
+    common = [blend("a"), blend("b")]
+    for n in range(4):
+        simulation.add(sequence(f"first{n}", under=common[n % 2], max_tokens=2 + n))
+    simulation.step()
+    rare = simulation.add(sequence("rare", under=blend("c")))
+    n_passed = 0
+    while rare.state is State.WAITING:
+        one = simulation.add(sequence(f"more{n_passed}", under=common[n_passed % 2], max_tokens=5))
+        simulation.step()
+        n_passed += one.state is not State.WAITING
+        assert n_passed <= MAX_OVERTAKES
+    assert n_passed > 0
+
+
+def test_eight_prompts_with_one_beginning_compute_it_once() -> None:
+    """The others wait for the first one's, and take it over; another blend computes its own."""
+    limits = Limits(n_ctx=500, n_kv_cells=1000, n_parallel=8, n_batch=128, step_budget_ms=250)
+    simulation = Simulation(Lanes(N_LANES), limits)
+    system = list(range(200))
+    sequences = [
+        Sequence(request(str(n), max_tokens=1, under=blend("a")), [*system, 1000 + n], limits.n_ctx) for n in range(8)
+    ]
+    other = Sequence(request("other", max_tokens=1, under=blend("b")), [*system, 2000], limits.n_ctx)
+    for one in (*sequences, other):
+        simulation.add(one)
+    simulation.run()
+    assert sum(part.n_tokens for batch in simulation.batches for part in batch) == 2 * 201 + 7
+    assert [one.n_cached for one in sequences] == [0] + [200] * 7
+    assert other.n_cached == 0
