@@ -97,6 +97,7 @@ class Process:
             return 1
         self.send(ready)
         self._serve()
+        self._engine.close()
         return 0
 
     def _tell_progress(self, fraction: float) -> bool:
