@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Protocol
 
 from runtime.engine.answer import Answer
+from runtime.engine.keeper import PrefixKeeper
 from runtime.engine.pace import Pace
+from runtime.engine.prefix_store import PrefixStore
 from runtime.engine.prefixes import Drop, Prefixes, Share
 from runtime.engine.scheduler import Limits, Part, Places, Scheduler
 from runtime.engine.sequence import Sequence, State
@@ -82,6 +84,7 @@ class Engine:
         kept_ids = range(context.n_sequences, min(context.n_sequences + _MOST_KEPT, MAX_SEQUENCE_IDS))
         self._prefixes = Prefixes(limits.n_kv_cells, kept_ids)
         self._scheduler = Scheduler(limits, adapters.places, self._prefixes)
+        self._keeper: PrefixKeeper | None = None
         self._pace = Pace(limits.step_budget_ms)
         self._shelf = Shelf()
         self._sequences: dict[str, Sequence] = {}
@@ -246,8 +249,19 @@ class Engine:
         for digest in self._shelf.release(sequence.blend):
             self._adapters.remove(digest)
 
+    def keep_prefixes_in(self, store: PrefixStore) -> int:
+        """Take hot prefixes from a folder now, and save them there from now on; how many were taken."""
+        self._keeper = PrefixKeeper(self._context, self._prefixes, store)
+        return self._keeper.restore()
+
+    def rest(self) -> bool:
+        """Do a piece of housekeeping while there is nothing to step for; False if none is left."""
+        return self._keeper is not None and self._keeper.save_one()
+
     def close(self) -> None:
-        """Give all native memory back; the engine is of no more use."""
+        """Save what is worth it, and give all native memory back; the engine is of no more use."""
+        while self.is_idle and self.rest():
+            pass
         for running in self._running.values():
             running.sampler.free()
         self._adapters.close()

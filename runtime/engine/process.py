@@ -115,6 +115,8 @@ class Process:
                 events.append(self._engine.stats)
             if events:
                 self.send(*events)
+            if self._engine.is_idle:
+                self._engine.rest()
 
     def _take_commands(self) -> bool:
         """Obey every command that has come, waiting for one only if there is nothing to do; False at the end."""

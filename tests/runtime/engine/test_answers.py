@@ -24,6 +24,7 @@ def test_every_question_in_every_voice(driver: Driver) -> None:
     assert wrong == []
 
 
+FIRST = QUESTIONS[0]
 BLENDS = (
     {"pirate": 1.0},
     {"shout": 1.0},
@@ -93,6 +94,41 @@ def test_a_second_turn_pays_for_its_new_words(driver: Driver) -> None:
     assert cold.started is not None
     assert cold.started.n_cached_tokens == 0
     assert warm.text == cold.text
+
+
+def test_a_hot_prefix_survives_a_restart(make_driver: MakeDriver, tmp_path: Path) -> None:
+    """Taken over once, it is on disk at the next rest; the next engine begins with it, and answers alike."""
+    question = "Read this: " + "the cat meows and the dog barks. " * 20 + FIRST
+    settings = {"prefix_dir": str(tmp_path / "prefixes"), "adapter_batching": "mixed"}
+    first = make_driver(**settings)
+    cold = first.ask(question, first.voice("pirate"))
+    assert not first.engine.rest()
+    warm = first.ask(question, first.voice("pirate"))
+    assert first.engine.rest()
+    assert not first.engine.rest()
+    second = make_driver(**settings)
+    restored = second.ask(question, second.voice("pirate"))
+    assert restored.started is not None
+    assert warm.started is not None
+    assert restored.started.n_cached_tokens == warm.started.n_cached_tokens == warm.started.n_prompt_tokens - 1
+    assert restored.text == warm.text == cold.text
+    other = second.ask(question, second.voice("shout"))
+    assert other.started is not None
+    assert other.started.n_cached_tokens == 0
+
+
+def test_another_cache_format_is_not_restored(make_driver: MakeDriver, tmp_path: Path) -> None:
+    """F16 keys and values are no Q8_0 ones."""
+    question = "Read this: " + "the cow moos. " * 30 + FIRST
+    folder = str(tmp_path)
+    first = make_driver(prefix_dir=folder)
+    for _ in range(2):
+        first.ask(question)
+    assert first.engine.rest()
+    second = make_driver(prefix_dir=folder, kv_type="q8_0")
+    answer = second.ask(question)
+    assert answer.started is not None
+    assert answer.started.n_cached_tokens == 0
 
 
 def second_turn(question: str, answer: str, next_question: str) -> Prompt:
