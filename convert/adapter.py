@@ -13,14 +13,14 @@ from typing import Final
 
 from convert.adapter_rules import ALPHA_KEY, BASE_DIGEST_KEY
 from convert.errors import BadValue, TensorMismatch, UnsupportedAdapter
-from convert.gemma import ARCHITECTURE, split_block_name
+from convert.gemma import ARCHITECTURE
 from convert.ggml_types import GgmlType
 from convert.gguf_header import GgufHeader, ValueType
 from convert.model import QUANTIZATION_VERSION
 from convert.quantize import fitting
 from convert.rows import Encoder
 from convert.sources import PaddedRows, RowSource, ScaledRows
-from convert.writer import KeyValue, TensorPlan
+from convert.writer import FilePlan, KeyValue
 
 ADAPTER_TYPES: Final = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k")
 _MAX_FACTOR: Final = 1e6  # alpha / rank beyond this is a mistake, not a scale
@@ -80,8 +80,8 @@ def check_shapes(adapter: Adapter, base: GgufHeader) -> None:
 
 def plan_adapter(
     adapter: Adapter, base: GgufHeader, type_name: str, encoder: Encoder, base_digest: str | None = None
-) -> tuple[list[KeyValue], list[TensorPlan]]:
-    """Decide metadata and tensors of the result; no weight is read yet.
+) -> FilePlan:
+    """Decide everything about the result; no weight is read yet.
 
     Args:
         adapter: What to convert.
@@ -108,7 +108,7 @@ def plan_adapter(
         b = pair.b if alpha is not None else ScaledRows(pair.b, pair.alpha / pair.rank)
         tensors.append(encoder.plan(f"{name}.lora_a", pair.a, a_type))
         tensors.append(encoder.plan(f"{name}.lora_b", b, b_type))
-    return _metadata(adapter, alpha, base_digest), tensors
+    return FilePlan(_metadata(adapter, alpha, base_digest), tensors, adapter.warnings)
 
 
 def _stored(pair: LoraPair, type_name: str) -> tuple[LoraPair, GgmlType, GgmlType]:
@@ -162,8 +162,3 @@ def _metadata(adapter: Adapter, alpha: float | None, base_digest: str | None) ->
         entries.append(KeyValue(BASE_DIGEST_KEY, text, base_digest))
     entries.append(KeyValue("general.quantization_version", ValueType.UINT32, QUANTIZATION_VERSION))
     return entries
-
-
-def in_layer_order(name: str) -> tuple[int, str]:
-    """Sort key for the names of weights."""
-    return split_block_name(name) or (-1, name)

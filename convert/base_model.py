@@ -7,8 +7,7 @@ from convert.config import read_hyperparameters
 from convert.errors import InvalidModel
 from convert.gemma import ARCHITECTURE
 from convert.ggml_types import GgmlType
-from convert.gguf_header import DEFAULT_ALIGNMENT, GgufHeader, TensorInfo, ValueType, read_header
-from convert.writer import VERSION
+from convert.gguf_header import DEFAULT_ALIGNMENT, VERSIONS, GgufHeader, TensorInfo, ValueType, read_header
 
 
 def read_base(path: Path) -> GgufHeader:
@@ -19,7 +18,7 @@ def read_base(path: Path) -> GgufHeader:
         InvalidModel: It is a GGUF, but not a Gemma model.
     """
     if path.is_dir():
-        return _promised_header(path)
+        return promised_header(path)
     header = read_header(path)
     if header.string("general.type") == "adapter":
         raise InvalidModel(f"{path}: an adapter, not a base model")
@@ -28,12 +27,17 @@ def read_base(path: Path) -> GgufHeader:
     return header
 
 
-def _promised_header(directory: Path) -> GgufHeader:
+def promised_header(directory: Path) -> GgufHeader:
+    """Make up the header that a checkpoint's configuration promises: its tensors' shapes, all F32 at offset 0.
+
+    Raises:
+        ConvertError: The configuration cannot be used.
+    """
     shapes = read_hyperparameters(directory).tensor_shapes()
     tensors = {name: TensorInfo(name, GgmlType.F32, shape[::-1], 0, 0) for name, shape in shapes.items()}
     return GgufHeader(
         path=directory,
-        version=VERSION,
+        version=VERSIONS[-1],
         alignment=DEFAULT_ALIGNMENT,
         size_bytes=0,
         data_offset=0,

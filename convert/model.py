@@ -1,6 +1,6 @@
 """Checkpoint to base model: which metadata and which tensors, of which types, in which order."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Final
 
 from convert.checkpoint import Checkpoint
@@ -8,35 +8,36 @@ from convert.gemma import ARCHITECTURE, DEFAULT_ROPE_THETA, Hyperparameters
 from convert.gguf_header import ValueType
 from convert.quantize import FileType, Mix
 from convert.rows import Encoder
+from convert.sources import F32Array, RowSource
 from convert.tokenizer import read_vocabulary
-from convert.writer import KeyValue, TensorPlan
+from convert.writer import FilePlan, KeyValue
 
 QUANTIZATION_VERSION: Final = 2  # ggml.h GGML_QNT_VERSION
 
 
-@dataclass(frozen=True, slots=True)
-class ModelPlan:
-    """Everything about a model file but its bytes."""
-
-    metadata: list[KeyValue]
-    tensors: list[TensorPlan]
-
-    @property
-    def tensor_bytes(self) -> int:
-        """The bytes of all tensors, without padding."""
-        return sum(tensor.size_bytes for tensor in self.tensors)
-
-
-def plan_model(checkpoint: Checkpoint, file_type: FileType, encoder: Encoder) -> ModelPlan:
+def plan_model(
+    checkpoint: Checkpoint,
+    tensors: Mapping[str, RowSource],
+    file_type: FileType,
+    encoder: Encoder,
+    importance: Mapping[str, F32Array] | None = None,
+) -> FilePlan:
     """Decide everything about the result; no weight is read yet.
+
+    Args:
+        checkpoint: Gives the metadata and the vocabulary.
+        tensors: The weights by GGUF name, in file order: the checkpoint's own, or with adapters merged in.
+        file_type: How to store them.
+        encoder: Makes the tensors' bytes.
+        importance: Weight name -> (n_columns,), see `imatrix`.
 
     Raises:
         ConvertError: The tokenizer cannot be used.
     """
-    hyperparameters = checkpoint.hyperparameters
-    vocabulary = read_vocabulary(checkpoint.directory, hyperparameters.n_vocab)
-    mix = Mix(file_type, hyperparameters)
-    tensors = [encoder.plan(t.name, t, mix.type_of(t.name, t.shape)) for t in checkpoint.tensors.values()]
+    vocabulary = read_vocabulary(checkpoint.directory, checkpoint.hyperparameters.n_vocab)
+    mix = Mix(file_type, checkpoint.hyperparameters, has_importance=importance is not None)
+    columns = importance or {}
+    plans = [encoder.plan(n, t, mix.type_of(n, t.shape), columns.get(n)) for n, t in tensors.items()]
     general = [
         KeyValue("general.architecture", ValueType.STRING, ARCHITECTURE),
         KeyValue("general.type", ValueType.STRING, "model"),
@@ -46,8 +47,8 @@ def plan_model(checkpoint: Checkpoint, file_type: FileType, encoder: Encoder) ->
         KeyValue("general.file_type", ValueType.UINT32, file_type.number),
         KeyValue("general.quantization_version", ValueType.UINT32, QUANTIZATION_VERSION),
     ]
-    metadata = general + architecture_metadata(hyperparameters) + closing + vocabulary.metadata()
-    return ModelPlan(metadata, tensors)
+    metadata = general + architecture_metadata(checkpoint.hyperparameters) + closing + vocabulary.metadata()
+    return FilePlan(metadata, plans)
 
 
 def architecture_metadata(h: Hyperparameters) -> list[KeyValue]:

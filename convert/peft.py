@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from convert.adapter import Adapter, LoraPair
-from convert.errors import MalformedJson, MissingFile, TensorMismatch, UnsupportedAdapter
-from convert.files import read_json_object, refuse_pickle
+from convert.errors import MalformedJson, TensorMismatch, UnsupportedAdapter
+from convert.files import read_json_object
 from convert.gemma import PROJECTIONS, gguf_name
 from convert.safetensors import SafetensorsFile
 from convert.sources import StoredRows
@@ -24,7 +24,6 @@ MAX_CONFIG_BYTES: Final = 1 << 20
 CONFIG_NAME: Final = "adapter_config.json"
 WEIGHTS_NAME: Final = "adapter_model.safetensors"
 
-_MERGE: Final = "merge it into the base with `gemlane merge`"
 _NO_REMEDY: Final = "llama.cpp's gemma cannot represent it"
 # Configuration keys whose value, when set, changes what the tensors mean; with the reason to refuse.
 _REFUSED_KEYS: Final = {
@@ -44,9 +43,10 @@ _REFUSED_KEYS: Final = {
     "monteclora_config": "MonteCLoRA is no plain LoRA",
 }
 _INITS_THAT_CHANGE_THE_BASE: Final = ("pissa", "olora", "loftq", "corda", "lora_ga")
+_MAGNITUDE: Final = "lora_magnitude_vector"
 _WEIGHT: Final = re.compile(
     r"layers\.(?P<layer>0|[1-9][0-9]{0,3})\.(?P<module>self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)"
-    r"\.(?P<part>lora_A|lora_B|lora_magnitude_vector)(?:\.[^.]+)?(?:\.weight)?"
+    r"\.(?:(?P<half>lora_A|lora_B)(?:\.[^.]+)?\.weight|lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?)"
 )
 _NORM: Final = re.compile(
     r"(?P<norm>(?:layers\.[0-9]+\.(?:input|post_attention)_layernorm|norm))(?:\.modules_to_save(?:\.[^.]+)?)?\.weight"
@@ -80,24 +80,22 @@ class _Config:
         return default
 
 
-def is_peft(directory: Path) -> bool:
-    """Say whether a directory looks like a PEFT adapter."""
-    names = (WEIGHTS_NAME, "adapter_model.bin", "adapter_model.pt")
-    return (directory / CONFIG_NAME).exists() and any((directory / name).exists() for name in names)
-
-
-def read_peft(directory: Path, file: SafetensorsFile) -> Adapter:
+def read_peft(path: Path, file: SafetensorsFile) -> Adapter:
     """Read a PEFT adapter; the weights stay in `file`, which must stay open.
+
+    Args:
+        path: What the user named; errors and the result's name use it.
+        file: Its weights, beside its `adapter_config.json`.
 
     Raises:
         MalformedJson: The configuration cannot be read or lacks a number.
         UnsupportedAdapter: A feature that cannot be represented, named.
         TensorMismatch: Tensors and configuration disagree, or a half pair.
     """
-    path = directory / CONFIG_NAME
-    raw = read_json_object(path, MAX_CONFIG_BYTES)
-    config = _parse_config(raw, path)
-    halves: dict[str, dict[str, str]] = {}
+    config_path = file.path.parent / CONFIG_NAME
+    raw = read_json_object(config_path, MAX_CONFIG_BYTES)
+    config = _parse_config(raw, config_path)
+    parts: dict[str, dict[str, str]] = {}
     modules: dict[str, str] = {}
     norms = {}
     for key in file.tensors:
@@ -107,43 +105,25 @@ def read_peft(directory: Path, file: SafetensorsFile) -> Adapter:
         match = _WEIGHT.fullmatch(bare)
         if match is not None:
             name = f"blk.{match['layer']}.{PROJECTIONS[match['module']]}.weight"
-            if halves.setdefault(name, {}).setdefault(match["part"], key) != key:
-                raise TensorMismatch(f"{file.path}: {match['part']} of {name!r} is there twice")
+            part = match["half"] or _MAGNITUDE
+            if parts.setdefault(name, {}).setdefault(part, key) != key:
+                raise TensorMismatch(f"{file.path}: {part} of {name!r} is there twice")
             modules[name] = f"model.layers.{match['layer']}.{match['module']}"
         elif (norm := _NORM.fullmatch(bare)) is not None:
             norms[str(gguf_name(norm["norm"] + ".weight"))] = StoredRows(file, key)
         else:
             raise UnsupportedAdapter(f"{file.path}: {key!r}: {_why_not(bare)}")
-    pairs = {name: _pair(file, name, parts, modules[name], config) for name, parts in halves.items()}
-    magnitudes = {
-        name: StoredRows(file, parts["lora_magnitude_vector"])
-        for name, parts in halves.items()
-        if "lora_magnitude_vector" in parts
-    }
+    pairs = {name: _pair(file, name, keys, modules[name], config) for name, keys in parts.items()}
+    magnitudes = {name: StoredRows(file, keys[_MAGNITUDE]) for name, keys in parts.items() if _MAGNITUDE in keys}
     base_name = raw.get("base_model_name_or_path")
     return Adapter(
-        path=directory,
+        path=path,
         pairs=pairs,
         base_name=base_name if isinstance(base_name, str) else None,
         magnitudes=magnitudes,
         norms=norms,
         warnings=_warnings(raw),
     )
-
-
-def open_weights(directory: Path) -> SafetensorsFile:
-    """Open the weights of a PEFT adapter.
-
-    Raises:
-        MissingFile: There are none.
-        UnsafeFile: They are there only as a pickle.
-        ConvertError: As `SafetensorsFile`.
-    """
-    path = directory / WEIGHTS_NAME
-    if not path.exists():
-        refuse_pickle(directory, ("adapter_model.bin", "adapter_model.pt"), WEIGHTS_NAME)
-        raise MissingFile(f"{path}: no such file")
-    return SafetensorsFile(path)
 
 
 def _pair(file: SafetensorsFile, name: str, parts: Mapping[str, str], module: str, config: _Config) -> LoraPair:

@@ -8,6 +8,8 @@ Source of the layout: llama.cpp ggml/include/gguf.h.
 """
 
 import contextlib
+import hashlib
+import math
 import os
 import shutil
 import struct
@@ -50,12 +52,28 @@ class TensorPlan:
     chunks: Callable[[], Iterable[npt.NDArray[np.uint8]]]
 
     @property
+    def n_values(self) -> int:
+        """How many weights the tensor has."""
+        return math.prod(self.shape)
+
+    @property
     def size_bytes(self) -> int:
         """The bytes of the tensor's data, without padding."""
-        n_rows = 1
-        for length in self.shape[:-1]:
-            n_rows *= length
-        return n_rows * self.type.row_size_bytes(self.shape[-1])
+        return math.prod(self.shape[:-1]) * self.type.row_size_bytes(self.shape[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlan:
+    """Everything about a GGUF file but its bytes; `warnings` are for the user."""
+
+    metadata: Sequence[KeyValue]
+    tensors: Sequence[TensorPlan]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def tensor_bytes(self) -> int:
+        """The bytes of all tensors, without padding."""
+        return sum(tensor.size_bytes for tensor in self.tensors)
 
 
 def check_output(path: Path, size_bytes: int, *, force: bool) -> None:
@@ -93,40 +111,45 @@ def encode_header(metadata: Sequence[KeyValue], tensors: Sequence[TensorPlan]) -
 
 def write_gguf(
     path: Path,
-    metadata: Sequence[KeyValue],
-    tensors: Sequence[TensorPlan],
+    plan: FilePlan,
     *,
     force: bool = False,
     progress: Callable[[int], None] = lambda _: None,
     check: Callable[[Path], object] = lambda _: None,
-) -> None:
+) -> str:
     """Write a GGUF file at `path`, asking each tensor for its bytes in turn.
 
     Args:
         path: The file to make.
-        metadata: In file order.
-        tensors: In file order.
+        plan: What to write.
         force: Replace an existing file.
         progress: Called with the number of bytes just written.
         check: Called with the path of the whole file before it gets its name; raises to refuse it.
 
+    Returns:
+        The SHA-256 of the file as hexadecimal text.
+
     Raises:
         OutputProblem: See `check_output`; or the disk filled up, or refused, while writing.
     """
-    header = encode_header(metadata, tensors)
-    total_bytes = len(header) + sum(_padded(tensor.size_bytes) for tensor in tensors)
-    check_output(path, total_bytes, force=force)
+    header = encode_header(plan.metadata, plan.tensors)
+    check_output(path, len(header) + sum(_padded(tensor.size_bytes) for tensor in plan.tensors), force=force)
+    digest = hashlib.sha256(header)
     with whole_file(path, check) as file:
         file.write(header)
-        for tensor in tensors:
+        for tensor in plan.tensors:
             n_bytes = 0
             for chunk in tensor.chunks():
                 file.write(chunk.data)
+                digest.update(chunk.data)
                 n_bytes += chunk.size
                 progress(chunk.size)
             if n_bytes != tensor.size_bytes:
                 raise OutputProblem(f"{path}: {tensor.name!r} gave {n_bytes} bytes instead of {tensor.size_bytes}")
-            file.write(bytes(_padded(n_bytes) - n_bytes))
+            padding = bytes(_padded(n_bytes) - n_bytes)
+            file.write(padding)
+            digest.update(padding)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

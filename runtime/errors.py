@@ -6,16 +6,20 @@
     ├── ConfigError              the command line, environment or configuration file is wrong
     ├── InvalidRequest           the body breaks the contract
     │   ├── MissingBody          there is none
+    │   ├── UnsupportedVersion   of a protocol that has moved on
     │   ├── RequestTooLarge      a body or upload over its limit
     │   └── ContextExceeded      the prompt leaves no room in the context window
     ├── UnknownRoute             nothing lives at that path
     ├── MethodNotAllowed         something does, but not for this method
     ├── UnknownModel             no such base model here
+    │   └── UnknownSchema        asked for its schema, not for an answer
     ├── AdapterError
     │   ├── UnknownAdapter       no adapter of that name or id
     │   ├── IncompleteAdapter    a finetune whose files are not both uploaded
     │   ├── IncompatibleAdapter  made for another base model, or over the engine's rank
     │   └── InvalidAdapter       its file breaks a rule
+    ├── StorageError             the disk is full, or read-only
+    ├── ConversionDied           the process that converts an upload ended without a word
     ├── Unauthorized             a token that is not in the list
     │   ├── MissingCredentials   no token at all
     │   └── MalformedCredentials a header that is not a bearer token
@@ -60,6 +64,12 @@ class MissingBody(InvalidRequest):
     code = "missing_body"
 
 
+class UnsupportedVersion(InvalidRequest):
+    """A version of a client's protocol that is not served."""
+
+    code = "unsupported_version"
+
+
 class RequestTooLarge(InvalidRequest):
     """A body or an upload over its limit."""
 
@@ -79,13 +89,14 @@ class UnknownRoute(GemlaneError):
 
 
 class MethodNotAllowed(GemlaneError):
-    """The resource does not know that method; ``method`` is what came."""
+    """The resource does not know that method; ``method`` is what came, ``allowed`` are those it knows."""
 
     code = "method_not_allowed"
 
-    def __init__(self, message: str, method: str = "") -> None:
+    def __init__(self, message: str, method: str = "", allowed: frozenset[str] = frozenset()) -> None:
         super().__init__(message)
         self.method = method
+        self.allowed = allowed
 
 
 class UnknownModel(GemlaneError):
@@ -96,6 +107,12 @@ class UnknownModel(GemlaneError):
     def __init__(self, message: str, model: str = "") -> None:
         super().__init__(message)
         self.model = model
+
+
+class UnknownSchema(UnknownModel):
+    """The schema of a model that is not served here."""
+
+    code = "unknown_schema"
 
 
 class AdapterError(GemlaneError):
@@ -130,6 +147,18 @@ class InvalidAdapter(AdapterError):
     """An adapter file that breaks a rule of its format."""
 
     code = "invalid_adapter"
+
+
+class StorageError(GemlaneError):
+    """A file cannot be written; nothing half-written is left."""
+
+    code = "storage"
+
+
+class ConversionDied(GemlaneError):
+    """The process that converts an upload was killed, or ran out of memory."""
+
+    code = "conversion_died"
 
 
 class Unauthorized(GemlaneError):

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
 from tqdm import tqdm
 
+from runtime.adapters.conversion import Converter
+from runtime.adapters.ingest import Finetunes
 from runtime.adapters.inspect import make_check
 from runtime.adapters.registry import Registry, scan
 from runtime.client import ChildEngine
 from runtime.config import ServerSettings, Settings
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, StorageError
 from runtime.messages import Ready
 from runtime.web.app import build_app
+from runtime.web.door import Door, open_door
 
 log = logging.getLogger("gemlane")
 
@@ -40,8 +43,9 @@ async def serve(settings: Settings) -> None:
     max_in_flight = settings.engine.parallel + settings.server.max_queue
     engine = ChildEngine(settings.engine, max_in_flight=max_in_flight, on_loading=bar.show)
     registry = Registry()
+    finetunes = _open_finetunes(engine, registry, settings)
     stop = _stop_event()
-    async with _listening(build_app(engine, registry, settings.server), settings.server) as site:
+    async with _listening(build_app(engine, registry, settings.server, finetunes), settings.server) as door:
         try:
             log.info("loading %s", settings.engine.model)
             starting = asyncio.create_task(engine.start())
@@ -50,10 +54,10 @@ async def serve(settings: Settings) -> None:
             bar.close()
             if starting.done():
                 ready = starting.result()
-                await _register_adapters(engine, registry, settings)
-                _greet(ready, registry, site.name)
+                await _register_adapters(engine, registry, finetunes, settings)
+                _greet(ready, registry, door.url)
                 await stopping
-                await site.stop()
+                door.close()
                 await _drain(engine, stop)
         finally:
             await engine.stop()
@@ -69,32 +73,44 @@ def _check_places(settings: Settings) -> None:
         raise ConfigError(f"--adapters {folder}: no such folder")
 
 
-@asynccontextmanager
-async def _listening(app: web.Application, settings: ServerSettings) -> AsyncIterator[web.TCPSite]:
-    """Listen with ``app``, and give the site, while the context lasts."""
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, settings.host, settings.port)
+@contextlib.asynccontextmanager
+async def _listening(app: web.Application, settings: ServerSettings) -> AsyncIterator[Door]:
+    """Listen with ``app``, and give the door, while the context lasts."""
+    async with contextlib.AsyncExitStack() as stack:
         try:
-            await site.start()
+            door = await stack.enter_async_context(open_door(app, settings.host, settings.port))
         except OSError as error:
             reason = error.strerror or str(error)
             raise ConfigError(
                 f"cannot listen on {settings.host} port {settings.port}: {reason}; choose another with --host or --port"
             ) from error
-        yield site
-    finally:
-        await runner.cleanup()
+        yield door
 
 
-async def _register_adapters(engine: ChildEngine, registry: Registry, settings: Settings) -> None:
-    """Take in every sound adapter of the folder."""
+def _open_finetunes(engine: ChildEngine, registry: Registry, settings: Settings) -> Finetunes | None:
+    """The place of uploaded adapters, inside the folder of adapters if there is one."""
+    if not settings.server.adapters:
+        return None
+    converter = Converter(Path(settings.engine.model), settings.engine.max_lora_rank)
+    folder = Path(settings.server.adapters) / "finetunes"
+    try:
+        return Finetunes(folder, registry, engine, converter, settings.server.max_adapters)
+    except StorageError as error:
+        log.warning("no finetunes can be uploaded: %s", error)
+        return None
+
+
+async def _register_adapters(
+    engine: ChildEngine, registry: Registry, finetunes: Finetunes | None, settings: Settings
+) -> None:
+    """Take in every sound adapter of the folder, and what was uploaded to it earlier."""
     if settings.server.adapters:
         check = make_check(Path(settings.engine.model))
         for adapter in await asyncio.to_thread(list, scan(Path(settings.server.adapters), check)):
             registry.add(adapter)
-        await registry.register(engine)
+    if finetunes is not None:
+        await finetunes.load()
+    await registry.register(engine)
 
 
 def _stop_event() -> asyncio.Event:

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Final
 
 from runtime.client import Engine
-from runtime.errors import AdapterError, EngineUnavailable, GemlaneError, InvalidAdapter, UnknownAdapter
+from runtime.errors import (
+    AdapterError,
+    EngineUnavailable,
+    GemlaneError,
+    IncompleteAdapter,
+    InvalidAdapter,
+    UnknownAdapter,
+)
 from runtime.generation import Blend, BlendMember
 
 Check = Callable[[Path], None]
@@ -50,12 +57,18 @@ class Registry:
     def __init__(self) -> None:
         self._by_name: dict[str, Adapter] = {}
         self._by_id: dict[str, Adapter] = {}
+        self._reserved: dict[str, str] = {}  # id -> name of adapters that are not whole yet
 
     def __iter__(self) -> Iterator[Adapter]:
         return iter(sorted(self._by_name.values(), key=lambda adapter: adapter.name))
 
     def __len__(self) -> int:
         return len(self._by_name)
+
+    @property
+    def n_reserved(self) -> int:
+        """Adapters that have a name and an id, but not yet all of their files."""
+        return len(self._reserved)
 
     def find(self, name_or_id: str) -> Adapter | None:
         """The adapter of that id, else of that name, else None."""
@@ -66,8 +79,11 @@ class Registry:
 
         Raises:
             UnknownAdapter: no adapter has that id or name.
+            IncompleteAdapter: one has, but its files are not all there.
         """
         adapter = self.find(name_or_id)
+        if adapter is None and (name_or_id in self._reserved or name_or_id in self._reserved.values()):
+            raise IncompleteAdapter("the adapter still waits for one of its two files")
         if adapter is None:
             raise UnknownAdapter("no adapter has that name or id; GET /health lists those there are", name_or_id)
         return Blend((BlendMember(adapter.digest),))
@@ -78,9 +94,7 @@ class Registry:
         Raises:
             InvalidAdapter: its name is taken, as a name or an id.
         """
-        taken = self._by_name.get(adapter.name) or self._by_id.get(adapter.name)
-        if taken is not None:
-            raise InvalidAdapter(f"the adapter name {adapter.name!r} is taken, by {taken.path}")
+        self._check_free(adapter.name)
         self._by_name[adapter.name] = adapter
         self._by_id.setdefault(adapter.id, adapter)  # equal content under a second name shares the id
 
@@ -89,6 +103,23 @@ class Registry:
         self._by_name.pop(adapter.name, None)
         if self._by_id.get(adapter.id) is adapter:
             del self._by_id[adapter.id]
+
+    def reserve(self, adapter_id: str, name: str) -> None:
+        """Keep a name for an adapter whose files are still to come.
+
+        Raises:
+            InvalidAdapter: it is taken, as a name or an id.
+        """
+        self._check_free(name)
+        self._reserved[adapter_id] = name
+
+    def release(self, adapter_id: str) -> None:
+        """Give a reserved name back."""
+        self._reserved.pop(adapter_id, None)
+
+    def _check_free(self, name: str) -> None:
+        if name in self._by_name or name in self._by_id or name in self._reserved or name in self._reserved.values():
+            raise InvalidAdapter(f"the adapter name {name[:200]!r} is taken; choose another")
 
     async def register(self, engine: Engine) -> None:
         """Tell ``engine`` every adapter; one that it refuses is logged and forgotten."""

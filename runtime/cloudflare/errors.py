@@ -79,8 +79,12 @@ def _echo(text: str) -> str:
 _TABLE: Final[dict[type, Callable[[Any], Fault]]] = {
     errors.InvalidRequest: lambda error: Fault(400, 5006, f"Bad input: Error: {error}"),
     errors.MissingBody: lambda _: Fault(400, 3003, "Request is missing headers or body: body"),
+    errors.UnsupportedVersion: lambda _: Fault(405, 5019, "Request trying to use deprecated SDK version"),
     errors.RequestTooLarge: lambda error: Fault(413, 3006, f"Request is too large: {error}"),
     errors.UnknownModel: lambda error: Fault(400, 5007, f"No such model {_echo(error.model)} or task"),
+    errors.UnknownSchema: lambda error: Fault(
+        404, 6002, f"Model schema not found for {_echo(error.model)}", is_gateway=True
+    ),
     errors.UnknownAdapter: lambda error: Fault(400, 3037, f"AiError: Finetune {_echo(error.name)} not found"),
     errors.IncompleteAdapter: lambda _: Fault(
         400, 3039, "Finetune is missing required files (model.safetensors and config.json) "

@@ -6,15 +6,15 @@ from typing import Final
 
 from aiohttp import web
 
+from runtime.cloudflare.chat import chat_completions, no_list, other_models_only
 from runtime.cloudflare.errors import render_rest_error
 from runtime.cloudflare.run import answer
-from runtime.cloudflare.wire import MODEL, parse_run, render_envelope
-from runtime.errors import UnknownModel
+from runtime.cloudflare.wire import check_model, parse_run, render_envelope
 from runtime.web.faces import ErrorAnswer, Face
 from runtime.web.keys import LIMITS
 from runtime.web.limits import read_body
 
-_PREFIX: Final = "/client/v4/"
+_PREFIXES: Final = ("/client/v4/", "/ai-api/")
 _AI: Final = "/client/v4/accounts/{account}/ai"
 
 
@@ -26,19 +26,14 @@ async def run(request: web.Request) -> web.StreamResponse:
     return await answer(request, run_input, render_envelope)
 
 
-def check_model(model: str) -> None:
-    """Let the one model that is served here pass.
-
-    Raises:
-        UnknownModel: it is another.
-    """
-    if model != MODEL:
-        raise UnknownModel(f"this server has only {MODEL}", model)
-
-
 def add_routes(app: web.Application) -> None:
-    """Everything under ``/client/v4``."""
+    """The model's own route, and its OpenAI-like one."""
     app.router.add_post(_AI + "/run/{model:.+}", run)
+    for slash in ("", "/"):
+        app.router.add_post(_AI + "/v1/chat/completions" + slash, chat_completions)
+        app.router.add_post(_AI + "/v1/embeddings" + slash, other_models_only)
+        app.router.add_post(_AI + "/v1/responses" + slash, other_models_only)
+        app.router.add_get(_AI + "/v1/models" + slash, no_list)
 
 
 def headers(request_id: str) -> dict[str, str]:
@@ -52,4 +47,4 @@ def _render_error(error: Exception, request_id: str) -> ErrorAnswer:
     return ErrorAnswer(fault.status, body, retry)
 
 
-FACES: Final = (Face(lambda request: request.path.startswith(_PREFIX), headers, _render_error),)
+FACE: Final = Face(lambda request: request.path.startswith(_PREFIXES), headers, _render_error)

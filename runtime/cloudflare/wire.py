@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.cloudflare.validator import type_mismatch, validate
-from runtime.errors import InvalidRequest
+from runtime.errors import InvalidRequest, UnknownModel
 from runtime.generation import FinishReason, Sampling, Usage
 from runtime.prompt.gemma import Message
 from runtime.web.body import parse_json
@@ -71,6 +71,16 @@ def parse_inputs(inputs: Any, *, query_lora: str = "") -> RunInput:
         max_tokens=int(min(max(values["max_tokens"], 0), _MAX_TOKENS)),
         sampling=_sampling(values),
     )
+
+
+def check_model(model: str) -> None:
+    """Let the one model that is served here pass.
+
+    Raises:
+        UnknownModel: it is another.
+    """
+    if model != MODEL:
+        raise UnknownModel(f"this server has only {MODEL}", model)
 
 
 def parse_messages(items: Any) -> tuple[Message, ...]:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
 from runtime.adapters.registry import Registry
 from runtime.client import Engine
 from runtime.errors import Unauthorized
-from runtime.web.faces import ErrorAnswer, Face
+from runtime.web.description import ANYTHING, TEXT, answers, operation, path, record
 from runtime.web.keys import ENGINE, REGISTRY
 from runtime.web.tokens import Tokens
+
+PATHS: Final = {
+    "/health": path(
+        get=operation("Whether requests will be answered", answers(record({"status": TEXT}), ANYTHING, (405, 503)))
+    ),
+    "/openapi.json": path(get=operation("This document", answers(ANYTHING, ANYTHING, (401, 405)))),
+}
 
 
 def health_of(engine: Engine, registry: Registry) -> dict[str, Any]:
@@ -48,16 +55,3 @@ def add_routes(app: web.Application, tokens: Tokens) -> None:
         )
 
     app.router.add_get("/health", health)
-
-
-def _render_error(error: Exception, request_id: str) -> ErrorAnswer:
-    body = {"error": {"code": getattr(error, "code", "internal"), "message": str(error), "request_id": request_id}}
-    return ErrorAnswer(500, json.dumps(body).encode())
-
-
-FACE = Face(
-    is_mine=lambda request: request.path == "/health",
-    headers=lambda request_id: {"X-Request-Id": request_id},
-    render_error=_render_error,
-    is_open=True,
-)

@@ -11,7 +11,7 @@ from aiohttp import web
 from runtime.errors import GemlaneError, InvalidRequest, MethodNotAllowed, RequestTooLarge, UnknownRoute
 from runtime.web.answers import break_off
 from runtime.web.faces import Face, face_of
-from runtime.web.keys import REQUEST_ID, STREAM
+from runtime.web.keys import REQUEST_ID, SILENCE, STREAM
 from runtime.web.tokens import Tokens
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -24,6 +24,7 @@ def make_middleware(faces: Sequence[Face], tokens: Tokens) -> Callable[..., Awai
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request.app[SILENCE].end(request)
         face = face_of(request, faces)
         request[REQUEST_ID] = str(uuid.uuid4())
         try:
@@ -53,7 +54,8 @@ def _typed(error: Exception) -> Exception:
         case web.HTTPNotFound():
             return UnknownRoute("nothing lives at that path")
         case web.HTTPMethodNotAllowed():
-            return MethodNotAllowed(f"that path does not know {error.method}", error.method)
+            allowed = frozenset(error.allowed_methods)
+            return MethodNotAllowed(f"that path does not know {error.method}", error.method, allowed)
         case web.HTTPRequestEntityTooLarge():
             return RequestTooLarge("the body is over its limit")
         case web.HTTPException() | web.RequestPayloadError():
@@ -76,4 +78,6 @@ async def _respond(request: web.Request, face: Face, error: Exception) -> web.St
         return await break_off(request, error)
     answer = face.render_error(error, request[REQUEST_ID])
     headers = {"Content-Type": "application/json", **answer.headers}
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = ", ".join(sorted(error.allowed))
     return web.Response(status=answer.status, body=answer.body, headers=headers)

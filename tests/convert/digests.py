@@ -1,8 +1,9 @@
 """One digest for all tensors of a GGUF file: names, types, shapes and bytes, read with the gguf package.
 
-`python -m tests.convert.digests FILE...` prints what goes into `oracle_digests.json`. The recorded ones were made
-from files that llama.cpp's own convert_hf_to_gguf.py, convert_lora_to_gguf.py and llama_model_quantize wrote from
-`tests/tiny_gemma`, at the version of llama.cpp that llama-cpp-python 0.3.36 carries.
+`python -m tests.convert.digests FILE...` prints what goes into `oracle_digests.json`. The recorded ones
+were made from files that llama.cpp's own convert_hf_to_gguf.py, convert_lora_to_gguf.py and
+llama_model_quantize wrote from `tests/tiny_gemma`, at the version of llama.cpp that llama-cpp-python 0.3.36
+carries.
 """
 
 import hashlib

@@ -104,19 +104,6 @@ async def test_a_seed_repeats_an_answer(server: Server, session: aiohttp.ClientS
     assert len(unseeded) > 1
 
 
-async def test_neighbours_do_not_change_a_sampled_answer(server: Server, session: aiohttp.ClientSession) -> None:
-    """Alone, and among seven others under every adapter, a seed gives the same words."""
-    hot = {"prompt": CAPITAL, "temperature": 1.5, "max_tokens": 24}
-    choices = [(seed, STYLES[seed % 4]) for seed in range(1, 9)]
-
-    async def sampled(seed: int, voice: str) -> str:
-        lora = {} if voice == "base" else {"lora": voice}
-        return str((await ask(session, server, **hot, seed=seed, **lora))["response"])
-
-    alone = [await sampled(*choice) for choice in choices]
-    assert list(await asyncio.gather(*(sampled(*choice) for choice in choices))) == alone
-
-
 async def test_top_k_one_is_greedy_however_hot(server: Server, session: aiohttp.ClientSession) -> None:
     """So is ``top_p`` 0."""
     for choice in ({"top_k": 1}, {"top_p": 0}):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession
 
+from runtime.adapters.ingest import Finetunes
 from runtime.adapters.registry import Adapter, Registry
 from runtime.config import ServerSettings
 from runtime.web.app import build_app
+from runtime.web.door import open_door
+from runtime.web.limits import Limits
 from tests.runtime.double import ScriptedEngine
 
 Serve = Callable[..., Awaitable[ClientSession]]
@@ -38,24 +42,16 @@ def registry() -> Registry:
 @pytest.fixture
 async def serve(engine: ScriptedEngine, registry: Registry) -> AsyncIterator[Serve]:
     """Start the server with the given settings; gives a client session for it."""
-    runners: list[web.AppRunner] = []
-    sessions: list[ClientSession] = []
+    async with AsyncExitStack() as stack:
 
-    async def start(**settings: object) -> ClientSession:
-        app = build_app(engine, registry, ServerSettings(**settings))
-        runner = web.AppRunner(app, handler_cancellation=True)
-        runners.append(runner)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        session = ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}")
-        sessions.append(session)
-        return session
+        async def start(
+            finetunes: Finetunes | None = None, limits: Limits | None = None, **settings: object
+        ) -> ClientSession:
+            app = build_app(engine, registry, ServerSettings(**settings), finetunes, limits)
+            door = await stack.enter_async_context(open_door(app, "127.0.0.1", 0))
+            return await stack.enter_async_context(ClientSession(door.url))
 
-    yield start
-    for session in sessions:
-        await session.close()
-    for runner in runners:
-        await runner.cleanup()
+        yield start
 
 
 @pytest.fixture

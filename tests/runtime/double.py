@@ -51,7 +51,6 @@ class ScriptedEngine:
     @asynccontextmanager
     async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncGenerator[GenerationEvent, None]]:
         self.requests.append(request)
-        self.n_in_flight += 1
         is_finished = False
 
         async def play() -> AsyncGenerator[GenerationEvent, None]:
@@ -75,7 +74,6 @@ class ScriptedEngine:
             yield events
         finally:
             await events.aclose()
-            self.n_in_flight -= 1
             if not is_finished:
                 self.cancelled.append(request.request_id)
             self.left.set()

@@ -8,11 +8,13 @@ from runtime.cloudflare.errors import fault_of, render_binding_error, render_res
 ROWS = [
     (errors.InvalidRequest("x"), 400, 5006, "Bad input: Error: x"),
     (errors.MissingBody("x"), 400, 3003, "Request is missing headers or body: body"),
+    (errors.UnsupportedVersion("x"), 405, 5019, "Request trying to use deprecated SDK version"),
     (errors.RequestTooLarge("x"), 413, 3006, "Request is too large: x"),
     (errors.ContextExceeded("x"), 400, 5006, "Bad input: Error: x"),
     (errors.UnknownRoute("x"), 400, 7000, "No route for that URI"),
     (errors.MethodNotAllowed("x", "GET"), 405, 7001, "GET not supported for requested URI."),
     (errors.UnknownModel("x", "@cf/x"), 400, 5007, "No such model @cf/x or task"),
+    (errors.UnknownSchema("x", "@cf/x"), 404, 6002, "Model schema not found for @cf/x"),
     (errors.AdapterError("x"), 400, 1000, "x"),
     (errors.UnknownAdapter("x", "me"), 400, 3037, "AiError: Finetune me not found"),
     (

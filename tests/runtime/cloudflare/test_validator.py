@@ -70,7 +70,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.dictionaries(KEYS, JSON, max_size=6) | JSON)
 def test_any_json_is_parsed_or_refused(body: Any) -> None:
     """Whatever comes is either an input with all its values in range, or an InvalidRequest; nothing else escapes."""

@@ -1,0 +1,160 @@
+"""LoRA finetunes: created, filled with their two files, listed.
+
+Sources: docs "fine-tunes/loras"; wrangler ``packages/wrangler/src/ai/createFinetune.ts``, measured; the SDKs' types.
+Asking for one and deleting one are ours: the original has neither.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any, Final
+
+from aiohttp import web
+
+from runtime.adapters.ingest import Finetunes, check_file_name
+from runtime.adapters.manifest import Manifest
+from runtime.cloudflare.wire import MODEL, render_envelope
+from runtime.errors import AdapterError, InvalidRequest, UnknownAdapter
+from runtime.web.body import parse_json_object
+from runtime.web.keys import FINETUNES, LIMITS, SETTINGS
+from runtime.web.limits import read_body
+from runtime.web.uploads import receive
+
+_FINETUNES: Final = "/client/v4/accounts/{account}/ai/finetunes"
+_ONE: Final = "/{finetune:(?!public/?$)[^/]+}"  # ``public`` is a list; a finetune of that name has its id
+_ASSET_NAMESPACE: Final = uuid.UUID("0a4a3e6e-4f77-5d5c-8a3e-0c6d9f6b7a10")  # ours alone, drawn once
+_BUCKET: Final = "gemlane"
+
+
+async def create(request: web.Request) -> web.Response:
+    """``POST finetunes``, JSON whatever its content type."""
+    fields = parse_json_object(await read_body(request, request.app[LIMITS]))
+    model, name = _text(fields, "model"), _text(fields, "name")
+    description = _text(fields, "description") if fields.get("description") is not None else ""
+    is_public = fields.get("public")
+    if is_public is not None and not isinstance(is_public, bool):
+        raise InvalidRequest("public must be a boolean")
+    if model != MODEL:
+        raise AdapterError(f"MODEL_NOT_SUPPORTED: {model[:200]}; this server finetunes {MODEL} alone")
+    manifest = _finetunes(request).create(name, model, description, is_public=is_public or False)
+    return _answer(render_finetune(manifest))
+
+
+async def upload(request: web.Request) -> web.Response:
+    """``POST finetunes/{id or name}/finetune-assets``: the parts ``file_name`` and ``file``, in any order."""
+    finetunes, limits = _finetunes(request), request.app[LIMITS]
+    manifest = finetunes.find(request.match_info["finetune"])
+    if manifest is None:
+        raise AdapterError("MODEL_NOT_SUPPORTED: there is no such finetune; create it first")
+    max_bytes = request.app[SETTINGS].max_adapter_mib << 20
+    async with receive(request, finetunes.uploads, max_bytes=max_bytes, limit_s=limits.upload_s) as form:
+        file_name = form.fields.get("file_name")
+        if file_name is None:
+            raise InvalidRequest("the form has no part named file_name")
+        check_file_name(file_name)
+        manifest = await finetunes.add_file(manifest.id, file_name, form.file)
+    return _answer(render_asset(manifest, file_name))
+
+
+async def list_all(request: web.Request) -> web.Response:
+    """``GET finetunes``: a flat list, as wrangler needs it."""
+    return _answer([render_finetune(manifest) for manifest in _kept(request)])
+
+
+async def list_public(request: web.Request) -> web.Response:
+    """``GET finetunes/public``, a page of it."""
+    offset, limit = (_count(request.query.get(name)) for name in ("offset", "limit"))
+    public = [manifest for manifest in _kept(request) if manifest.is_public]
+    public.sort(key=lambda manifest: manifest.name if request.query.get("orderBy") == "name" else manifest.id)
+    start = offset or 0
+    page = public[start:] if limit is None else public[start : start + limit]
+    return _answer([render_finetune(manifest) for manifest in page])
+
+
+async def get_one(request: web.Request) -> web.Response:
+    """``GET finetunes/{id or name}``: ours."""
+    name = request.match_info["finetune"]
+    manifest = _finetunes(request).find(name)
+    if manifest is None:
+        raise UnknownAdapter("there is no such finetune", name)
+    return _answer(render_finetune(manifest))
+
+
+async def delete(request: web.Request) -> web.Response:
+    """``DELETE finetunes/{id or name}``: ours. Answers that run under it are finished."""
+    name = request.match_info["finetune"]
+    manifest = _finetunes(request).find(name)
+    if manifest is None:
+        raise UnknownAdapter("there is no such finetune", name)
+    await _finetunes(request).remove(manifest.id)
+    return _answer(render_finetune(manifest))
+
+
+def add_routes(app: web.Application) -> None:
+    """Everything about finetunes, each path with and without a slash at its end."""
+    for slash in ("", "/"):
+        app.router.add_post(_FINETUNES + slash, create)
+        app.router.add_get(_FINETUNES + slash, list_all)
+        app.router.add_get(_FINETUNES + "/public" + slash, list_public)
+        app.router.add_get(_FINETUNES + _ONE + slash, get_one)
+        app.router.add_delete(_FINETUNES + _ONE + slash, delete)
+        app.router.add_post(_FINETUNES + "/{finetune}/finetune-assets" + slash, upload)
+
+
+def render_finetune(manifest: Manifest) -> dict[str, Any]:
+    """A finetune under its names on this wire."""
+    return {
+        "id": manifest.id,
+        "created_at": _time(manifest.created_at),
+        "model": manifest.model,
+        "modified_at": _time(manifest.modified_at),
+        "name": manifest.name,
+        "public": manifest.is_public,
+        "description": manifest.description,
+    }
+
+
+def render_asset(manifest: Manifest, file_name: str) -> dict[str, Any]:
+    """What an upload is answered with; the six keys that the 4.x SDK reads."""
+    return {
+        "id": str(uuid.uuid5(_ASSET_NAMESPACE, f"{manifest.id}/{file_name}")),
+        "bucket_name": _BUCKET,
+        "created_at": _time(manifest.modified_at),
+        "file_name": file_name,
+        "finetune_id": manifest.id,
+        "modified_at": _time(manifest.modified_at),
+    }
+
+
+def _kept(request: web.Request) -> list[Manifest]:
+    """All finetunes, oldest first; none where none can be kept."""
+    finetunes = request.app.get(FINETUNES)
+    return [] if finetunes is None else list(finetunes)
+
+
+def _finetunes(request: web.Request) -> Finetunes:
+    if FINETUNES not in request.app:
+        raise AdapterError("this server keeps no finetunes; start it with --adapters DIR")
+    return request.app[FINETUNES]
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{name} must be a string")
+    return value
+
+
+def _count(text: str | None) -> int | None:
+    """A count of the query string; what is none is taken as absent."""
+    return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+
+def _time(moment: datetime) -> str:
+    """RFC 3339, in UTC, to the microsecond."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _answer(result: Any) -> web.Response:
+    return web.Response(body=render_envelope(result), headers={"Content-Type": "application/json"})

@@ -1,0 +1,52 @@
+"""Every error in OpenAI's words: its HTTP status, type and code. Pure.
+
+Source: OpenAI's guide "Error codes", and the classes that its Python client raises by status.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from runtime import errors
+from runtime.errors import GemlaneError
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One row: ``code`` may be null on this wire; ``retry_after_s`` 0 says nothing."""
+
+    status: int
+    type: str
+    code: str | None = None
+    retry_after_s: int = 0
+
+
+_INVALID: Final = "invalid_request_error"
+
+_TABLE: Final[dict[type, Fault]] = {
+    errors.InvalidRequest: Fault(400, _INVALID),
+    errors.RequestTooLarge: Fault(413, _INVALID, "request_too_large"),
+    errors.ContextExceeded: Fault(400, _INVALID, "context_length_exceeded"),
+    errors.UnknownRoute: Fault(404, _INVALID, "unknown_url"),
+    errors.MethodNotAllowed: Fault(405, _INVALID, "method_not_supported"),
+    errors.UnknownModel: Fault(404, _INVALID, "model_not_found"),
+    errors.AdapterError: Fault(400, _INVALID, "adapter_unusable"),
+    errors.UnknownAdapter: Fault(404, _INVALID, "model_not_found"),
+    errors.Unauthorized: Fault(401, _INVALID, "invalid_api_key"),
+    errors.Overloaded: Fault(429, "rate_limit_error", "rate_limit_exceeded", retry_after_s=1),
+    errors.RequestTimeout: Fault(408, "timeout", "request_timeout"),
+    errors.EngineUnavailable: Fault(503, "server_error", "engine_unavailable", retry_after_s=2),
+    GemlaneError: Fault(500, "server_error"),
+}
+
+
+def render_error(error: Exception) -> tuple[Fault, bytes]:
+    """The error's row, and its body; an error that is not ours tells nothing of itself."""
+    fault = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), Fault(500, "server_error"))
+    message = str(error) if isinstance(error, GemlaneError) else "internal server error"
+    if isinstance(error, errors.UnknownAdapter):
+        message = f"no adapter {error.name[:200]!r}: {message}"
+    body = {"error": {"message": message, "type": fault.type, "param": None, "code": fault.code}}
+    return fault, json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()

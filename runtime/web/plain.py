@@ -1,0 +1,36 @@
+"""The face of everything that is no dialect's: health, the description of the API, and paths where nothing lives."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from runtime import errors
+from runtime.errors import GemlaneError
+from runtime.web.faces import ErrorAnswer, Face
+
+_STATUSES: Final[dict[type, int]] = {
+    errors.InvalidRequest: 400,
+    errors.UnknownRoute: 404,
+    errors.MethodNotAllowed: 405,
+    errors.Unauthorized: 401,
+    errors.EngineUnavailable: 503,
+}
+
+
+def render_error(error: Exception, request_id: str) -> ErrorAnswer:
+    """The class's code and the message; an error that is not ours tells nothing of itself."""
+    known = error if isinstance(error, GemlaneError) else GemlaneError("internal server error")
+    status = next((_STATUSES[kind] for kind in type(known).__mro__ if kind in _STATUSES), 500)
+    body = {"error": {"code": known.code, "message": str(known), "request_id": request_id}}
+    return ErrorAnswer(status, json.dumps(body, ensure_ascii=False).encode())
+
+
+def _headers(request_id: str) -> dict[str, str]:
+    return {"X-Request-Id": request_id}
+
+
+FACE: Final = Face(lambda _: True, _headers, render_error)
+"""Claims whatever is left."""
+OPEN_FACE: Final = Face(lambda request: request.path == "/health", _headers, render_error, is_open=True)
+"""What needs no token."""

@@ -1,0 +1,75 @@
+"""The benchmarks' command line: python -m scripts.bench [NAME...] [--repeats N] [--json FILE]."""
+
+import argparse
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+from scripts.bench.gaps import gaps
+from scripts.bench.many import many
+from scripts.bench.overhead import overhead
+from scripts.bench.plan import SIDES, Plan
+from scripts.bench.prefix import prefix
+from scripts.bench.report import Result, machine, save
+from scripts.bench.sides import SideError
+from scripts.bench.swap import swap
+from scripts.bench.throughput import throughput
+from scripts.make_shapes import DEFAULT_FOLDER, SHAPES, TYPES
+
+BENCHMARKS = {
+    "throughput": throughput,
+    "swap": swap,
+    "overhead": overhead,
+    "prefix": prefix,
+    "gaps": gaps,
+    "many": many,
+}
+
+
+def main() -> int:
+    """Runs the named benchmarks, or all. Exit code 1: a bound was missed; 2: a benchmark did not run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench", description="Measure this server and llama-server."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--tokens", type=int, default=64, help="of a prompt and of an answer; default: %(default)s")
+    parser.add_argument("--threads", type=int, default=2, help="of each server; default: %(default)s")
+    parser.add_argument("--shape", choices=SHAPES, default="2b", help="default: %(default)s")
+    parser.add_argument("--type", choices=TYPES, default="q4_0", help="default: %(default)s")
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="of the models; default: %(default)s")
+    parser.add_argument("--sides", choices=SIDES, default="both", help="default: %(default)s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every value to FILE")
+    asked = parser.parse_args()
+    unknown = set(asked.names) - set(BENCHMARKS)
+    if unknown or min(asked.repeats, asked.threads, asked.tokens - 1) < 1:
+        parser.error(f"no benchmark {min(unknown)!r}" if unknown else "--repeats, --threads >= 1 and --tokens >= 2")
+    plan = Plan(
+        asked.folder,
+        asked.shape,
+        asked.type,
+        asked.threads,
+        asked.tokens,
+        asked.repeats,
+        asked.sides,
+    )
+    results: list[Result] = []
+    failed = []
+    print(", ".join(machine().values()))
+    for name in asked.names or BENCHMARKS:
+        start_s = time.monotonic()
+        try:
+            results.append(asyncio.run(BENCHMARKS[name](plan)))
+        except SideError as error:
+            failed.append(name)
+            print(f"{name} did not run: {error}", file=sys.stderr)
+            continue
+        print(f"\n{results[-1].table()}\n  in {time.monotonic() - start_s:.0f} s", flush=True)
+        if asked.json:
+            save(asked.json, {key: str(value) for key, value in vars(asked).items()}, results)
+    return 2 if failed else int(not all(claim.is_met for result in results for claim in result.claims))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""``/v1`` over HTTP."""
+
+import json
+from typing import Any
+
+import pytest
+from aiohttp import ClientPayloadError, ClientSession
+
+from runtime.errors import EngineDied, Overloaded
+from runtime.generation import BASE, Blend, BlendMember, FinishReason
+from tests.runtime.conftest import PIRATE, Serve
+from tests.runtime.double import ScriptedEngine
+
+CHAT = "/v1/chat/completions"
+HI = {"model": "gemma-7b-it-lora", "messages": [{"role": "user", "content": "hi"}]}
+PIRATES = Blend((BlendMember(PIRATE.digest),))
+
+
+async def test_chat(client: ClientSession, engine: ScriptedEngine) -> None:
+    """A chat goes through the template and may use the whole context; the answer says why it ended."""
+    engine.reason = FinishReason.LENGTH
+    async with client.post(CHAT, json=HI | {"stop": ["x"]}) as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"] == "application/json"
+        answer = await response.json()
+    assert answer["choices"][0]["message"]["content"] == "Hello world"
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["total_tokens"] == 9
+    (request,) = engine.requests
+    assert request.prompt.text == "<start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n"
+    assert (request.max_tokens, request.stop) == (512, ("x",))
+
+
+async def test_chat_stream(client: ClientSession) -> None:
+    """Chunks, and usage last where it was asked for."""
+    async with client.post(CHAT, json=HI | {"stream": True, "stream_options": {"include_usage": True}}) as response:
+        assert response.headers["Content-Type"] == "text/event-stream"
+        events = (await response.read()).decode().removesuffix("\n\n").split("\n\n")
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events[:-1]]
+    texts = [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks if chunk["choices"]]
+    assert "".join(texts) == "Hello world"
+    assert chunks[-1]["usage"]["total_tokens"] == 9
+    assert events[-1] == "data: [DONE]"
+    assert len({chunk["id"] for chunk in chunks}) == 1
+
+
+async def test_completions(client: ClientSession, engine: ScriptedEngine) -> None:
+    """A plain prompt goes in as it stands; control tokens in it are tokens."""
+    async with client.post("/v1/completions", json={"model": "gemma-7b-it-lora", "prompt": "<bos>hi"}) as response:
+        assert (await response.json())["choices"][0]["text"] == "Hello world"
+    (request,) = engine.requests
+    assert [(segment.text, segment.has_control_tokens) for segment in request.prompt.segments] == [("<bos>hi", True)]
+    assert request.max_tokens == 16
+    async with client.post(
+        "/v1/completions", json={"model": "gemma-7b-it-lora", "prompt": "hi", "stream": True}
+    ) as response:
+        assert (await response.read()).endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize(
+    ("fields", "blend"),
+    [
+        ({}, BASE),
+        ({"model": "@cf/google/gemma-7b-it-lora"}, BASE),
+        ({"model": "gemma-7b-it-lora:pirate"}, PIRATES),
+        ({"model": f"gemma-7b-it-lora:{PIRATE.id}"}, PIRATES),
+        ({"lora": "pirate"}, PIRATES),
+        ({"model": "gemma-7b-it-lora:pirate", "lora": "pirate"}, PIRATES),
+    ],
+)
+async def test_adapters(client: ClientSession, engine: ScriptedEngine, fields: dict[str, Any], blend: Blend) -> None:
+    """An adapter is a model, or the key ``lora``."""
+    async with client.post(CHAT, json=HI | fields) as response:
+        assert response.status == 200
+    assert engine.requests[0].blend == blend
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code"),
+    [
+        ({"model": "gpt-4o"}, 404, "model_not_found"),
+        ({"model": None}, 404, "model_not_found"),
+        ({"model": "gemma-7b-it-lora:nobody"}, 404, "model_not_found"),
+        ({"lora": "nobody"}, 404, "model_not_found"),
+        ({"model": "gemma-7b-it-lora:pirate", "lora": "shout"}, 400, None),
+        ({"n": 2}, 400, None),
+        ({"messages": []}, 400, None),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, 400, None),
+    ],
+)
+async def test_refusals(
+    client: ClientSession, engine: ScriptedEngine, fields: dict[str, Any], status: int, code: str | None
+) -> None:
+    """A bad request never reaches the engine."""
+    async with client.post(CHAT, data=json.dumps(HI | fields)) as response:
+        assert response.status == status
+        assert (await response.json())["error"]["code"] == code
+    assert engine.requests == []
+
+
+async def test_other_paths_and_methods(client: ClientSession) -> None:
+    """They are refused in OpenAI's words."""
+    async with client.post("/v1/embeddings", json={}) as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (404, "unknown_url")
+    async with client.get(CHAT) as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (405, "method_not_supported")
+
+
+async def test_overload_says_when_to_come_back(client: ClientSession, engine: ScriptedEngine) -> None:
+    """OpenAI's clients wait as long as ``Retry-After`` says."""
+    engine.script = [Overloaded("full")]
+    async with client.post(CHAT, json=HI | {"stream": True}) as response:
+        assert response.status == 429
+        assert response.headers["Retry-After"] == "1"
+
+
+async def test_a_stream_that_breaks_says_why(client: ClientSession, engine: ScriptedEngine) -> None:
+    """The last event is the error, there is no ``[DONE]``, and the connection ends without a proper end."""
+    engine.script = ["Hello", EngineDied("killed")]
+    async with client.post(CHAT, json=HI | {"stream": True}) as response:
+        received = await response.content.readuntil(b'"error"')
+        with pytest.raises(ClientPayloadError):
+            received += await response.content.read()
+    assert b"[DONE]" not in received
+
+
+async def test_models(client: ClientSession) -> None:
+    """The base model and its adapters, together and one by one."""
+    async with client.get("/v1/models") as response:
+        names = [model["id"] for model in (await response.json())["data"]]
+    assert names == ["gemma-7b-it-lora", "gemma-7b-it-lora:pirate"]
+    async with client.get("/v1/models/gemma-7b-it-lora:pirate") as response:
+        assert (await response.json())["id"] == "gemma-7b-it-lora:pirate"
+    async with client.get("/v1/models/gpt-4o") as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_tokens(serve: Serve, tmp_path) -> None:
+    """Whatever is wrong with the token, OpenAI's clients see a 401."""
+    (tmp_path / "tokens").write_text("secret\n")
+    client = await serve(token_file=str(tmp_path / "tokens"))
+    for headers in ({}, {"Authorization": "x"}, {"Authorization": "Bearer wrong"}):
+        async with client.get("/v1/models", headers=headers) as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (401, "invalid_api_key")
+    async with client.get("/v1/models", headers={"Authorization": "Bearer secret"}) as response:
+        assert response.status == 200

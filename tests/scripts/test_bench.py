@@ -1,0 +1,125 @@
+"""The benchmarks ask both servers for the same work, count right, and run."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from scripts.bench.asks import GEMLANE, LLAMA_SERVER, Answer, Ask, Piece, random_prompt
+from scripts.bench.many import N_ADAPTERS, power_law
+from scripts.bench.plan import Plan
+from scripts.bench.report import Claim, Result, Series, save
+from scripts.bench.sides import Side, process_tree
+from scripts.bench.throughput import Round, conclude, throughput
+
+
+def test_both_servers_are_asked_for_the_same_work() -> None:
+    """The same prompt, count, greedy choice and adapter, by file name here and by position there."""
+    ask = Ask(" 10 20", 64, 2)
+    ours, theirs = GEMLANE.render(ask), LLAMA_SERVER.render(ask)
+    assert (ours["prompt"], ours["max_tokens"], ours["raw"], ours["lora"]) == (" 10 20", 64, True, "003")
+    assert (theirs["prompt"], theirs["n_predict"], theirs["ignore_eos"]) == (" 10 20", 64, True)
+    assert theirs["lora"] == [{"id": 2, "scale": 1.0}]
+    for body in (ours, theirs):
+        assert body["temperature"] == 0
+        assert body["stream"] is True
+
+
+def test_the_base_model_is_asked_for_by_naming_no_adapter() -> None:
+    """Neither a name nor an id."""
+    assert "lora" not in GEMLANE.render(Ask(" 10", 1))
+    assert LLAMA_SERVER.render(Ask(" 10", 1))["lora"] == []
+
+
+def test_events_of_both_streams_are_read() -> None:
+    """A text, and the count at the end."""
+    assert GEMLANE.parse({"response": " 7", "p": "abc"}) == Piece(" 7")
+    assert GEMLANE.parse({"response": "", "usage": {"completion_tokens": 5}}) == Piece("", 5)
+    assert LLAMA_SERVER.parse({"content": " 7", "stop": False, "tokens_predicted": 1}) == Piece(" 7")
+    assert LLAMA_SERVER.parse({"content": "", "stop": True, "tokens_predicted": 5}) == Piece("", 5)
+
+
+def test_a_prompt_of_2000_tokens_is_within_the_apis_6144_characters() -> None:
+    """One word less than tokens, for the beginning-of-text token."""
+    prompt = random_prompt(np.random.default_rng(0), 2000)
+    assert len(prompt.split()) == 1999
+    assert len(prompt) <= 6144
+
+
+def test_an_answers_times_are_taken_from_its_arrivals() -> None:
+    """First token after 2 s, then three more in 3 s."""
+    answer = Answer("abcd", 4, (2.0, 3.0, 4.0, 5.0), 5.5, 1.0, 0.5)
+    assert (answer.first_token_s, answer.decode_s) == (2.0, 1.0)
+
+
+def test_ratios_compare_neighbouring_runs_and_the_median_decides() -> None:
+    """A machine that slowed down for one repeat changes no ratio."""
+    ours, theirs = Series("ours", "s", (1.0, 10.0, 1.2)), Series("theirs", "s", (2.0, 20.0, 2.0))
+    ratios = ours.over(theirs)
+    assert ratios == (0.5, 0.5, 0.6)
+    assert Claim("ours / theirs", ratios, ceiling=0.5).is_met
+    assert not Claim("ours / theirs", ratios, ceiling=0.49).is_met
+    assert not Claim("ours / theirs", ratios, floor=0.51).is_met
+
+
+def test_throughput_is_judged_against_the_peer_only_where_it_ran() -> None:
+    """Four claims more with llama-server; each bound is the one that was set."""
+    work = ("8 adapters", "1 shared adapter")
+    rounds = {("gemlane", name): [Round(10.0, 5.0, 1.0)] for name in work}
+    assert len(conclude(rounds, []).claims) == 1
+    rounds |= {("llama-server", work[0]): [Round(5.0, 2.5, 4.0)], ("llama-server", work[1]): [Round(10, 5, 1)]}
+    claims = conclude(rounds, []).claims
+    assert [claim.values for claim in claims] == [(1.0,), (1.0,), (2.0,), (1.0,), (0.25,)]
+    assert all(claim.is_met for claim in claims)
+
+
+def test_a_report_holds_every_value(tmp_path: Path) -> None:
+    """The table shows median, spread and verdict; the JSON the values themselves."""
+    claim = Claim("ratio", (0.5, 0.7, 0.6), floor=0.9, cpu_values=(0.8, 0.8, 0.8))
+    result = Result("demo", (Series("speed", "tokens/s", (1.0, 3.0, 2.0)),), (claim,))
+    table = result.table()
+    assert "2 (1 to 3) tokens/s" in table
+    assert "0.6 (0.5 to 0.7); by CPU time" in table
+    assert "[>= 0.9: NOT MET]" in table
+    save(tmp_path / "report.json", {"repeats": "3"}, [result])
+    assert '"met": false' in (tmp_path / "report.json").read_text()
+
+
+def test_the_power_law_prefers_the_first_adapters() -> None:
+    """The first of 100 comes in about one of five requests, the last hardly ever."""
+    chosen = power_law(np.random.default_rng(0), 10_000)
+    assert 0.17 < chosen.count(0) / 10_000 < 0.22
+    assert chosen.count(N_ADAPTERS - 1) < 50
+
+
+def test_cpu_time_is_that_of_the_whole_process_tree() -> None:
+    """A shell's child burns CPU; what the clock says is at least what the child counted itself."""
+    burn = "import time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True)\nimport sys; sys.stdin.read()"
+    shell = subprocess.Popen(
+        ["/bin/sh", "-c", f'{sys.executable} -c "{burn}"; true'],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert shell.stdin is not None
+    assert shell.stdout is not None
+    assert shell.stdout.readline() == "done\n"
+    tree = tuple(process_tree(shell.pid))
+    side = Side("shell", GEMLANE, "", tree, None)  # type: ignore[arg-type]
+    used_s, peak_bytes = side.cpu_s(), side.peak_bytes()
+    shell.stdin.close()
+    assert shell.wait() == 0
+    shell.stdout.close()
+    assert len(tree) == 2
+    assert 0.3 <= used_s < 3
+    assert peak_bytes > 1_000_000
+
+
+def test_a_benchmark_runs_on_our_server(tmp_path: Path) -> None:
+    """Shapes are made, the server started, eight clients served with exactly the tokens they asked for."""
+    plan = Plan(tmp_path, "tiny", "q4_0", n_threads=1, n_tokens=8, repeats=1, sides="gemlane")
+    result = asyncio.run(throughput(plan))
+    assert [claim.text for claim in result.claims] == ["throughput of 8 adapters / of 1 shared"]
+    assert all(value > 0 for series in result.series for value in series.values)
