@@ -44,8 +44,8 @@ class Converter:
         if not self._base_digest:
             try:
                 self._base_digest = await asyncio.to_thread(digest_of, self._base)
-            except OSError as error:
-                raise ConversionDied(f"the base model cannot be read: {error.strerror}") from error
+            except OSError as reason:
+                raise ConversionDied(f"the base model cannot be read: {reason.strerror}") from reason
         arguments = (str(folder), str(self._base), self._base_digest, str(output), str(self._max_rank))
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", __spec__.name, *arguments),
