@@ -44,6 +44,8 @@ async def serve(settings: Settings) -> None:
     engine = ChildEngine(settings.engine, max_in_flight=max_in_flight, on_loading=bar.show)
     registry = Registry()
     finetunes = _open_finetunes(engine, registry, settings)
+    await _collect_adapters(registry, finetunes, settings)
+    await registry.register(engine)  # which is told once it is ready, before the first request
     stop = _stop_event()
     async with _listening(build_app(engine, registry, settings.server, finetunes), settings.server) as door:
         try:
@@ -54,7 +56,7 @@ async def serve(settings: Settings) -> None:
             bar.close()
             if starting.done():
                 ready = starting.result()
-                await _register_adapters(engine, registry, finetunes, settings)
+                await registry.register(engine)  # what it refused is forgotten
                 _greet(ready, registry, door.url)
                 await stopping
                 door.close()
@@ -100,9 +102,7 @@ def _open_finetunes(engine: ChildEngine, registry: Registry, settings: Settings)
         return None
 
 
-async def _register_adapters(
-    engine: ChildEngine, registry: Registry, finetunes: Finetunes | None, settings: Settings
-) -> None:
+async def _collect_adapters(registry: Registry, finetunes: Finetunes | None, settings: Settings) -> None:
     """Take in every sound adapter of the folder, and what was uploaded to it earlier."""
     if settings.server.adapters:
         check = make_check(Path(settings.engine.model))
@@ -110,7 +110,6 @@ async def _register_adapters(
             registry.add(adapter)
     if finetunes is not None:
         await finetunes.load()
-    await registry.register(engine)
 
 
 def _stop_event() -> asyncio.Event:

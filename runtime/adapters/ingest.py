@@ -74,6 +74,7 @@ class Finetunes:
         self._converter = converter
         self._max_adapters = max_adapters
         self._manifests: dict[str, Manifest] = {}
+        self._stalled: set[str] = set()  # unfinished, and left so: a file was refused, or an earlier run began them
         self._converting = asyncio.Lock()
         self._tasks: set[asyncio.Task[Manifest]] = set()
         with _storage(folder):
@@ -107,7 +108,7 @@ class Finetunes:
         return self._manifests.get(name_or_id) or next(by_name, None)
 
     def create(self, name: str, model: str, description: str = "", *, is_public: bool = False) -> Manifest:
-        """A new finetune that waits for its files; one of that name that came to nothing gives way to it.
+        """A new finetune that waits for its files; a stalled one of that name gives way to it.
 
         Raises:
             InvalidAdapter: the name cannot be used, or is taken.
@@ -149,7 +150,7 @@ class Finetunes:
         with _storage(self.uploads):
             upload.path.replace(taken)
         work = self._add_file(manifest_id, file_name, Upload(taken, upload.digest))
-        return await asyncio.shield(self._start(manifest_id, work))
+        return await asyncio.shield(self._start(work))
 
     async def remove(self, manifest_id: str) -> None:
         """Forget a finetune and its files; answers that run under it are finished.
@@ -166,6 +167,7 @@ class Finetunes:
                 if all(other.digest != adapter.digest for other in self._registry):
                     await self._engine.remove_adapter(adapter.digest)
             del self._manifests[manifest_id]
+            self._stalled.discard(manifest_id)
             with _storage(self._folder):
                 self._folder_of(manifest).replace(self.uploads / manifest.id)  # gone for good with the next start
             shutil.rmtree(self.uploads / manifest.id, ignore_errors=True)
@@ -177,11 +179,10 @@ class Finetunes:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _give_way(self, name: str) -> None:
-        """Forget an unfinished finetune of that name that nobody works on; Cloudflare's clients cannot delete it."""
+        """Forget a stalled finetune of that name, which Cloudflare's clients could not delete."""
         earlier = self.find(name)
-        if earlier is None or earlier.name != name or earlier.digest is not None:
-            return
-        if all(task.get_name() != earlier.id for task in self._tasks):
+        if earlier is not None and earlier.name == name and earlier.digest is None and earlier.id in self._stalled:
+            self._stalled.remove(earlier.id)
             self._registry.release(earlier.id)
             del self._manifests[earlier.id]
             shutil.rmtree(self._folder_of(earlier), ignore_errors=True)
@@ -189,7 +190,8 @@ class Finetunes:
     async def _add_file(self, manifest_id: str, file_name: str, upload: Upload) -> Manifest:
         try:
             async with self._converting:
-                return await self._add_taken_file(manifest_id, file_name, upload)
+                with self._filling(manifest_id):
+                    return await self._add_taken_file(manifest_id, file_name, upload)
         finally:
             upload.path.unlink(missing_ok=True)
 
@@ -241,7 +243,9 @@ class Finetunes:
             self._registry.reserve(manifest.id, manifest.name)
             self._manifests[manifest.id] = manifest
             if _is_filled(folder):
-                self._start(manifest.id, self._resume(manifest))
+                self._start(self._resume(manifest))
+            else:
+                self._stalled.add(manifest.id)
             return
         gguf = folder / GGUF_NAME
         if await asyncio.to_thread(digest_of, gguf) != manifest.digest:
@@ -253,14 +257,26 @@ class Finetunes:
     async def _resume(self, manifest: Manifest) -> Manifest:
         async with self._converting:
             try:
-                return await self._complete(manifest)
+                with self._filling(manifest.id):
+                    return await self._complete(manifest)
             except GemlaneError as error:
                 log.warning("finetune %s cannot be completed: %s", manifest.name, error)
                 return manifest
 
-    def _start(self, manifest_id: str, work: Coroutine[Any, Any, Manifest]) -> asyncio.Task[Manifest]:
-        """Begin work on a finetune that outlives whoever asked for it."""
-        task = asyncio.create_task(work, name=manifest_id)
+    @contextlib.contextmanager
+    def _filling(self, manifest_id: str) -> Iterator[None]:
+        """While a file is taken in, its finetune is not stalled; it is when that fails."""
+        self._stalled.discard(manifest_id)
+        try:
+            yield
+        except GemlaneError:
+            if manifest_id in self._manifests:
+                self._stalled.add(manifest_id)
+            raise
+
+    def _start(self, work: Coroutine[Any, Any, Manifest]) -> asyncio.Task[Manifest]:
+        """Begin work that outlives whoever asked for it."""
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return task

@@ -80,7 +80,7 @@ def start(
         n_parallel=settings.parallel,
         device="gpu" if n_gpu_layers else "cpu",
     )
-    _LOG.info("adapter batching is %s: %s", adapters.mode, reason)
+    _LOG.debug("adapter batching is %s: %s", adapters.mode, reason)
     return engine, Ready(info, adapters.mode, reason)
 
 

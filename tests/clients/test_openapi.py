@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,10 +34,13 @@ def test_no_request_gets_an_answer_that_is_not_described(
     done = command(
         schemathesis,
         *("run", f"{described.url}/openapi.json", "--checks", checks),
-        *("--phases", "examples,coverage,fuzzing", "--max-examples", "25", "--seed", "1", "--no-color"),
+        *("--phases", "examples,coverage,fuzzing", "--max-examples", "50", "--seed", "1", "--no-color"),
         *("--request-timeout", "60", "--continue-on-failure"),
         timeout_s=BUDGET_S,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr
-    assert "No issues found" in done.stdout, done.stdout
-    ran("PyPI schemathesis", "4.32.5", done.stdout.splitlines()[-2].strip(" ="))
+    counts = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
+    assert counts is not None, done.stdout
+    assert int(counts[1]) == int(counts[2]) > 1000, done.stdout
+    version = re.search(r"Schemathesis v(\S+)", done.stdout)
+    ran("PyPI schemathesis", version[1] if version else "?", f"{counts[2]} requests to /openapi.json's operations")

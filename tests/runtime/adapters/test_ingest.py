@@ -252,17 +252,17 @@ async def test_unusable_names(house: House, name: str) -> None:
 
 
 async def test_a_name_is_taken_once(house: House) -> None:
-    """By a finetune that answers."""
-    manifest = house.finetunes.create("name", MODEL)
-    await house.send(manifest.id, CONFIG_NAME, WEIGHTS_NAME)
+    """Whether it is complete or not."""
+    house.finetunes.create("name", MODEL)
     with pytest.raises(InvalidAdapter, match="taken"):
         house.finetunes.create("name", MODEL)
 
 
-async def test_a_finetune_that_came_to_nothing_gives_way_to_its_successor(house: House) -> None:
+async def test_a_finetune_that_was_refused_gives_way_to_its_successor(house: House) -> None:
     """Clients that cannot delete may try again under the same name; what still comes for the first is refused."""
     first = house.finetunes.create("mine", MODEL)
-    await house.send(first.id, CONFIG_NAME)
+    with pytest.raises(InvalidAdapter):
+        await house.send(first.id, CONFIG_NAME, model_type="llama")
     second = house.finetunes.create("mine", MODEL)
     assert [manifest.id for manifest in house.finetunes] == [second.id]
     assert [path.name for path in house.folder.iterdir() if not path.name.startswith(".")] == [second.id]
@@ -270,16 +270,29 @@ async def test_a_finetune_that_came_to_nothing_gives_way_to_its_successor(house:
         await house.send(first.id, WEIGHTS_NAME)
     await house.send(second.id, CONFIG_NAME, WEIGHTS_NAME)
     house.registry.resolve("mine")
+    with pytest.raises(InvalidAdapter, match="replaced"):
+        await house.send(second.id, CONFIG_NAME, r=4)
+    with pytest.raises(InvalidAdapter, match="taken"):
+        house.finetunes.create("mine", MODEL)
+
+
+async def test_a_finetune_left_half_filled_by_an_earlier_run_gives_way(house: House) -> None:
+    """Whoever began it has gone."""
+    first = house.finetunes.create("mine", MODEL)
+    await house.send(first.id, CONFIG_NAME)
     await house.restart()
-    house.registry.resolve("mine")
+    second = house.finetunes.create("mine", MODEL)
+    assert [manifest.id for manifest in house.finetunes] == [second.id]
 
 
-async def test_a_finetune_that_is_being_converted_keeps_its_name(house: House) -> None:
-    """Its files have come; whoever wants its name now is told that it is taken."""
-    held = HeldConverter(house.converter)
-    house.finetunes._converter = held
+async def test_a_finetune_that_is_being_mended_keeps_its_name(house: House) -> None:
+    """The file that was refused has come again, and is being converted."""
     manifest = house.finetunes.create("mine", MODEL)
     await house.send(manifest.id, CONFIG_NAME)
+    with pytest.raises(InvalidAdapter):
+        await house.finetunes.add_file(manifest.id, WEIGHTS_NAME, house.upload(b"nonsense"))
+    held = HeldConverter(house.converter)
+    house.finetunes._converter = held
     converting = asyncio.create_task(house.send(manifest.id, WEIGHTS_NAME))
     await held.started.wait()
     with pytest.raises(InvalidAdapter, match="taken"):

@@ -193,6 +193,30 @@ async def test_upload_refusals(client: ClientSession, finetunes: Finetunes) -> N
     assert [manifest.files for manifest in finetunes] == [{}]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'--b\r\nContent-Disposition: form-data; name="_charset_"\r\n\r\n' + b"x" * 99 + b"\r\n--b--\r\n",
+        b"--b\r\n" + b"".join(b"H%d: v\r\n" % n for n in range(999)) + b"\r\n\r\n--b--\r\n",
+        b"--b\r\nH: " + b"v" * 20_000 + b"\r\n\r\n\r\n--b--\r\n",
+    ],
+    ids=["charset", "headers", "long header"],
+)
+async def test_a_form_that_the_reader_refuses(client: ClientSession, body: bytes) -> None:
+    """Whatever class aiohttp has for it, it is the client's fault."""
+    path = f"/finetunes/{await create(client)}/finetune-assets"
+    answer = await post(client, path, body, 400, **{"Content-Type": "multipart/form-data; boundary=b"})
+    assert answer["errors"][0]["code"] == 5006
+
+
+async def test_an_upload_that_does_not_say_what_it_is(client: ClientSession) -> None:
+    """There is no content type at all, so there are no parts."""
+    path = f"{AI}/finetunes/{await create(client)}/finetune-assets"
+    async with client.post(path, data=b"x", skip_auto_headers=["Content-Type"]) as response:
+        assert response.status == 400
+        assert "multipart" in await response.text()
+
+
 @pytest.mark.parametrize("is_chunked", [False, True])
 async def test_a_file_over_the_limit(serve: Serve, finetunes: Finetunes, is_chunked: bool) -> None:
     """It is refused as soon as that is known, and leaves nothing."""
