@@ -28,9 +28,9 @@ _CALL: Final = (
     parameter("cf-consn-model-id", "header", {"const": MODEL}),
 )
 _TRUTH: Final = {"type": "boolean"}
-_LOOKING: Final = (400, 401, 405)
-_WRITING: Final = (400, 401, 405, 408, 413, 500)
-_ANSWERING: Final = (400, 401, 405, 408, 413, 429, 500, 503)
+_LOOKING: Final = (400, 401, 403, 405)
+_WRITING: Final = (400, 401, 403, 405, 408, 413, 500)
+_ANSWERING: Final = (400, 401, 403, 405, 408, 413, 429, 500, 503)
 
 _USAGE: Final = record({"prompt_tokens": COUNT, "completion_tokens": COUNT, "total_tokens": COUNT})
 _RESULT: Final = record({"response": TEXT, "usage": _USAGE})
@@ -147,7 +147,7 @@ PATHS: Final = {
         get=_look("Search models", listing(ANYTHING)),
     ),
     _AI + "/models/schema": path(
-        _ACCOUNT, *queries("model"), get=_look("A model's schema", ANYTHING, (400, 401, 404, 405))
+        _ACCOUNT, *queries("model"), get=_look("A model's schema", ANYTHING, (400, 401, 403, 404, 405))
     ),
     _AI + "/tasks/search": path(_ACCOUNT, get=_look("List tasks", listing(ANYTHING))),
     _AI + "/authors/search": path(_ACCOUNT, get=_look("List authors", listing(ANYTHING))),

@@ -129,6 +129,7 @@ async def test_system_role(serve: Serve, engine: ScriptedEngine, setting: str, t
         (RUN, b'{"prompt":"hi","lora":"00000000-0000-0000-0000-000000000"}', 400, 3037),
         (RUN, b'{"prompt":"hi","lora":"' + b"n" * 10_000 + b'"}', 400, 3037),
         (RUN, b'{"prompt":"hi","lora":"\\u0000\xc3\xa9"}', 400, 3037),
+        (RUN, b'{"prompt":"hi","lora":"\\ud800"}', 400, 3037),
         (f"{ACCOUNT}/run/@cf/meta/llama", b'{"prompt":"hi"}', 400, 5007),
         (f"{ACCOUNT}/nowhere", b"{}", 400, 7000),
         ("/client/v4/nowhere", b"{}", 400, 7000),
