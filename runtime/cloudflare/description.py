@@ -14,6 +14,7 @@ from runtime.web.description import (
     answers,
     listing,
     operation,
+    parameter,
     path,
     record,
 )
@@ -72,6 +73,14 @@ _CHAT: Final = record(
 )
 
 
+_MODEL: Final = {"const": MODEL}
+_CHAT_BODY: Final = {**CHAT_BODY, "properties": {**CHAT_BODY["properties"], "model": _MODEL}}
+_BINDING: Final = (
+    parameter("version", "query", {"const": "3"}),
+    parameter("cf-consn-model-id", "header", _MODEL),
+)
+
+
 def _enveloped(result: Schema) -> Schema:
     return record(
         {"result": result, "success": {"const": True}, "errors": listing(ANYTHING), "messages": listing(ANYTHING)}
@@ -90,7 +99,7 @@ def _binding_run(summary: str) -> dict[str, Any]:
 PATHS: Final = {
     _AI + "/run/{model}": path(
         "account",
-        "model",
+        parameter("model", schema=_MODEL),
         queries=("lora",),
         post=operation(
             "Run the model",
@@ -100,7 +109,7 @@ PATHS: Final = {
     ),
     _AI + "/v1/chat/completions": path(
         "account",
-        post=operation("Chat", answers(_CHAT, _REST_ERROR, _ANSWERING, can_stream=True), CHAT_BODY),
+        post=operation("Chat", answers(_CHAT, _REST_ERROR, _ANSWERING, can_stream=True), _CHAT_BODY),
     ),
     _AI + "/finetunes": path(
         "account",
@@ -139,8 +148,8 @@ PATHS: Final = {
     "/client/v4/accounts": path(get=_look("List accounts", listing(ANYTHING))),
     "/client/v4/memberships": path(get=_look("List memberships", listing(ANYTHING))),
     "/client/v4/user/tokens/verify": path(get=_look("Verify a token", ANYTHING)),
-    "/run": path(queries=("version",), post=_binding_run("Run, for the Worker binding")),
-    "/ai-gateway/run": path(queries=("version",), post=_binding_run("Run, for the Worker binding with a gateway")),
+    "/run": path(*_BINDING, post=_binding_run("Run, for the Worker binding")),
+    "/ai-gateway/run": path(*_BINDING, post=_binding_run("Run, for the Worker binding with a gateway")),
     "/ai-api/models/search": path(
         queries=("search", "task", "author", "source", "page", "per_page"),
         get=_look("Search models, for the Worker binding", listing(ANYTHING)),

@@ -35,7 +35,7 @@ def answers(success: Schema, error: Schema, statuses: Iterable[int], *, can_stre
     """Responses of an operation: 200, and an error for each status."""
     content: dict[str, Any] = {JSON: {"schema": success}}
     if can_stream:
-        content[STREAM] = {"schema": TEXT}
+        content[STREAM] = {}  # events, for which OpenAPI 3.1 has no schema
     refused = {str(status): {"description": "error", "content": {JSON: {"schema": error}}} for status in statuses}
     return {"200": {"description": "success", "content": content}, **refused}
 
@@ -50,9 +50,16 @@ def operation(
     return described
 
 
-def path(*parameters: str, queries: Iterable[str] = (), **operations: Mapping[str, Any]) -> dict[str, Any]:
+def parameter(name: str, place: str = "path", schema: Schema = TEXT) -> dict[str, Any]:
+    """A parameter that is needed: in the path, the query or a header."""
+    return {"name": name, "in": place, "required": True, "schema": schema}
+
+
+def path(
+    *parameters: str | Mapping[str, Any], queries: Iterable[str] = (), **operations: Mapping[str, Any]
+) -> dict[str, Any]:
     """One path: its parameters, what its query may hold (all text, all optional), and its operations by method."""
-    described = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in parameters]
+    described = [parameter(given) if isinstance(given, str) else given for given in parameters]
     described += [{"name": name, "in": "query", "required": False, "schema": TEXT} for name in queries]
     return {"parameters": described, **operations} if described else dict(operations)
 
