@@ -43,9 +43,10 @@ _REFUSED_KEYS: Final = {
     "monteclora_config": "MonteCLoRA is no plain LoRA",
 }
 _INITS_THAT_CHANGE_THE_BASE: Final = ("pissa", "olora", "loftq", "corda", "lora_ga")
+_MAGNITUDE: Final = "lora_magnitude_vector"
 _WEIGHT: Final = re.compile(
     r"layers\.(?P<layer>0|[1-9][0-9]{0,3})\.(?P<module>self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)"
-    r"\.(?P<part>lora_A|lora_B|lora_magnitude_vector)(?:\.[^.]+)?(?:\.weight)?"
+    r"\.(?:(?P<half>lora_A|lora_B)(?:\.[^.]+)?\.weight|lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?)"
 )
 _NORM: Final = re.compile(
     r"(?P<norm>(?:layers\.[0-9]+\.(?:input|post_attention)_layernorm|norm))(?:\.modules_to_save(?:\.[^.]+)?)?\.weight"
@@ -94,7 +95,7 @@ def read_peft(path: Path, file: SafetensorsFile) -> Adapter:
     config_path = file.path.parent / CONFIG_NAME
     raw = read_json_object(config_path, MAX_CONFIG_BYTES)
     config = _parse_config(raw, config_path)
-    halves: dict[str, dict[str, str]] = {}
+    parts: dict[str, dict[str, str]] = {}
     modules: dict[str, str] = {}
     norms = {}
     for key in file.tensors:
@@ -104,19 +105,16 @@ def read_peft(path: Path, file: SafetensorsFile) -> Adapter:
         match = _WEIGHT.fullmatch(bare)
         if match is not None:
             name = f"blk.{match['layer']}.{PROJECTIONS[match['module']]}.weight"
-            if halves.setdefault(name, {}).setdefault(match["part"], key) != key:
-                raise TensorMismatch(f"{file.path}: {match['part']} of {name!r} is there twice")
+            part = match["half"] or _MAGNITUDE
+            if parts.setdefault(name, {}).setdefault(part, key) != key:
+                raise TensorMismatch(f"{file.path}: {part} of {name!r} is there twice")
             modules[name] = f"model.layers.{match['layer']}.{match['module']}"
         elif (norm := _NORM.fullmatch(bare)) is not None:
             norms[str(gguf_name(norm["norm"] + ".weight"))] = StoredRows(file, key)
         else:
             raise UnsupportedAdapter(f"{file.path}: {key!r}: {_why_not(bare)}")
-    pairs = {name: _pair(file, name, parts, modules[name], config) for name, parts in halves.items()}
-    magnitudes = {
-        name: StoredRows(file, parts["lora_magnitude_vector"])
-        for name, parts in halves.items()
-        if "lora_magnitude_vector" in parts
-    }
+    pairs = {name: _pair(file, name, keys, modules[name], config) for name, keys in parts.items()}
+    magnitudes = {name: StoredRows(file, keys[_MAGNITUDE]) for name, keys in parts.items() if _MAGNITUDE in keys}
     base_name = raw.get("base_model_name_or_path")
     return Adapter(
         path=path,

@@ -134,15 +134,6 @@ class Finetunes:
         self._manifests[manifest.id] = manifest
         return manifest
 
-    def check_file_name(self, file_name: str) -> None:
-        """Let the two names of a PEFT adapter's files pass.
-
-        Raises:
-            InvalidAdapter: it is another.
-        """
-        if file_name not in (CONFIG_NAME, WEIGHTS_NAME):
-            raise InvalidAdapter(f"file_name must be {CONFIG_NAME} or {WEIGHTS_NAME}, not {file_name[:200]!r}")
-
     async def add_file(self, manifest_id: str, file_name: str, upload: Upload) -> Manifest:
         """Give the finetune one of its files; with the second it is converted, and may then be named in requests.
 
@@ -153,6 +144,7 @@ class Finetunes:
             AdapterError: the file breaks a rule, does not fit the base model, or would replace one in use.
             StorageError, ConversionDied: it is our own fault.
         """
+        check_file_name(file_name)
         taken = self.uploads / str(uuid.uuid4())
         with _storage(self.uploads):
             upload.path.replace(taken)
@@ -211,7 +203,6 @@ class Finetunes:
             if manifest.files.get(file_name) == upload.digest:
                 return manifest
             raise InvalidAdapter("the files of a finetune cannot be replaced; create a new one")
-        self.check_file_name(file_name)
         if file_name == CONFIG_NAME:
             check_config(upload.path)
         files = {**manifest.files, file_name: upload.digest}
@@ -268,8 +259,12 @@ class Finetunes:
 
     async def _resume(self, manifest: Manifest) -> Manifest:
         async with self._converting:
-            with self._filling(manifest.id):
-                return await self._complete(manifest)
+            try:
+                with self._filling(manifest.id):
+                    return await self._complete(manifest)
+            except GemlaneError as error:
+                log.warning("finetune %s cannot be completed: %s", manifest.name, error)
+                return manifest
 
     @contextlib.contextmanager
     def _filling(self, manifest_id: str) -> Iterator[None]:
@@ -291,9 +286,9 @@ class Finetunes:
 
     def _forget(self, task: asyncio.Task[Manifest]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            level = logging.INFO if isinstance(error, GemlaneError) else logging.ERROR
-            log.log(level, "a finetune cannot be completed: %s", error, exc_info=level == logging.ERROR and error)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, GemlaneError):  # ours are told where they are awaited
+            log.error("a finetune cannot be completed", exc_info=error)
 
     def _keep(self, manifest: Manifest) -> Manifest:
         write_manifest(self._folder_of(manifest), manifest)
@@ -302,6 +297,16 @@ class Finetunes:
 
     def _folder_of(self, manifest: Manifest) -> Path:
         return self._folder / manifest.id
+
+
+def check_file_name(file_name: str) -> None:
+    """Let the two names of a PEFT adapter's files pass.
+
+    Raises:
+        InvalidAdapter: it is another.
+    """
+    if file_name not in (CONFIG_NAME, WEIGHTS_NAME):
+        raise InvalidAdapter(f"file_name must be {CONFIG_NAME} or {WEIGHTS_NAME}, not {file_name[:200]!r}")
 
 
 def check_config(path: Path) -> None:

@@ -16,10 +16,17 @@ from runtime.web.description import (
     operation,
     parameter,
     path,
+    queries,
     record,
 )
 
 _AI: Final = "/client/v4/accounts/{account}/ai"
+_ACCOUNT: Final = parameter("account", "path")
+_ONE: Final = parameter("finetune", "path")
+_CALL: Final = (
+    parameter("version", "query", {"const": "3"}),
+    parameter("cf-consn-model-id", "header", {"const": MODEL}),
+)
 _TRUTH: Final = {"type": "boolean"}
 _LOOKING: Final = (400, 401, 405)
 _WRITING: Final = (400, 401, 405, 408, 413, 500)
@@ -73,12 +80,11 @@ _CHAT: Final = record(
 )
 
 
-_MODEL: Final = {"const": MODEL}
-_CHAT_BODY: Final = {**CHAT_BODY, "properties": {**CHAT_BODY["properties"], "model": _MODEL}}
-_BINDING: Final = (
-    parameter("version", "query", {"const": "3"}),
-    parameter("cf-consn-model-id", "header", _MODEL),
-)
+_CHAT_BODY: Final = {
+    **CHAT_BODY,
+    "properties": {**CHAT_BODY["properties"], "model": {"const": MODEL}},
+    "additionalProperties": True,
+}
 
 
 def _enveloped(result: Schema) -> Schema:
@@ -92,15 +98,15 @@ def _look(summary: str, result: Schema, statuses: tuple[int, ...] = _LOOKING) ->
 
 
 def _binding_run(summary: str) -> dict[str, Any]:
-    body = record({"inputs": SCHEMA["input"]}, {"options": {"type": "object"}})
+    body = record({"inputs": SCHEMA["input"]}, {"options": ANYTHING})
     return operation(summary, answers(_RESULT, _BINDING_ERROR, _ANSWERING, can_stream=True), body)
 
 
 PATHS: Final = {
     _AI + "/run/{model}": path(
-        "account",
-        parameter("model", schema=_MODEL),
-        queries=("lora",),
+        _ACCOUNT,
+        parameter("model", "path", {"const": MODEL}),
+        *queries("lora"),
         post=operation(
             "Run the model",
             answers(_enveloped(_RESULT), _REST_ERROR, _ANSWERING, can_stream=True),
@@ -108,26 +114,26 @@ PATHS: Final = {
         ),
     ),
     _AI + "/v1/chat/completions": path(
-        "account",
+        _ACCOUNT,
         post=operation("Chat", answers(_CHAT, _REST_ERROR, _ANSWERING, can_stream=True), _CHAT_BODY),
     ),
     _AI + "/finetunes": path(
-        "account",
+        _ACCOUNT,
         get=_look("List finetunes", listing(_FINETUNE)),
         post=operation("Create a finetune", answers(_enveloped(_FINETUNE), _REST_ERROR, _WRITING), _NEW_FINETUNE),
     ),
     _AI + "/finetunes/public": path(
-        "account", queries=("limit", "offset", "orderBy"), get=_look("List public finetunes", listing(_FINETUNE))
+        _ACCOUNT, *queries("limit", "offset", "orderBy"), get=_look("List public finetunes", listing(_FINETUNE))
     ),
     _AI + "/finetunes/{finetune}": path(
-        "account",
-        "finetune",
+        _ACCOUNT,
+        _ONE,
         get=_look("Show a finetune", _FINETUNE),
         delete=_look("Delete a finetune", _FINETUNE, (*_LOOKING, 500)),
     ),
     _AI + "/finetunes/{finetune}/finetune-assets": path(
-        "account",
-        "finetune",
+        _ACCOUNT,
+        _ONE,
         post=operation(
             "Give a finetune one of its two files",
             answers(_enveloped(_ASSET), _REST_ERROR, _WRITING),
@@ -136,22 +142,22 @@ PATHS: Final = {
         ),
     ),
     _AI + "/models/search": path(
-        "account",
-        queries=("search", "task", "author", "source", "page", "per_page"),
+        _ACCOUNT,
+        *queries("search", "task", "author", "source", "page", "per_page"),
         get=_look("Search models", listing(ANYTHING)),
     ),
     _AI + "/models/schema": path(
-        "account", queries=("model",), get=_look("A model's schema", ANYTHING, (400, 401, 404, 405))
+        _ACCOUNT, *queries("model"), get=_look("A model's schema", ANYTHING, (400, 401, 404, 405))
     ),
-    _AI + "/tasks/search": path("account", get=_look("List tasks", listing(ANYTHING))),
-    _AI + "/authors/search": path("account", get=_look("List authors", listing(ANYTHING))),
+    _AI + "/tasks/search": path(_ACCOUNT, get=_look("List tasks", listing(ANYTHING))),
+    _AI + "/authors/search": path(_ACCOUNT, get=_look("List authors", listing(ANYTHING))),
     "/client/v4/accounts": path(get=_look("List accounts", listing(ANYTHING))),
     "/client/v4/memberships": path(get=_look("List memberships", listing(ANYTHING))),
     "/client/v4/user/tokens/verify": path(get=_look("Verify a token", ANYTHING)),
-    "/run": path(*_BINDING, post=_binding_run("Run, for the Worker binding")),
-    "/ai-gateway/run": path(*_BINDING, post=_binding_run("Run, for the Worker binding with a gateway")),
+    "/run": path(*_CALL, post=_binding_run("Run, for the Worker binding")),
+    "/ai-gateway/run": path(*_CALL, post=_binding_run("Run, for the Worker binding with a gateway")),
     "/ai-api/models/search": path(
-        queries=("search", "task", "author", "source", "page", "per_page"),
+        *queries("search", "task", "author", "source", "page", "per_page"),
         get=_look("Search models, for the Worker binding", listing(ANYTHING)),
     ),
 }

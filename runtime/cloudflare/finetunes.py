@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from runtime.adapters.ingest import Finetunes
+from runtime.adapters.ingest import Finetunes, check_file_name
 from runtime.adapters.manifest import Manifest
 from runtime.cloudflare.wire import MODEL, render_envelope
 from runtime.errors import AdapterError, InvalidRequest, UnknownAdapter
@@ -22,6 +22,7 @@ from runtime.web.limits import read_body
 from runtime.web.uploads import receive
 
 _FINETUNES: Final = "/client/v4/accounts/{account}/ai/finetunes"
+_ONE: Final = "/{finetune:(?!public/?$)[^/]+}"  # ``public`` is a list; a finetune of that name has its id
 _ASSET_NAMESPACE: Final = uuid.UUID("0a4a3e6e-4f77-5d5c-8a3e-0c6d9f6b7a10")  # ours alone, drawn once
 _BUCKET: Final = "gemlane"
 
@@ -51,6 +52,7 @@ async def upload(request: web.Request) -> web.Response:
         file_name = form.fields.get("file_name")
         if file_name is None:
             raise InvalidRequest("the form has no part named file_name")
+        check_file_name(file_name)
         manifest = await finetunes.add_file(manifest.id, file_name, form.file)
     return _answer(render_asset(manifest, file_name))
 
@@ -95,8 +97,8 @@ def add_routes(app: web.Application) -> None:
         app.router.add_post(_FINETUNES + slash, create)
         app.router.add_get(_FINETUNES + slash, list_all)
         app.router.add_get(_FINETUNES + "/public" + slash, list_public)
-        app.router.add_get(_FINETUNES + "/{finetune}" + slash, get_one)
-        app.router.add_delete(_FINETUNES + "/{finetune}" + slash, delete)
+        app.router.add_get(_FINETUNES + _ONE + slash, get_one)
+        app.router.add_delete(_FINETUNES + _ONE + slash, delete)
         app.router.add_post(_FINETUNES + "/{finetune}/finetune-assets" + slash, upload)
 
 

@@ -31,6 +31,11 @@ class Cells:
         """How many cells these hold together, shared ones counted once."""
         return len(set().union(*(self._held.get(holder_id, ()) for holder_id in holder_ids)))
 
+    def held_with_prefix(self, holder_ids: Iterable[int], source_id: int, n_cells: int) -> int:
+        """How many cells these would hold if one of them held the first cells of ``source_id`` too."""
+        prefix = self._held.get(source_id, [])[:n_cells]
+        return len(set(prefix).union(*(self._held.get(holder_id, ()) for holder_id in holder_ids)))
+
     def grow(self, holder_id: int, n_cells: int) -> None:
         """Let a holder take free cells.
 

@@ -144,7 +144,7 @@ class Engine:
             self._start(sequence)
         for blend, error in self._adapters.prepare():
             self._refuse(blend, error)
-        batch = self._scheduler.schedule(self._pace.n_prefill)
+        batch = self._scheduler.schedule(self._pace.n_prefill(self._scheduler.n_answering))
         self.is_blocked = not batch
         self._tidy_cache()
         for part, row in zip(batch, self._decode(batch), strict=True):

@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
+# Batches are computed in groups of so many tokens: llama.cpp's repacked matrices take rows four at a time and what is
+# left one by one (ggml-cpu/repack.cpp), so that 7 tokens cost more than 8.
+GROUP = 4
 # A new measurement counts for a quarter: a change of load shows within a few steps, one slow step does not rule.
 _WEIGHT = 0.25
 # Before the first measurement: little enough for a 7B model on two cores (about 100 ms a token) to answer in seconds.
 _FIRST_CHUNK = 32
+# Prompts get this part of the budget even where decoding alone fills it, or they would never be read.
+_LEAST_SHARE = 0.5
 
 
 class Pace:
-    """The measured cost of a step's decode part and of a prompt token."""
+    """What decode steps of each size and prompt tokens have cost."""
 
     def __init__(self, budget_ms: float) -> None:
         self._budget_ms = budget_ms
-        self._decode_ms: float | None = None
-        self._prefill_ms_per_token: float | None = None
+        self._decode_ms: dict[int, float] = {}
+        self._prompt_token_ms: float | None = None
 
     def observe(self, n_decode: int, n_prefill: int, elapsed_ms: float) -> None:
         """Learn from a step that took ``elapsed_ms`` for ``n_decode`` answering sequences and ``n_prefill`` tokens."""
-        if not n_prefill:
-            self._decode_ms = _blend(self._decode_ms, elapsed_ms)
-            return
-        share_ms = elapsed_ms - (self._decode_ms or 0) if n_decode else elapsed_ms
-        per_token = max(share_ms, 0.1 * elapsed_ms) / n_prefill
-        self._prefill_ms_per_token = _blend(self._prefill_ms_per_token, per_token)
+        if n_prefill:
+            for_prompts = max(elapsed_ms - self._expect_decode_ms(n_decode), 0.1 * elapsed_ms)
+            self._prompt_token_ms = _average(self._prompt_token_ms, for_prompts / n_prefill)
+        elif n_decode:
+            n_groups = -(-n_decode // GROUP)
+            self._decode_ms[n_groups] = _average(self._decode_ms.get(n_groups), elapsed_ms)
 
-    @property
-    def n_prefill(self) -> int:
-        """Prompt tokens that fit beside the answering sequences into the budget; at least 1."""
-        if self._prefill_ms_per_token is None:
-            return _FIRST_CHUNK
-        left_ms = self._budget_ms - (self._decode_ms or 0)
-        return max(1, int(left_ms / max(self._prefill_ms_per_token, 1e-6)))
+    def n_prefill(self, n_decode: int) -> int:
+        """Prompt tokens to read beside ``n_decode`` answering sequences; at least 1.
+
+        As many as fit into what decoding leaves of the budget, rounded up to whole groups together with the others.
+        """
+        n_tokens = _FIRST_CHUNK
+        if self._prompt_token_ms is not None:
+            left_ms = max(self._budget_ms - self._expect_decode_ms(n_decode), _LEAST_SHARE * self._budget_ms)
+            n_tokens = max(1, int(left_ms / max(self._prompt_token_ms, 1e-6)))
+        return n_tokens + -(n_decode + n_tokens) % GROUP
+
+    def _expect_decode_ms(self, n_decode: int) -> float:
+        """The cost of the nearest size that has been measured."""
+        if not n_decode or not self._decode_ms:
+            return 0.0
+        n_groups = -(-n_decode // GROUP)
+        return self._decode_ms[min(self._decode_ms, key=lambda known: abs(known - n_groups))]
 
 
-def _blend(average: float | None, value: float) -> float:
+def _average(average: float | None, value: float) -> float:
     return value if average is None else average + _WEIGHT * (value - average)

@@ -115,8 +115,7 @@ class Prefixes:
     def has_room(self, blend: Blend, prompt: Sequence[int], n_cells_max: int) -> bool:
         """Whether a sequence can have all the cells it may come to need, if kept prefixes make way."""
         match = self._find(blend, _key(prompt))
-        holders = [*self._running, match.holder_id] if match.n_tokens else list(self._running)
-        n_held = self._cells.held_by_all(holders)
+        n_held = self._cells.held_with_prefix(self._running, match.holder_id, match.n_tokens)
         return n_held + self._n_promised + n_cells_max - match.n_tokens <= self._cells.n_cells
 
     @property

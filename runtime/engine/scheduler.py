@@ -145,11 +145,16 @@ class Scheduler:
         )
         self._running.append(sequence)
 
-    def schedule(self, n_budget: int) -> list[Part]:
+    @property
+    def n_answering(self) -> int:
+        """Running sequences that answer: they want their next token soon."""
+        return sum(sequence.state is State.DECODE for sequence in self._running)
+
+    def schedule(self, n_prefill: int) -> list[Part]:
         """The next batch.
 
         Args:
-            n_budget: prompt tokens the step may take while sequences answer; one goes along always.
+            n_prefill: prompt tokens the step may take while sequences answer.
 
         Returns:
             The parts, one for each sequence that takes part; empty if nothing runs.
@@ -159,8 +164,8 @@ class Scheduler:
         decodes = [sequence for sequence in members if sequence.state is State.DECODE]
         prefills = [sequence for sequence in members if sequence.state is State.PREFILL]
         n_batch = self._limits.n_batch
-        is_streaming = any(sequence.state is State.DECODE for sequence in self._running)
-        n_prefill = max(1, n_budget) if is_streaming else n_batch
+        if not self.n_answering:
+            n_prefill = n_batch
         parts = [Part(sequence, 1) for sequence in decodes]
         return parts + _share_out(prefills, min(n_prefill, n_batch - len(decodes)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from runtime.web.chat_schema import CHAT_BODY, TEXT_BODY
-from runtime.web.description import ANYTHING, COUNT, TEXT, answers, listing, operation, path, record
+from runtime.web.description import ANYTHING, COUNT, TEXT, answers, listing, operation, parameter, path, record
 
 _LOOKING: Final = (400, 401, 405)
 _ANSWERING: Final = (400, 401, 404, 405, 408, 413, 429, 500, 503)
@@ -23,5 +23,7 @@ PATHS: Final = {
     "/v1/chat/completions": path(post=operation("Chat", _ANSWERS, CHAT_BODY)),
     "/v1/completions": path(post=operation("Complete a text", _ANSWERS, TEXT_BODY)),
     "/v1/models": path(get=operation("List models", answers(_MODELS, _ERROR, _LOOKING))),
-    "/v1/models/{model}": path("model", get=operation("Show a model", answers(_MODEL, _ERROR, (404, *_LOOKING)))),
+    "/v1/models/{model}": path(
+        parameter("model", "path"), get=operation("Show a model", answers(_MODEL, _ERROR, (404, *_LOOKING)))
+    ),
 }

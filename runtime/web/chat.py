@@ -41,7 +41,7 @@ _KNOWN: Final = frozenset(
         "lora",
     ]
 )
-_IGNORED: Final = frozenset(
+IGNORED: Final = frozenset(
     [
         "user",
         "metadata",
@@ -100,9 +100,8 @@ def parse_completion(body: Mapping[str, Any], *, is_strict: bool = True) -> Comp
     """
     fields = {key: value for key, value in body.items() if value is not None}
     _refuse_unserved(fields, is_strict=is_strict)
-    max_tokens = _integer(fields, "max_completion_tokens", 0, None)
-    if max_tokens is None:
-        max_tokens = _integer(fields, "max_tokens", 0, None)
+    limits = [_integer(fields, name, 0, None) for name in ("max_completion_tokens", "max_tokens")]
+    max_tokens = next((limit for limit in limits if limit is not None), None)
     stream_options = _typed(fields, "stream_options", dict, "an object") or {}
     return CompletionInput(
         model=_typed(fields, "model", str, "a string") or "",
@@ -146,7 +145,7 @@ def _refuse_unserved(fields: Mapping[str, Any], *, is_strict: bool) -> None:
         if key in _REFUSED:
             if not any(value == harmless and type(value) is type(harmless) for harmless in _REFUSED[key]):
                 raise InvalidRequest(f"{key} is not served by this server; leave it out")
-        elif is_strict and key not in _KNOWN | _IGNORED:
+        elif is_strict and key not in _KNOWN | IGNORED:
             raise InvalidRequest(f"unknown parameter {key[:100]!r}")
 
 
@@ -193,7 +192,7 @@ def _sampling(fields: Mapping[str, Any]) -> Sampling:
 
 
 def _stops(value: Any) -> tuple[str, ...]:
-    stops = [value] if isinstance(value, str) else value or []
+    stops = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(stops, list) or len(stops) > _MAX_STOPS:
         raise InvalidRequest(f"stop must be a string or a list of at most {_MAX_STOPS}")
     if not all(isinstance(stop, str) and 0 < len(stop) <= _MAX_STOP_LENGTH for stop in stops):

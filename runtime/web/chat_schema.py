@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from runtime.web.chat import IGNORED
+
 _PART: Final = {
     "type": "object",
     "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
@@ -20,7 +22,7 @@ _MESSAGE: Final = {
 _PENALTY: Final = {"type": ["number", "null"], "minimum": -2, "maximum": 2}
 _STOP: Final = {"type": "string", "minLength": 1, "maxLength": 1000}
 _FIELDS: Final[dict[str, Any]] = {
-    "model": {"type": "string"},
+    "model": {"type": "string", "pattern": "^(@cf/google/)?gemma-7b-it-lora(:.+)?$"},
     "lora": {"type": ["string", "null"]},
     "max_tokens": {"type": ["integer", "null"], "minimum": 0},
     "max_completion_tokens": {"type": ["integer", "null"], "minimum": 0},
@@ -35,18 +37,20 @@ _FIELDS: Final[dict[str, Any]] = {
     "stream": {"type": ["boolean", "null"]},
     "stream_options": {"type": ["object", "null"], "properties": {"include_usage": {"type": ["boolean", "null"]}}},
     "n": {"enum": [1, None]},
+    **{key: {} for key in sorted(IGNORED)},
 }
 
-CHAT_BODY: Final[dict[str, Any]] = {
-    "type": "object",
-    "properties": {**_FIELDS, "messages": {"type": "array", "items": _MESSAGE, "minItems": 1}},
-    "required": ["model", "messages"],
-}
+
+def _body(**prompt: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {**_FIELDS, **prompt},
+        "required": ["model", *prompt],
+        "additionalProperties": False,
+    }
+
+
+CHAT_BODY: Final = _body(messages={"type": "array", "items": _MESSAGE, "minItems": 1})
 """A chat completion."""
-
-TEXT_BODY: Final[dict[str, Any]] = {
-    "type": "object",
-    "properties": {**_FIELDS, "prompt": {"type": "string"}},
-    "required": ["model", "prompt"],
-}
+TEXT_BODY: Final = _body(prompt={"type": "string"})
 """A plain completion."""

@@ -35,7 +35,7 @@ def answers(success: Schema, error: Schema, statuses: Iterable[int], *, can_stre
     """Responses of an operation: 200, and an error for each status."""
     content: dict[str, Any] = {JSON: {"schema": success}}
     if can_stream:
-        content[STREAM] = {}  # events, for which OpenAPI 3.1 has no schema
+        content[STREAM] = {"schema": ANYTHING}
     refused = {str(status): {"description": "error", "content": {JSON: {"schema": error}}} for status in statuses}
     return {"200": {"description": "success", "content": content}, **refused}
 
@@ -50,18 +50,19 @@ def operation(
     return described
 
 
-def parameter(name: str, place: str = "path", schema: Schema = TEXT) -> dict[str, Any]:
-    """A parameter that is needed: in the path, the query or a header."""
-    return {"name": name, "in": place, "required": True, "schema": schema}
+def parameter(name: str, place: str, schema: Schema = TEXT, *, required: bool = True) -> dict[str, Any]:
+    """One value beside the body; ``place`` is ``path``, ``query`` or ``header``."""
+    return {"name": name, "in": place, "required": required, "schema": schema}
 
 
-def path(
-    *parameters: str | Mapping[str, Any], queries: Iterable[str] = (), **operations: Mapping[str, Any]
-) -> dict[str, Any]:
-    """One path: its parameters, what its query may hold (all text, all optional), and its operations by method."""
-    described = [parameter(given) if isinstance(given, str) else given for given in parameters]
-    described += [{"name": name, "in": "query", "required": False, "schema": TEXT} for name in queries]
-    return {"parameters": described, **operations} if described else dict(operations)
+def queries(*names: str) -> list[dict[str, Any]]:
+    """What a query may hold: all text, all optional."""
+    return [parameter(name, "query", required=False) for name in names]
+
+
+def path(*parameters: Mapping[str, Any], **operations: Mapping[str, Any]) -> dict[str, Any]:
+    """One path: what stands beside its bodies, and its operations by method."""
+    return {"parameters": list(parameters), **operations} if parameters else dict(operations)
 
 
 def describe(*dialects: Paths) -> dict[str, Any]:

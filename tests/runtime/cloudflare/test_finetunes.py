@@ -172,6 +172,7 @@ async def test_upload_refusals(client: ClientSession, finetunes: Finetunes) -> N
     long_field = wrangler_form("n" * 5000, b"x")
     boundary = {"Content-Type": "multipart/form-data; boundary=b"}
     cut = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nhalf of i'
+    bad_header = b'--b\r\nContent-Disposition: form-data; name="\xff\x00"\r\n\r\nx\r\n--b--\r\n'
     for where, data, headers, status, code in [
         ("/finetunes/nobody/finetune-assets", wrangler_form(FILES[0], b"{}"), {}, 400, 1000),
         (path, wrangler_form("adapter_model.bin", b"x"), {}, 400, 1000),
@@ -181,7 +182,10 @@ async def test_upload_refusals(client: ClientSession, finetunes: Finetunes) -> N
         (path, long_field, {}, 400, 5006),
         (path, b"{}", {"Content-Type": "application/json"}, 400, 5006),
         (path, b"{}", boundary, 400, 5006),
+        (path, b"{}", {"Content-Type": "multipart/form-data"}, 400, 5006),
+        (path, None, {}, 400, 5006),
         (path, cut, boundary, 400, 5006),
+        (path, bad_header, boundary, 400, 5006),
     ]:
         answer = await post(client, where, data, status, **headers)
         assert answer["errors"][0]["code"] == code, answer

@@ -39,15 +39,15 @@ class Simulation:
         """Cancel one that has not ended."""
         self.scheduler.end(sequence, State.CANCELLED)
 
-    def step(self, n_budget: int = 8) -> list[Part]:
+    def step(self, n_prefill: int = 8) -> list[Part]:
         """Admit, fill lanes, batch, compute, choose tokens."""
         self.scheduler.admit()
         if isinstance(self.places, Lanes):
             for fill in self.places.take_fills():
                 self.places.filled(fill.lane_id)
-        batch = self.scheduler.schedule(n_budget)
+        batch = self.scheduler.schedule(n_prefill)
         self._follow_cache()
-        self._check(batch, n_budget)
+        self._check(batch, n_prefill)
         for part in batch:
             self._compute(part)
         self._follow_cache()
@@ -94,7 +94,7 @@ class Simulation:
                 case Drop(sequence_id):
                     self.cache.pop(sequence_id, None)
 
-    def _check(self, batch: list[Part], n_budget: int) -> None:
+    def _check(self, batch: list[Part], n_prefill: int) -> None:
         running = self.scheduler.running
         assert len(running) <= self.limits.n_parallel
         assert len({sequence.sequence_id for sequence in running}) == len(running)
@@ -103,8 +103,8 @@ class Simulation:
         assert len({part.sequence for part in batch}) == len(batch)
         decodes = [sequence for sequence in running if sequence.state is State.DECODE]
         if decodes:
-            n_prefill = sum(part.n_tokens for part in batch if part.sequence.state is State.PREFILL)
-            assert n_prefill <= max(1, n_budget), "prompts keep to the budget while others stream"
+            n_taken = sum(part.n_tokens for part in batch if part.sequence.state is State.PREFILL)
+            assert n_taken <= n_prefill, "prompts keep to the budget while others stream"
         if isinstance(self.places, Turns):
             assert len({part.sequence.blend for part in batch}) <= 1
         else:

@@ -103,6 +103,15 @@ def test_kept_prefixes_never_keep_a_request_out() -> None:
     assert cache.n_cells_kept == 0
 
 
+def test_a_kept_answer_makes_way_for_its_own_prompt() -> None:
+    """Of a kept prefix, only what is shared counts against the request that shares it."""
+    cache = prefixes(100)
+    run(cache, tokens_of(90))
+    assert cache.has_room(BASE, tokens_of(20), 95)
+    assert cache.begin(0, BASE, tokens_of(20), 95) == 19
+    cache.grow(0, 76)
+
+
 def test_room_counts_what_is_shared_once() -> None:
     """A prompt that begins like a running one needs cells for the rest alone."""
     cache = prefixes(100)

@@ -83,7 +83,7 @@ def test_answers_go_on_beside_a_long_prompt() -> None:
     simulation.step()
     long = simulation.add(Sequence(request("long", max_tokens=1), [7] * 300, limits.n_ctx))
     while long.state is not State.FINISHED:
-        batch = {part.sequence: part.n_tokens for part in simulation.step(n_budget=20)}
+        batch = {part.sequence: part.n_tokens for part in simulation.step(n_prefill=20)}
         assert all(batch[one] == 1 for one in streams)
         assert batch[long] <= 20
     assert len(simulation.batches) == 1 + 300 / 20
