@@ -27,6 +27,8 @@ _PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 ENGINE_COMMAND = (sys.executable, "-P", "-m", "runtime.engine")
 _LINE_LIMIT_BYTES = 1 << 20
 _EXIT_TIMEOUT_S = 5.0
+_READY_TIMEOUT_S = 30.0
+"""How long a request waits for an engine that is starting (again) before it is refused."""
 _HANG_TIMEOUT_S = 300.0
 """A working engine says something at least once a step; a step of minutes is a hang."""
 
@@ -56,7 +58,7 @@ class Engine(Protocol):
 
         Raises:
             Overloaded: the queue is full; nothing was submitted.
-            EngineUnavailable: the engine is not ready.
+            EngineUnavailable: the engine is not ready, and was not within half a minute.
             GemlaneError: while iterating, the engine's ``Failed`` as the class its code names; ``EngineDied`` if the
                 process ended.
         """
@@ -131,16 +133,20 @@ class ChildEngine:
         *,
         max_in_flight: int,
         command: Sequence[str] = ENGINE_COMMAND,
+        ready_timeout_s: float = _READY_TIMEOUT_S,
         hang_timeout_s: float = _HANG_TIMEOUT_S,
         on_loading: Callable[[float], None] = lambda _fraction: None,
     ) -> None:
         self._settings = settings
         self._max_in_flight = max_in_flight
         self._command = command
+        self._ready_timeout_s = ready_timeout_s
         self._hang_timeout_s = hang_timeout_s
         self._on_loading = on_loading
         self._adapters: dict[str, Path] = {}
         self._child: _Child | None = None
+        self._is_ready = asyncio.Event()
+        self._n_waiting = 0
         self._stats: Stats | None = None
         self._supervisor: asyncio.Task[None] | None = None
 
@@ -156,8 +162,8 @@ class ChildEngine:
 
     @property
     def n_in_flight(self) -> int:
-        """Requests submitted and not yet ended."""
-        return len(self._child.streams) if self._child else 0
+        """Requests submitted and not yet ended, those that wait for the engine to start included."""
+        return self._n_waiting + (len(self._child.streams) if self._child else 0)
 
     @property
     def process_id(self) -> int | None:
@@ -185,11 +191,9 @@ class ChildEngine:
     @asynccontextmanager
     async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncGenerator[GenerationEvent, None]]:
         """See `Engine.generate`."""
-        child = self._child
-        if child is None or child.ready is None:
-            raise EngineUnavailable("the model is being loaded; try again in a moment")
-        if len(child.streams) >= self._max_in_flight:
-            raise Overloaded(f"{len(child.streams)} requests are running or waiting already; try again in a moment")
+        if self.n_in_flight >= self._max_in_flight:
+            raise Overloaded(f"{self.n_in_flight} requests are running or waiting already; try again in a moment")
+        child = await self._ready_child()
         queue: asyncio.Queue[GenerationEvent | GemlaneError] = asyncio.Queue()
         child.streams[request.request_id] = queue
         child.send(messages.Generate(request))
@@ -200,6 +204,19 @@ class ChildEngine:
             await events.aclose()
             if child.streams.pop(request.request_id, None) is not None:
                 child.send(messages.Cancel(request.request_id))
+
+    async def _ready_child(self) -> _Child:
+        """The child, once it is ready."""
+        self._n_waiting += 1
+        try:
+            async with asyncio.timeout(self._ready_timeout_s if self._supervisor else 0):
+                while self._child is None or self._child.ready is None:
+                    await self._is_ready.wait()
+                return self._child
+        except TimeoutError:
+            raise EngineUnavailable("the model is being loaded; try again in a moment") from None
+        finally:
+            self._n_waiting -= 1
 
     async def add_adapter(self, digest: str, path: Path) -> None:
         """See `Engine.add_adapter`."""
@@ -234,6 +251,7 @@ class ChildEngine:
                 end = EngineDied("the engine process ended while this request was running; it is being restarted")
             finally:
                 self._child = None
+                self._is_ready.clear()
                 child.fail(end)
                 await _end(child.process)
             reason = child.failure or ModelLoadError(_exit_words(child.process.returncode))
@@ -295,6 +313,7 @@ class ChildEngine:
                 child.settle(event)
             case Ready():
                 child.ready = event
+                self._is_ready.set()
                 for digest, path in self._adapters.items():
                     child.send(messages.AddAdapter(digest, str(path)))
             case messages.LoadFailed():

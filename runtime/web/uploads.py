@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from aiohttp import BodyPartReader, web
-from aiohttp.http import HttpProcessingError
+from aiohttp.http_exceptions import HttpProcessingError
 
 from runtime.adapters.ingest import Upload
 from runtime.errors import InvalidRequest, RequestTimeout, RequestTooLarge, StorageError
@@ -21,6 +21,10 @@ _MAX_FIELD_BYTES: Final = 4096
 _MAX_PARTS: Final = 16
 _CHUNK_BYTES: Final = 1 << 20
 _OVERHEAD_BYTES: Final = 1 << 16  # boundaries, headers and the fields
+
+_READER_ERRORS: Final = (ValueError, AssertionError, RuntimeError, HttpProcessingError, web.RequestPayloadError)
+"""What aiohttp's multipart reader raises at a body: it asserts where one ends too early, and has a ``RuntimeError`` for
+a long ``_charset_`` and a ``BadHttpMessage`` for too many headers of a part (aiohttp multipart.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,7 @@ async def receive(request: web.Request, folder: Path, *, max_bytes: int, limit_s
                 form = await _read(request, Path(directory) / "file", max_bytes)
         except TimeoutError:
             raise RequestTimeout(f"the upload did not come within {limit_s:g} s") from None
-        except (ValueError, AssertionError, RuntimeError, web.RequestPayloadError, HttpProcessingError) as error:
-            # aiohttp's multipart reader asserts where a body ends too early; a long ``_charset_`` is a RuntimeError
+        except _READER_ERRORS as error:
             raise InvalidRequest(f"the body is not a whole multipart form: {error}") from None
         yield form
 
@@ -63,6 +66,8 @@ async def _read(request: web.Request, path: Path, max_bytes: int) -> Form:
     fields: dict[str, str] = {}
     file: Upload | None = None
     n_parts = 0
+    if "Content-Type" not in request.headers:
+        raise InvalidRequest("the body must be a multipart form; it has no Content-Type")
     async for part in await request.multipart():
         n_parts += 1
         if not isinstance(part, BodyPartReader) or n_parts > _MAX_PARTS:

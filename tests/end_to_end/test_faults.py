@@ -130,13 +130,8 @@ async def test_a_killed_engine_ends_streams_and_comes_back(
         os.kill(pid, signal.SIGKILL)
         for text in await asyncio.gather(*streams, return_exceptions=True):
             assert isinstance(text, aiohttp.ClientPayloadError) or (isinstance(text, bytes) and b"[DONE]" not in text)
-        async with asyncio.timeout(30):
-            while True:
-                async with session.get(server.url + "/health") as response:
-                    if response.status == 200:
-                        break
-        assert server.engine_pids() != [pid]
         assert await ask_text(session, server, CAPITAL, "pirate") == ANSWERS["pirate"][CAPITAL]
+        assert server.engine_pids() != [pid]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

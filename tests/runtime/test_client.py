@@ -137,6 +137,26 @@ async def test_the_end_of_the_process_ends_every_request_once(tmp_path: Path, or
         assert await ask(engine, "r", "say again")
 
 
+async def test_a_request_waits_for_the_next_engine(tmp_path: Path) -> None:
+    """Who comes while it starts again is answered, not refused."""
+    async with running(tmp_path) as engine:
+        await engine.start()
+        with pytest.raises(EngineDied):
+            await ask(engine, "r", "die")
+        assert engine.ready is None
+        assert len(await ask(engine, "s", "say one")) == 3
+
+
+async def test_nobody_waits_for_ever(tmp_path: Path) -> None:
+    """An engine that does not come up in time is said to be unavailable."""
+    async with running(tmp_path, "slow.gguf", ready_timeout_s=0.2) as engine:
+        starting = asyncio.create_task(engine.start())
+        with pytest.raises(EngineUnavailable, match="being loaded"):
+            await ask(engine, "r", "say one")
+        assert engine.n_in_flight == 0
+        starting.cancel()
+
+
 async def test_a_restarted_engine_is_told_its_adapters(
     tmp_path: Path, heard: Callable[[], list[messages.Message]]
 ) -> None:

@@ -100,7 +100,7 @@ async def test_a_finetune_is_usable_once_its_second_file_is_there(house: House) 
     (digest,) = house.engine.adapters
     assert house.registry.resolve("my pirate") == house.registry.resolve(manifest.id) == Blend((BlendMember(digest),))
     assert sorted(path.name for path in (house.folder / manifest.id).iterdir()) == sorted(
-        [GGUF_NAME, CONFIG_NAME, MANIFEST_NAME]
+        [GGUF_NAME, GGUF_NAME + ".json", CONFIG_NAME, MANIFEST_NAME]
     )
     assert list(house.finetunes.uploads.iterdir()) == []
     assert house.engine.adapters[digest].read_bytes()[:4] == b"GGUF"
