@@ -11,7 +11,8 @@ from convert.errors import InvalidOption
 from convert.estimate import estimate
 from convert.native_child import Subject
 from convert.quantize import MODEL_TYPES, parse_type
-from convert.validate import validate_adapter, validate_model
+from convert.two_step import convert_model_in_two_steps
+from convert.validate import ModelSummary, validate_adapter, validate_model
 from convert.verify import NO_EFFECT_KL, TEXTS, verify
 
 EXIT_DIFFERS = 1
@@ -20,6 +21,8 @@ EXIT_DIFFERS = 1
 def model(arguments: argparse.Namespace) -> int:
     """Run `convert model`."""
     options = _options(arguments, tuple(MODEL_TYPES))
+    if arguments.two_step and not arguments.dry_run:
+        return _say_model(convert_model_in_two_steps(arguments.source, arguments.output, options), arguments, options)
     return _write_model(planned_model(arguments.source, (), options), arguments, options)
 
 
@@ -72,6 +75,10 @@ def _write_model(planned: AbstractContextManager[Conversion], arguments: argpars
         if _announce(conversion, arguments, options):
             return 0
         summary = write(conversion, arguments.output, options, validate_model)
+    return _say_model(summary, arguments, options)
+
+
+def _say_model(summary: ModelSummary, arguments: argparse.Namespace, options: Options) -> int:
     print(
         f"{arguments.output}: {options.type_name}, {summary.n_parameters:,} parameters, "
         f"{summary.size_bytes / 1e6:,.1f} MB"

@@ -71,5 +71,8 @@ def _mean(gguf: OpenGguf, name: str, ggml: Ggml) -> F32Array:
     values: F32Array = sums.read(0, 1)[0]
     if count <= 0.0:
         return np.ones_like(values)
-    values /= np.float32(count)
+    with np.errstate(over="ignore"):
+        values /= np.float32(count)
+    if not (np.isfinite(values).all() and (values >= 0.0).all()):
+        raise MalformedGguf(f"{path}: {name!r} has means of squares that are negative or not finite")
     return values

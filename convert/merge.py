@@ -15,7 +15,7 @@ import numpy as np
 from convert.adapter import Adapter, LoraPair, check_shapes
 from convert.errors import BadValue, InvalidOption, TensorMismatch, UnsupportedAdapter
 from convert.gguf_header import GgufHeader
-from convert.sources import F32Array, RowSource, read_all
+from convert.sources import F32Array, RowSource, checked, read_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,10 @@ class MergedRows:
         """Return (n_rows, n_columns)."""
         weights = self.base.read(first_row, n_rows)
         merged = weights.copy()
-        for change in self.changes:
-            merged += change.of(weights, first_row)
-        return merged
+        with np.errstate(over="ignore", invalid="ignore"):
+            for change in self.changes:
+                merged += change.of(weights, first_row)
+        return checked(merged, "the merged weight")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from convert.errors import BadValue
 from convert.safetensors import SafetensorsFile
 
 F32Array = npt.NDArray[np.float32]
@@ -26,6 +27,17 @@ class RowSource(Protocol):
 def read_all(source: RowSource) -> F32Array:
     """Return a whole matrix; for the small ones of adapters."""
     return source.read(0, math.prod(source.shape[:-1]))
+
+
+def checked(rows: F32Array, what: str) -> F32Array:
+    """Return computed rows, which must be finite: ggml's quantisers count on it.
+
+    Raises:
+        BadValue: They are not; the message starts with `what`.
+    """
+    if not np.isfinite(rows).all():
+        raise BadValue(f"{what}: the result is too large for float32")
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +87,9 @@ class ScaledRows:
 
     def read(self, first_row: int, n_rows: int) -> F32Array:
         """Return (n_rows, n_columns)."""
-        return (self.source.read(first_row, n_rows) * np.float64(self.factor)).astype(np.float32)
+        wide = self.source.read(first_row, n_rows) * np.float64(self.factor)
+        with np.errstate(over="ignore"):
+            return checked(wide.astype(np.float32), f"a LoRA's B times {self.factor:g}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,3 +68,9 @@ class GroupedAdapters:
         if blend != self._current:
             self._context.set_adapters([(self._loaded[one.digest], one.scale) for one in blend.members])
             self._current = blend
+
+    def close(self) -> None:
+        """Give the context and the adapters back."""
+        self._context.free()
+        for adapter in self._loaded.values():
+            adapter.free()

@@ -12,13 +12,14 @@ from runtime.engine.doorway import check_model_file
 from runtime.engine.grouped import GroupedAdapters
 from runtime.engine.loop import Adapters, Engine
 from runtime.engine.mixed import MixedAdapters
+from runtime.engine.prefix_store import PrefixStore, identity_of
 from runtime.engine.scheduler import Limits
 from runtime.engine.selfcheck import N_PROBES, N_SEQUENCES, SelfCheckError, prove_lanes
 from runtime.errors import DecodeError, InvalidAdapter, ModelLoadError
 from runtime.llama.bank import BankShape
 from runtime.llama.context import Context, ContextShape
 from runtime.llama.laned import LanedContext
-from runtime.llama.library import Library, n_physical_cores
+from runtime.llama.library import VERSION, Library, n_physical_cores
 from runtime.llama.model import Model
 from runtime.llama.template import lora_shapes
 from runtime.messages import ModelInfo, Ready
@@ -70,6 +71,8 @@ def start(
     limits = limits_of(settings, model.n_ctx_train)
     context, adapters, reason = _make_context(model, header, settings, limits, on_prepared)
     engine = Engine(model, context, adapters, limits)
+    if settings.prefix_dir:
+        _keep_prefixes(engine, settings, header)
     info = ModelInfo(
         name=model.description,
         size_bytes=model.size_bytes,
@@ -82,6 +85,15 @@ def start(
     )
     _LOG.debug("adapter batching is %s: %s", adapters.mode, reason)
     return engine, Ready(info, adapters.mode, reason)
+
+
+def _keep_prefixes(engine: Engine, settings: EngineSettings, header: GgufHeader) -> None:
+    identity = identity_of(Path(settings.model), header.data_offset, settings.kv_type, VERSION)
+    try:
+        store = PrefixStore(Path(settings.prefix_dir), identity)
+    except OSError as error:
+        raise ModelLoadError(f"--prefix-dir {settings.prefix_dir} cannot be used: {error.strerror}") from error
+    _LOG.info("%d prefixes restored from %s", engine.keep_prefixes_in(store), settings.prefix_dir)
 
 
 def _n_gpu_layers(library: Library, settings: EngineSettings) -> int:

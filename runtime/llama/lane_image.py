@@ -33,9 +33,9 @@ class AdapterFile:
             InvalidAdapter: the file cannot be read, or breaks a rule that its message names.
         """
         try:
-            self._file = open_regular(path)
             self._header = read_header(path)
             self.summary: AdapterSummary = check_adapter(self._header, base)
+            self._file = open_regular(path)
         except ConvertError as error:
             raise InvalidAdapter(str(error)) from error
 

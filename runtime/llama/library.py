@@ -12,8 +12,11 @@ import sys
 from collections import deque
 from pathlib import Path
 
+import llama_cpp
 import llama_cpp.llama_cpp as native
 
+VERSION: str = llama_cpp.__version__
+"""Of llama-cpp-python, which pins llama.cpp's."""
 _LOG = logging.getLogger("llama.cpp")
 # ggml.h, enum ggml_log_level. Its warnings are for its own developers ("overflows" the training context, for one).
 _LEVELS = {3: logging.INFO, 4: logging.ERROR}

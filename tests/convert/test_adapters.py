@@ -351,6 +351,15 @@ def test_refuses_by_name(case: str, tmp_path: Path, base_gguf: Path) -> None:
     assert list(output.iterdir()) == []
 
 
+def test_a_factor_beyond_float32_is_refused(tmp_path: Path, base_gguf: Path) -> None:
+    """Differing alphas are folded into B, which must stay finite."""
+    tensors = adapter_tensors("tag")
+    tensors[Q + "lora_B.weight"][:] = 3e38
+    source = peft(tmp_path / "huge", "tag", tensors, alpha_pattern={"k_proj": 8, "q_proj": 800})
+    with pytest.raises(BadValue, match="B times 100: the result is too large"):
+        convert_adapter(source, base_gguf, tmp_path / "x.gguf", F32)
+
+
 def test_a_base_must_be_a_gemma(tmp_path: Path, base_gguf: Path, adapters_dir: Path) -> None:
     """An adapter is no base, and neither is a model of another architecture."""
     path = tmp_path / "tag.gguf"

@@ -1,15 +1,18 @@
 """What is written equals, tensor by tensor, what llama.cpp's own converter and quantiser write."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from convert.conversion import Options, convert_adapter, convert_model
-from convert.errors import OutputProblem
+from convert.errors import MalformedFile, MalformedGguf, OutputProblem, TensorMismatch
 from convert.gguf_header import read_header
 from convert.quantize import MODEL_TYPES
 from tests.convert.digests import tensor_digest
+from tests.convert.gguf_bytes import Gguf, Tensor, string
+from tests.convert.importance import write_imatrix
 
 ORACLE = json.loads((Path(__file__).parent / "oracle_digests.json").read_text())
 
@@ -53,3 +56,51 @@ def test_an_existing_file_is_kept(tmp_path: Path, checkpoint_dir: Path) -> None:
         convert_model(checkpoint_dir, path, Options("q8_0"))
     assert path.read_bytes() == b"mine"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("type_name", ["q6_k", "q5_0", "q4_k_m", "q4_0", "iq4_xs", "q3_k_m", "q2_k"])
+def test_an_importance_matrix_gives_the_oracles_tensors(
+    type_name: str, tmp_path: Path, checkpoint_dir: Path, base_gguf: Path
+) -> None:
+    """With an imatrix too, values and choices of types are llama_model_quantize's; one weight is not in it."""
+    imatrix, path = write_imatrix(tmp_path / "imatrix.gguf", base_gguf), tmp_path / "base.gguf"
+    convert_model(checkpoint_dir, path, Options(type_name, importance=imatrix))
+    assert tensor_digest(path) == ORACLE[f"imatrix-{type_name}"]
+
+
+def test_bad_importance_is_refused(tmp_path: Path, checkpoint_dir: Path, base_gguf: Path) -> None:
+    """An old imatrix.dat, a model, another model's imatrix, NaN: one line each."""
+    old, other, broken = tmp_path / "imatrix.dat", tmp_path / "other.gguf", tmp_path / "broken.gguf"
+    old.write_bytes(b"\x05\x00\x00\x00imatrix")
+    kind = [string("general.type", "imatrix")]
+    sums = Tensor("token_embd.weight.in_sum2", (128, 1))
+    other.write_bytes(Gguf(kind, [sums, Tensor("token_embd.weight.counts", (1, 1))]).bytes())
+    foreign = tmp_path / "foreign.gguf"
+    foreign.write_bytes(Gguf(kind, [Tensor("x.in_sum2", (4, 1)), Tensor("x.counts", (1, 1))]).bytes())
+    broken.write_bytes(Gguf(kind, [Tensor("token_embd.weight.in_sum2", (256, 1))]).bytes())
+    for path, error, words in (
+        (old, MalformedFile, "not a GGUF; convert an old imatrix.dat"),
+        (base_gguf, MalformedGguf, "general.type is not 'imatrix'"),
+        (other, TensorMismatch, "128 columns, but the model's has 256"),
+        (foreign, TensorMismatch, "none of its weights belongs to this model"),
+        (broken, MalformedGguf, "has no counts beside it"),
+    ):
+        with pytest.raises(error, match=words):
+            convert_model(checkpoint_dir, tmp_path / "x.gguf", Options("q4_0", importance=path))
+
+
+def test_the_record_names_inputs_and_result(tmp_path: Path, checkpoint_dir: Path) -> None:
+    """Digests are of the files as they are, and the same conversion gives the same record and the same bytes."""
+    records = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "base.gguf"
+        convert_model(checkpoint_dir, path, Options("q4_k_m", n_threads=3))
+        record = json.loads((tmp_path / name / "base.gguf.json").read_text())
+        assert record["output"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert record["output"]["size_bytes"] == path.stat().st_size
+        assert record["output"]["tensors"] == {"F32": 5, "Q4_K": 12, "Q6_K": 3}
+        weights = next(one for one in record["inputs"] if one["path"].endswith("model.safetensors"))
+        assert weights["sha256"] == hashlib.sha256((checkpoint_dir / "model.safetensors").read_bytes()).hexdigest()
+        records.append(record)
+    assert records[0] == records[1]
