@@ -21,6 +21,7 @@ from runtime.web.description import (
 )
 
 _AI: Final = "/client/v4/accounts/{account}/ai"
+_GATEWAY: Final = "/v1/{account}/{gateway}/workers-ai"
 _ACCOUNT: Final = parameter("account", "path")
 _ONE: Final = parameter("finetune", "path")
 _CALL: Final = (
@@ -102,20 +103,21 @@ def _binding_run(summary: str) -> dict[str, Any]:
     return operation(summary, answers(_RESULT, _BINDING_ERROR, _ANSWERING, can_stream=True), body)
 
 
+_RUN: Final = operation(
+    "Run the model", answers(_enveloped(_RESULT), _REST_ERROR, _ANSWERING, can_stream=True), SCHEMA["input"]
+)
+_CHATTING: Final = operation("Chat", answers(_CHAT, _REST_ERROR, _ANSWERING, can_stream=True), _CHAT_BODY)
+
 PATHS: Final = {
     _AI + "/run/{model}": path(
         _ACCOUNT,
         parameter("model", "path", {"const": MODEL}),
         *queries("lora"),
-        post=operation(
-            "Run the model",
-            answers(_enveloped(_RESULT), _REST_ERROR, _ANSWERING, can_stream=True),
-            SCHEMA["input"],
-        ),
+        post=_RUN,
     ),
     _AI + "/v1/chat/completions": path(
         _ACCOUNT,
-        post=operation("Chat", answers(_CHAT, _REST_ERROR, _ANSWERING, can_stream=True), _CHAT_BODY),
+        post=_CHATTING,
     ),
     _AI + "/finetunes": path(
         _ACCOUNT,
@@ -154,6 +156,14 @@ PATHS: Final = {
     "/client/v4/accounts": path(get=_look("List accounts", listing(ANYTHING))),
     "/client/v4/memberships": path(get=_look("List memberships", listing(ANYTHING))),
     "/client/v4/user/tokens/verify": path(get=_look("Verify a token", ANYTHING)),
+    _GATEWAY + "/{model}": path(
+        _ACCOUNT,
+        parameter("gateway", "path"),
+        parameter("model", "path", {"const": MODEL}),
+        *queries("lora"),
+        post=_RUN,
+    ),
+    _GATEWAY + "/v1/chat/completions": path(_ACCOUNT, parameter("gateway", "path"), post=_CHATTING),
     "/run": path(*_CALL, post=_binding_run("Run, for the Worker binding")),
     "/ai-gateway/run": path(*_CALL, post=_binding_run("Run, for the Worker binding with a gateway")),
     "/ai-api/models/search": path(
