@@ -37,8 +37,8 @@ class Options:
     """How to convert, whatever is converted.
 
     `type_name` is canonical (see `quantize.parse_type`); `is_legacy_alpha` is for MLX adapters (see `mlx.read_mlx`);
-    `importance` is an imatrix GGUF for models; `base_sha256` is the digest of an adapter's base, if it is known
-    already.
+    `importance` is an imatrix GGUF for models; `base_digest` the SHA-256 of an adapter's base, if it is known already
+    (a large file takes seconds to read).
     """
 
     type_name: str
@@ -46,7 +46,7 @@ class Options:
     force: bool = False
     is_legacy_alpha: bool = False
     importance: Path | None = None
-    base_sha256: str | None = None
+    base_digest: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_threads <= 1024:
@@ -142,9 +142,7 @@ def planned_adapter(source: Path, base_path: Path, options: Options) -> Iterator
     base = read_base(base_path)
     adapter = open_adapter(source, base, ggml, is_legacy_alpha=options.is_legacy_alpha)
     with adapter as opened, Encoder(ggml, options.n_threads) as encoder:
-        base_digest = options.base_sha256
-        if base_digest is None and base_path.is_file():
-            base_digest = digest_file(base_path)
+        base_digest = options.base_digest or (digest_file(base_path) if base_path.is_file() else None)
         plan = plan_adapter(opened, base, options.type_name, encoder, base_digest)
         yield Conversion("convert adapter", plan, _files(source), base)
 

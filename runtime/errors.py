@@ -23,6 +23,7 @@
     ├── Unauthorized             a token that is not in the list
     │   ├── MissingCredentials   no token at all
     │   └── MalformedCredentials a header that is not a bearer token
+    ├── ForeignOrigin            a page of another site asks through its reader's browser
     ├── Overloaded               the queue is full
     ├── RequestTimeout           our own time limit
     └── EngineError
@@ -177,6 +178,12 @@ class MalformedCredentials(Unauthorized):
     """The Authorization header is not ``Bearer <token>``."""
 
     code = "malformed_credentials"
+
+
+class ForeignOrigin(GemlaneError):
+    """A web page of another site asks, through the browser of somebody who may."""
+
+    code = "foreign_origin"
 
 
 class Overloaded(GemlaneError):

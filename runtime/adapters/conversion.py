@@ -1,6 +1,7 @@
 """An uploaded PEFT folder -> GGUF, in a process of its own, so that streams do not stutter and memory is given back.
 
-``python -m runtime.adapters.conversion FOLDER BASE OUTPUT MAX_RANK`` prints one line of JSON: ``null``, or the error.
+``python -m runtime.adapters.conversion FOLDER BASE DIGEST OUTPUT MAX_RANK`` prints one line of JSON: ``null``, or the
+error. DIGEST is that of the base, which is read but once.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from typing import Final
 
 from convert.conversion import Options, convert_adapter
 from convert.errors import ConvertError, TensorMismatch
+from runtime.adapters.registry import digest_of
 from runtime.errors import BY_CODE, ConversionDied, IncompatibleAdapter, InvalidAdapter, from_code
 
 _TYPE: Final = "f16"  # what adapters are trained in loses nothing that inference would notice
+_PACKAGE_ROOT: Final = Path(__file__).resolve().parents[2]  # found there whatever the working folder is
 _NICENESS: Final = 10  # running answers go first
 
 log = logging.getLogger(__name__)
@@ -29,6 +32,7 @@ class Converter:
     def __init__(self, base: Path, max_rank: int) -> None:
         self._base = base
         self._max_rank = max_rank
+        self._base_digest = ""
 
     async def convert(self, folder: Path, output: Path) -> None:
         """Write the adapter in ``folder`` to ``output``, whole or not at all; cancelling ends the child.
@@ -36,14 +40,21 @@ class Converter:
         Raises:
             IncompatibleAdapter: made for another base, or of too high a rank.
             InvalidAdapter: it breaks a rule, or holds what cannot be represented; the message names it.
-            ConversionDied: the child ended without an answer.
+            ConversionDied: the child ended without an answer, or the base model's file is gone.
         """
-        arguments = (str(folder), str(self._base), str(output), str(self._max_rank))
+        if not self._base_digest:
+            try:
+                self._base_digest = await asyncio.to_thread(digest_of, self._base)
+            except OSError as reason:
+                raise ConversionDied(f"the base model cannot be read: {reason.strerror}") from reason
+        arguments = (str(folder), str(self._base), self._base_digest, str(output), str(self._max_rank))
+        places = (str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH"))
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", __spec__.name, *arguments),
+            *(sys.executable, "-P", "-m", __spec__.name, *arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))},
         )
         try:
             answer, complaint = await child.communicate()
@@ -59,30 +70,29 @@ class Converter:
             raise from_code(error["code"], error["message"])
 
 
-def convert_upload(folder: Path, base: Path, output: Path, max_rank: int) -> None:
+def convert_upload(folder: Path, base: Path, base_digest: str, output: Path, max_rank: int) -> None:
     """The work itself.
 
     Raises:
         IncompatibleAdapter, InvalidAdapter: as ``Converter.convert``.
     """
     try:
-        summary = convert_adapter(folder, base, output, Options(_TYPE, force=True))
+        summary = convert_adapter(folder, base, output, Options(_TYPE, force=True, base_digest=base_digest))
     except TensorMismatch as error:
         raise IncompatibleAdapter(_without_paths(error, folder, base)) from error
     except ConvertError as error:
         raise InvalidAdapter(_without_paths(error, folder, base)) from error
     if summary.max_rank > max_rank:
-        output.unlink()
         raise IncompatibleAdapter(f"its rank is {summary.max_rank}; this server has room for {max_rank}")
 
 
 def main(arguments: list[str]) -> int:
     """The child's side."""
-    folder, base, output, max_rank = arguments
+    folder, base, base_digest, output, max_rank = arguments
     os.nice(_NICENESS)
     error = None
     try:
-        convert_upload(Path(folder), Path(base), Path(output), int(max_rank))
+        convert_upload(Path(folder), Path(base), base_digest, Path(output), int(max_rank))
     except tuple(BY_CODE.values()) as caught:
         error = {"code": caught.code, "message": str(caught)}
     print(json.dumps(error))

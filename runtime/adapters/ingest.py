@@ -6,7 +6,7 @@ A folder for each, named by its id::
       <id>/finetune.json                  the manifest; its digest says that the adapter is whole
            adapter_config.json
            adapter_model.safetensors      until it is converted
-           adapter.gguf
+           adapter.gguf, adapter.gguf.json    the result, and the converter's record
       .uploads/                           files on their way; emptied at the start
 
 Everything is written beside its place and moved there. Belongs to the event loop; conversions run one at a time.
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from convert.manifest import manifest_path
 from runtime.adapters.manifest import Manifest, now, read_manifest, write_manifest
 from runtime.adapters.registry import Adapter, Registry, digest_of
 from runtime.client import Engine
@@ -214,7 +215,8 @@ class Finetunes:
         try:
             return await self._complete(manifest)
         except (AdapterError, StorageError):
-            (folder / file_name).unlink(missing_ok=True)  # whoever fixes it sends it again
+            for path in (folder / file_name, *_results(folder)):  # whoever mends the file sends it again
+                path.unlink(missing_ok=True)
             raise
 
     async def _complete(self, manifest: Manifest) -> Manifest:
@@ -224,13 +226,8 @@ class Finetunes:
         await self._converter.convert(folder, gguf)
         with _storage(folder):
             digest = await asyncio.to_thread(digest_of, gguf)
-        try:
+        with contextlib.suppress(EngineUnavailable):  # it will be told once it is ready
             await self._engine.add_adapter(digest, gguf)
-        except EngineUnavailable:
-            pass  # the engine will be told once it is ready
-        except AdapterError:
-            gguf.unlink()
-            raise
         with _storage(folder):
             manifest = self._keep(dataclasses.replace(manifest, digest=digest, modified_at=now()))
             (folder / WEIGHTS_NAME).unlink(missing_ok=True)
@@ -344,6 +341,11 @@ def _check_name(name: str) -> None:
     with contextlib.suppress(ValueError):
         uuid.UUID(name)
         raise InvalidAdapter("a finetune's name must not look like an id")
+
+
+def _results(folder: Path) -> tuple[Path, Path]:
+    """The adapter, and the converter's record of it."""
+    return folder / GGUF_NAME, manifest_path(folder / GGUF_NAME)
 
 
 def _is_filled(folder: Path) -> bool:

@@ -21,9 +21,9 @@ from runtime.cloudflare import catalogue
 from runtime.cloudflare.errors import render_binding_error
 from runtime.cloudflare.routes import headers
 from runtime.cloudflare.run import answer
-from runtime.cloudflare.wire import check_model, parse_inputs, render_json
+from runtime.cloudflare.wire import check_model, parse_inputs
 from runtime.errors import InvalidRequest, MethodNotAllowed, Overloaded, UnknownRoute, UnsupportedVersion
-from runtime.web.body import parse_json_object
+from runtime.web.body import parse_json_object, render_json
 from runtime.web.faces import ErrorAnswer, Face
 from runtime.web.keys import ENGINE, LIMITS
 from runtime.web.limits import read_body

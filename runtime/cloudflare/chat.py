@@ -13,13 +13,13 @@ from typing import Any, Final
 from aiohttp import web
 
 from runtime.cloudflare.run import NEURONS
-from runtime.cloudflare.wire import DONE, MODEL, check_model, render_frame, render_json, render_usage
+from runtime.cloudflare.wire import DONE, MODEL, check_model, render_frame, render_usage
 from runtime.errors import MethodNotAllowed, UnknownModel
 from runtime.generation import BASE, FinishReason, GenerationRequest, Usage
 from runtime.prompt import gemma
 from runtime.prompt.gemma import SystemRole
 from runtime.web.answers import collect, stream
-from runtime.web.body import parse_json_object
+from runtime.web.body import parse_json_object, render_json
 from runtime.web.chat import parse_completion, parse_messages
 from runtime.web.keys import LIMITS, REGISTRY, REQUEST_ID, SETTINGS
 from runtime.web.limits import read_body

@@ -21,6 +21,7 @@ from runtime.web.description import (
 )
 
 _AI: Final = "/client/v4/accounts/{account}/ai"
+_GATEWAY: Final = "/v1/{account}/{gateway}/workers-ai"
 _ACCOUNT: Final = parameter("account", "path")
 _ONE: Final = parameter("finetune", "path")
 _CALL: Final = (
@@ -28,9 +29,9 @@ _CALL: Final = (
     parameter("cf-consn-model-id", "header", {"const": MODEL}),
 )
 _TRUTH: Final = {"type": "boolean"}
-_LOOKING: Final = (400, 401, 405)
-_WRITING: Final = (400, 401, 405, 408, 413, 500)
-_ANSWERING: Final = (400, 401, 405, 408, 413, 429, 500, 503)
+_LOOKING: Final = (400, 401, 403, 405)
+_WRITING: Final = (400, 401, 403, 405, 408, 413, 500)
+_ANSWERING: Final = (400, 401, 403, 405, 408, 413, 429, 500, 503)
 
 _USAGE: Final = record({"prompt_tokens": COUNT, "completion_tokens": COUNT, "total_tokens": COUNT})
 _RESULT: Final = record({"response": TEXT, "usage": _USAGE})
@@ -102,20 +103,21 @@ def _binding_run(summary: str) -> dict[str, Any]:
     return operation(summary, answers(_RESULT, _BINDING_ERROR, _ANSWERING, can_stream=True), body)
 
 
+_RUN: Final = operation(
+    "Run the model", answers(_enveloped(_RESULT), _REST_ERROR, _ANSWERING, can_stream=True), SCHEMA["input"]
+)
+_CHATTING: Final = operation("Chat", answers(_CHAT, _REST_ERROR, _ANSWERING, can_stream=True), _CHAT_BODY)
+
 PATHS: Final = {
     _AI + "/run/{model}": path(
         _ACCOUNT,
         parameter("model", "path", {"const": MODEL}),
         *queries("lora"),
-        post=operation(
-            "Run the model",
-            answers(_enveloped(_RESULT), _REST_ERROR, _ANSWERING, can_stream=True),
-            SCHEMA["input"],
-        ),
+        post=_RUN,
     ),
     _AI + "/v1/chat/completions": path(
         _ACCOUNT,
-        post=operation("Chat", answers(_CHAT, _REST_ERROR, _ANSWERING, can_stream=True), _CHAT_BODY),
+        post=_CHATTING,
     ),
     _AI + "/finetunes": path(
         _ACCOUNT,
@@ -147,13 +149,21 @@ PATHS: Final = {
         get=_look("Search models", listing(ANYTHING)),
     ),
     _AI + "/models/schema": path(
-        _ACCOUNT, *queries("model"), get=_look("A model's schema", ANYTHING, (400, 401, 404, 405))
+        _ACCOUNT, *queries("model"), get=_look("A model's schema", ANYTHING, (400, 401, 403, 404, 405))
     ),
     _AI + "/tasks/search": path(_ACCOUNT, get=_look("List tasks", listing(ANYTHING))),
     _AI + "/authors/search": path(_ACCOUNT, get=_look("List authors", listing(ANYTHING))),
     "/client/v4/accounts": path(get=_look("List accounts", listing(ANYTHING))),
     "/client/v4/memberships": path(get=_look("List memberships", listing(ANYTHING))),
     "/client/v4/user/tokens/verify": path(get=_look("Verify a token", ANYTHING)),
+    _GATEWAY + "/{model}": path(
+        _ACCOUNT,
+        parameter("gateway", "path"),
+        parameter("model", "path", {"const": MODEL}),
+        *queries("lora"),
+        post=_RUN,
+    ),
+    _GATEWAY + "/v1/chat/completions": path(_ACCOUNT, parameter("gateway", "path"), post=_CHATTING),
     "/run": path(*_CALL, post=_binding_run("Run, for the Worker binding")),
     "/ai-gateway/run": path(*_CALL, post=_binding_run("Run, for the Worker binding with a gateway")),
     "/ai-api/models/search": path(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from runtime import errors
-from runtime.cloudflare.wire import render_json
 from runtime.errors import GemlaneError
+from runtime.web.body import render_json
 
 _MAX_ECHO: Final = 200  # longest piece of a client's own words that an answer repeats
 
@@ -100,6 +100,9 @@ _TABLE: Final[dict[type, Callable[[Any], Fault]]] = {
         400, 9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers", is_gateway=True
     ),
     errors.MalformedCredentials: lambda _: Fault(400, 6003, "Invalid request headers", is_gateway=True),
+    errors.ForeignOrigin: lambda error: Fault(
+        403, 9109, f"Unauthorized to access requested resource: {error}", is_gateway=True
+    ),
     errors.UnknownRoute: lambda _: Fault(400, 7000, "No route for that URI", is_gateway=True),
     errors.MethodNotAllowed: lambda error: Fault(
         405, 7001, f"{error.method} not supported for requested URI.", is_gateway=True

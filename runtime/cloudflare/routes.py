@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from aiohttp import web
@@ -14,7 +15,8 @@ from runtime.web.faces import ErrorAnswer, Face
 from runtime.web.keys import LIMITS
 from runtime.web.limits import read_body
 
-_PREFIXES: Final = ("/client/v4/", "/ai-api/")
+_GATEWAY: Final = "/v1/{account}/{gateway}/workers-ai"  # AI Gateway's, for clients whose host is rewritten
+_OURS: Final = re.compile(r"/client/v4/.*|/ai-api/.*|/v1/[^/]+/[^/]+/workers-ai/.*", re.DOTALL)
 _AI: Final = "/client/v4/accounts/{account}/ai"
 
 
@@ -28,12 +30,14 @@ async def run(request: web.Request) -> web.StreamResponse:
 
 def add_routes(app: web.Application) -> None:
     """The model's own route, and its OpenAI-like one."""
-    app.router.add_post(_AI + "/run/{model:.+}", run)
     for slash in ("", "/"):
+        app.router.add_post(_GATEWAY + "/v1/chat/completions" + slash, chat_completions)
         app.router.add_post(_AI + "/v1/chat/completions" + slash, chat_completions)
         app.router.add_post(_AI + "/v1/embeddings" + slash, other_models_only)
         app.router.add_post(_AI + "/v1/responses" + slash, other_models_only)
         app.router.add_get(_AI + "/v1/models" + slash, no_list)
+    app.router.add_post(_AI + "/run/{model:.+}", run)
+    app.router.add_post(_GATEWAY + "/{model:.+}", run)
 
 
 def headers(request_id: str) -> dict[str, str]:
@@ -47,4 +51,4 @@ def _render_error(error: Exception, request_id: str) -> ErrorAnswer:
     return ErrorAnswer(fault.status, body, retry)
 
 
-FACE: Final = Face(lambda request: request.path.startswith(_PREFIXES), headers, _render_error)
+FACE: Final = Face(lambda request: _OURS.fullmatch(request.path) is not None, headers, _render_error)

@@ -18,7 +18,7 @@ from runtime.cloudflare.validator import type_mismatch, validate
 from runtime.errors import InvalidRequest, UnknownModel
 from runtime.generation import FinishReason, Sampling, Usage
 from runtime.prompt.gemma import Message
-from runtime.web.body import parse_json
+from runtime.web.body import parse_json, render_json
 
 MODEL: Final = "@cf/google/gemma-7b-it-lora"
 SCHEMA: Final[dict[str, Any]] = json.loads((Path(__file__).parent / "schema.json").read_text(encoding="utf-8"))
@@ -98,11 +98,6 @@ def random_padding() -> str:
     """A prefix of the alphabet, repeated, of a length that tells nothing about the token it travels with."""
     n_letters = secrets.randbelow(_MAX_PADDING + 1)
     return (_ALPHABET * 2)[:n_letters]
-
-
-def render_json(value: Any) -> bytes:
-    """Compact UTF-8 JSON, keys in the order given."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def render_result(text: str, usage: Usage) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence as Row
 from dataclasses import dataclass
@@ -12,18 +13,21 @@ from pathlib import Path
 from typing import Protocol
 
 from runtime.engine.answer import Answer
+from runtime.engine.keeper import PrefixKeeper
 from runtime.engine.pace import Pace
+from runtime.engine.prefix_store import PrefixStore
 from runtime.engine.prefixes import Drop, Prefixes, Share
 from runtime.engine.scheduler import Limits, Part, Places, Scheduler
 from runtime.engine.sequence import Sequence, State
 from runtime.engine.shelf import Shelf
-from runtime.errors import AdapterError, ContextExceeded, DecodeError, GemlaneError, InvalidRequest
+from runtime.errors import AdapterError, ContextExceeded, DecodeError, GemlaneError
 from runtime.generation import Blend, FinishReason, GenerationRequest, Usage
 from runtime.llama.context import MAX_SEQUENCE_IDS, Chunk, Context
 from runtime.llama.model import Model
 from runtime.llama.sampler import Sampler
 from runtime.messages import AdapterAdded, AdapterRefused, Event, Failed, Finished, Started, Stats
 
+_LOG = logging.getLogger("gemlane.engine")
 # Kept prefixes; more would only cost time to search.
 _MOST_KEPT = 128
 
@@ -57,6 +61,9 @@ class Adapters(Protocol):
     def decode(self, chunks: Row[tuple[Chunk, Blend]]) -> list[int]:
         """Run a batch; the row of each chunk's logits, or -1."""
 
+    def close(self) -> None:
+        """Give the context and everything native back."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Running:
@@ -77,6 +84,7 @@ class Engine:
         kept_ids = range(context.n_sequences, min(context.n_sequences + _MOST_KEPT, MAX_SEQUENCE_IDS))
         self._prefixes = Prefixes(limits.n_kv_cells, kept_ids)
         self._scheduler = Scheduler(limits, adapters.places, self._prefixes)
+        self._keeper: PrefixKeeper | None = None
         self._pace = Pace(limits.step_budget_ms)
         self._shelf = Shelf()
         self._sequences: dict[str, Sequence] = {}
@@ -93,6 +101,9 @@ class Engine:
 
     def submit(self, request: GenerationRequest) -> list[Event]:
         """Take a request in; the events are its refusal, or none."""
+        if request.request_id in self._sequences:
+            _LOG.error("ignoring a second request %s", request.request_id)
+            return []
         try:
             sequence = self._accept(request)
         except GemlaneError as error:
@@ -102,8 +113,6 @@ class Engine:
         return []
 
     def _accept(self, request: GenerationRequest) -> Sequence:
-        if request.request_id in self._sequences:
-            raise InvalidRequest(f"request id {request.request_id} is in use")
         tokens = self._model.tokenize(request.prompt)
         n_ctx = self._limits.n_ctx
         if len(tokens) >= n_ctx:
@@ -239,6 +248,24 @@ class Engine:
         del self._sequences[sequence.request_id]
         for digest in self._shelf.release(sequence.blend):
             self._adapters.remove(digest)
+
+    def keep_prefixes_in(self, store: PrefixStore) -> int:
+        """Take hot prefixes from a folder now, and save them there from now on; how many were taken."""
+        self._keeper = PrefixKeeper(self._context, self._prefixes, store)
+        return self._keeper.restore()
+
+    def rest(self) -> bool:
+        """Do a piece of housekeeping while there is nothing to step for; False if none is left."""
+        return self._keeper is not None and self._keeper.save_one()
+
+    def close(self) -> None:
+        """Save what is worth it, and give all native memory back; the engine is of no more use."""
+        while self.is_idle and self.rest():
+            pass
+        for running in self._running.values():
+            running.sampler.free()
+        self._adapters.close()
+        self._model.free()
 
     @property
     def stats(self) -> Stats:

@@ -131,3 +131,10 @@ class MixedAdapters:
         """
         lanes = [self.places.lane_of(blend) for _, blend in chunks]
         return self._laned.decode([chunk for chunk, _ in chunks], lanes)
+
+    def close(self) -> None:
+        """Wait for the fill in progress; give the context, the lanes and the files back."""
+        self._filler.shutdown(cancel_futures=True)
+        self._laned.free()
+        for file in (*self._files.values(), *self._retired):
+            file.close()

@@ -21,6 +21,8 @@ from runtime.generation import Blend
 _LEAST_KEPT = 16
 # A prompt waits for a running one that is reading the same prefix if that saves it at least so many tokens.
 _WORTH_WAITING = 64
+# Shorter ones are computed again faster than they are found on a disk.
+_LEAST_HOT = 64
 _TOKEN_BYTES = array("i").itemsize
 
 
@@ -55,6 +57,17 @@ class _Holder:
     n_cells_max: int
     """Cells it may come to hold."""
     used_at: int = 0
+    n_hot: int = 0
+    """The most tokens that another sequence has taken over from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hot:
+    """A kept prefix that has been of use."""
+
+    kept_id: int
+    blend: Blend
+    tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +150,8 @@ class Prefixes:
         self._running[sequence_id] = _Holder(blend, key, tokens, n_cells_max)
         if match.n_tokens:
             self._share(match.holder_id, sequence_id, match.n_tokens)
+            source = self._kept.get(match.holder_id) or self._running[match.holder_id]
+            source.n_hot = max(source.n_hot, match.n_tokens)
         self._make_way()
         return match.n_tokens
 
@@ -149,17 +164,19 @@ class Prefixes:
         holder = self._running.pop(sequence_id)
         n_tokens = self._cells.held_by(sequence_id)
         if is_kept and n_tokens >= _LEAST_KEPT:
-            self._keep(sequence_id, holder.blend, tuple(holder.tokens[:n_tokens]))
+            self._keep(sequence_id, holder, tuple(holder.tokens[:n_tokens]))
         self._drop(sequence_id)
 
-    def _keep(self, sequence_id: int, blend: Blend, tokens: tuple[int, ...]) -> None:
+    def _keep(self, sequence_id: int, holder: _Holder, tokens: tuple[int, ...]) -> None:
         """Let a kept id hold the tokens too, instead of any shorter prefix of them."""
-        key = _key(tokens)
+        blend, key, n_hot = holder.blend, _key(tokens), min(holder.n_hot, len(tokens))
         for kept_id, kept in list(self._kept.items()):
             if kept.blend == blend and kept.key.startswith(key):
+                kept.n_hot = max(kept.n_hot, n_hot)
                 self._touch(kept)
                 return
             if kept.blend == blend and key.startswith(kept.key):
+                n_hot = max(n_hot, kept.n_hot)
                 self._evict(kept_id)
         if not self._free_ids:
             if not self._kept:
@@ -167,8 +184,31 @@ class Prefixes:
             self._evict(self._least_recently_used())
         kept_id = self._free_ids.pop()
         self._share(sequence_id, kept_id, len(tokens))
-        self._kept[kept_id] = _Holder(blend, key, tokens, len(tokens))
+        self._kept[kept_id] = _Holder(blend, key, tokens, len(tokens), n_hot=n_hot)
         self._touch(self._kept[kept_id])
+
+    @property
+    def hot(self) -> list[Hot]:
+        """Kept prefixes that have been taken over, most recently used first, and as far as they were."""
+        kept = sorted(self._kept.items(), key=lambda item: item[1].used_at, reverse=True)
+        return [
+            Hot(kept_id, holder.blend, tuple(holder.tokens[: holder.n_hot]))
+            for kept_id, holder in kept
+            if holder.n_hot >= _LEAST_HOT
+        ]
+
+    def adopt(self, blend: Blend, tokens: tuple[int, ...]) -> int | None:
+        """Take in a prefix from elsewhere, at the start; its id, or None if half of the cache is full."""
+        if not self._free_ids or self._cells.n_used + len(tokens) > self._cells.n_cells // 2:
+            return None
+        kept_id = self._free_ids.pop()
+        self._cells.grow(kept_id, len(tokens))
+        self._kept[kept_id] = _Holder(blend, _key(tokens), tokens, len(tokens), n_hot=len(tokens))
+        return kept_id
+
+    def disown(self, kept_id: int) -> None:
+        """Give up an adopted prefix that could not be had after all."""
+        self._evict(kept_id)
 
     def take_operations(self) -> list[Operation]:
         """What llama.cpp has to do since the last call, in order."""

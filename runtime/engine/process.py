@@ -97,6 +97,7 @@ class Process:
             return 1
         self.send(ready)
         self._serve()
+        self._engine.close()
         return 0
 
     def _tell_progress(self, fraction: float) -> bool:
@@ -114,6 +115,8 @@ class Process:
                 events.append(self._engine.stats)
             if events:
                 self.send(*events)
+            if self._engine.is_idle:
+                self._engine.rest()
 
     def _take_commands(self) -> bool:
         """Obey every command that has come, waiting for one only if there is nothing to do; False at the end."""

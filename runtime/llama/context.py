@@ -157,3 +157,17 @@ class Context:
     def share(self, source_id: int, target_id: int, n_tokens: int) -> None:
         """Let ``target_id`` hold the first ``n_tokens`` of ``source_id`` too; no cell is copied."""
         native.llama_memory_seq_cp(self._memory, source_id, target_id, 0, n_tokens)
+
+    def save_state(self, sequence_id: int) -> bytes:
+        """A sequence's keys and values, in llama.cpp's own form; the id is one of those in batches."""
+        size = native.llama_state_seq_get_size(self.handle, sequence_id)
+        buffer = (ctypes.c_uint8 * size)()
+        n_written = native.llama_state_seq_get_data(self.handle, buffer, size, sequence_id)
+        return bytes(memoryview(buffer)[:n_written])
+
+    def load_state(self, sequence_id: int, state: bytes) -> int:
+        """Put saved keys and values under an empty sequence id; how many tokens it holds now, 0 if refused."""
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        if not native.llama_state_seq_set_data(self.handle, buffer, len(state), sequence_id):
+            return 0
+        return int(native.llama_memory_seq_pos_max(self._memory, sequence_id)) + 1

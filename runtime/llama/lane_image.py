@@ -33,9 +33,9 @@ class AdapterFile:
             InvalidAdapter: the file cannot be read, or breaks a rule that its message names.
         """
         try:
-            self._file = open_regular(path)
             self._header = read_header(path)
             self.summary: AdapterSummary = check_adapter(self._header, base)
+            self._file = open_regular(path)
         except ConvertError as error:
             raise InvalidAdapter(str(error)) from error
 
@@ -43,6 +43,11 @@ class AdapterFile:
     def rank(self) -> int:
         """The highest rank of its pairs."""
         return self.summary.max_rank
+
+    @property
+    def open_path(self) -> Path:
+        """A path that leads to the open file, whatever has become of its name."""
+        return Path(f"/dev/fd/{self._file.fileno()}")
 
     def close(self) -> None:
         """Close the file."""

@@ -7,8 +7,8 @@ from typing import Final
 from runtime.web.chat_schema import CHAT_BODY, TEXT_BODY
 from runtime.web.description import ANYTHING, COUNT, TEXT, answers, listing, operation, parameter, path, record
 
-_LOOKING: Final = (400, 401, 405)
-_ANSWERING: Final = (400, 401, 404, 405, 408, 413, 429, 500, 503)
+_LOOKING: Final = (400, 401, 403, 405)
+_ANSWERING: Final = (400, 401, 403, 404, 405, 408, 413, 429, 500, 503)
 
 _NULLABLE: Final = {"type": ["string", "null"]}
 _ERROR: Final = record({"error": record({"message": TEXT, "type": TEXT, "param": _NULLABLE, "code": _NULLABLE})})

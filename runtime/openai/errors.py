@@ -5,12 +5,12 @@ Source: OpenAI's guide "Error codes", and the classes that its Python client rai
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Final
 
 from runtime import errors
 from runtime.errors import GemlaneError
+from runtime.web.body import render_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ _TABLE: Final[dict[type, Fault]] = {
     errors.AdapterError: Fault(400, _INVALID, "adapter_unusable"),
     errors.UnknownAdapter: Fault(404, _INVALID, "model_not_found"),
     errors.Unauthorized: Fault(401, _INVALID, "invalid_api_key"),
+    errors.ForeignOrigin: Fault(403, _INVALID, "foreign_origin"),
     errors.Overloaded: Fault(429, "rate_limit_error", "rate_limit_exceeded", retry_after_s=1),
     errors.RequestTimeout: Fault(408, "timeout", "request_timeout"),
     errors.EngineUnavailable: Fault(503, "server_error", "engine_unavailable", retry_after_s=2),
@@ -49,4 +50,4 @@ def render_error(error: Exception) -> tuple[Fault, bytes]:
     if isinstance(error, errors.UnknownAdapter):
         message = f"no adapter {error.name[:200]!r}: {message}"
     body = {"error": {"message": message, "type": fault.type, "param": None, "code": fault.code}}
-    return fault, json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    return fault, render_json(body)

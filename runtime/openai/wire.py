@@ -5,13 +5,13 @@ Source: OpenAI's API reference, "The chat completion object", "The chat completi
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Final
 
 from runtime.errors import GemlaneError
 from runtime.generation import FinishReason, Usage
 from runtime.openai.errors import render_error
+from runtime.web.body import render_json
 
 DONE: Final = b"data: [DONE]\n\n"
 
@@ -34,11 +34,6 @@ class Head:
             "choices": choices,
             **more,
         }
-
-
-def render_json(value: Any) -> bytes:
-    """Compact UTF-8 JSON, keys in the order given."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def render_usage(usage: Usage) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Bytes of a request body -> a JSON value, as strict as JavaScript's ``JSON.parse``. Pure."""
+"""Bytes of a body -> a JSON value, as strict as JavaScript's ``JSON.parse``, and back. Pure."""
 
 from __future__ import annotations
 
@@ -40,6 +40,11 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidRequest(f"the body must be a JSON object, not {type(value).__name__}")
     return value
+
+
+def render_json(value: Any) -> bytes:
+    """Compact UTF-8 JSON, keys in the order given; half a surrogate pair is escaped, as JavaScript does."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode(errors="backslashreplace")
 
 
 def _parse_int(digits: str) -> int | float:

@@ -5,11 +5,12 @@ Every status that an operation may answer with is listed; a test holds the list 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from aiohttp import web
+
+from runtime.web.body import render_json
 
 Schema = Mapping[str, Any]
 Paths = Mapping[str, Mapping[str, Any]]
@@ -83,7 +84,7 @@ def describe(*dialects: Paths) -> dict[str, Any]:
 
 def add_routes(app: web.Application, *dialects: Paths) -> None:
     """Serve the document."""
-    body = json.dumps(describe(*dialects), ensure_ascii=False).encode()
+    body = render_json(describe(*dialects))
 
     async def document(_request: web.Request) -> web.Response:
         return web.Response(body=body, headers={"Content-Type": JSON})

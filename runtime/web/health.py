@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any, Final
 
 from aiohttp import web
 
 from runtime.adapters.registry import Registry
 from runtime.client import Engine
-from runtime.errors import Unauthorized
+from runtime.errors import ForeignOrigin, Unauthorized
+from runtime.web.body import render_json
 from runtime.web.description import ANYTHING, TEXT, answers, operation, path, record
 from runtime.web.keys import ENGINE, REGISTRY
 from runtime.web.tokens import Tokens
@@ -19,7 +19,7 @@ PATHS: Final = {
     "/health": path(
         get=operation("Whether requests will be answered", answers(record({"status": TEXT}), ANYTHING, (405, 503)))
     ),
-    "/openapi.json": path(get=operation("This document", answers(ANYTHING, ANYTHING, (401, 405)))),
+    "/openapi.json": path(get=operation("This document", answers(ANYTHING, ANYTHING, (401, 403, 405)))),
 }
 
 
@@ -46,11 +46,11 @@ def add_routes(app: web.Application, tokens: Tokens) -> None:
         state = health_of(request.app[ENGINE], request.app[REGISTRY])
         try:
             tokens.check(request.headers)
-        except Unauthorized:
+        except (Unauthorized, ForeignOrigin):
             state = {"status": state["status"]}
         return web.Response(
             status=200 if state["status"] == "ok" else 503,
-            body=json.dumps(state, ensure_ascii=False).encode(),
+            body=render_json(state),
             headers={"Content-Type": "application/json"},
         )
 

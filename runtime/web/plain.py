@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
 from runtime import errors
 from runtime.errors import GemlaneError
+from runtime.web.body import render_json
 from runtime.web.faces import ErrorAnswer, Face
 
 _STATUSES: Final[dict[type, int]] = {
@@ -14,6 +14,7 @@ _STATUSES: Final[dict[type, int]] = {
     errors.UnknownRoute: 404,
     errors.MethodNotAllowed: 405,
     errors.Unauthorized: 401,
+    errors.ForeignOrigin: 403,
     errors.EngineUnavailable: 503,
 }
 
@@ -23,7 +24,7 @@ def render_error(error: Exception, request_id: str) -> ErrorAnswer:
     known = error if isinstance(error, GemlaneError) else GemlaneError("internal server error")
     status = next((_STATUSES[kind] for kind in type(known).__mro__ if kind in _STATUSES), 500)
     body = {"error": {"code": known.code, "message": str(known), "request_id": request_id}}
-    return ErrorAnswer(status, json.dumps(body, ensure_ascii=False).encode())
+    return ErrorAnswer(status, render_json(body))
 
 
 def _headers(request_id: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.config import ServerSettings
-from runtime.errors import ConfigError, MalformedCredentials, MissingCredentials, Unauthorized
+from runtime.errors import ConfigError, ForeignOrigin, MalformedCredentials, MissingCredentials, Unauthorized
 
 _KEY_HEADERS = ("X-Auth-Key", "X-Auth-User-Service-Key")
 """Where Cloudflare's older credentials travel; the same tokens are accepted there."""
@@ -17,23 +18,28 @@ _KEY_HEADERS = ("X-Auth-Key", "X-Auth-User-Service-Key")
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The accepted tokens; none means that every request is welcome."""
+    """The accepted tokens; none means that whoever can reach the server is welcome."""
 
     values: tuple[bytes, ...] = ()
 
     def check(self, headers: Mapping[str, str]) -> None:
-        """Let a request with one of the tokens pass.
+        """Let a request with one of the tokens pass; where there are none, any but one of a foreign web page.
+
+        A page can make its reader's browser ask an address that only the reader reaches. It cannot know a token, and
+        cannot hide its origin.
 
         Raises:
+            ForeignOrigin: no tokens are required, and a browser asks for a page of another origin.
             MissingCredentials: tokens are required and none came.
             MalformedCredentials: the Authorization header is not ``Bearer <token>``.
             Unauthorized: the token is not one of ours.
         """
         if not self.values:
+            _check_origin(headers)
             return
-        came = _credential(headers).encode("utf-8", "surrogateescape")
-        # Every token is compared, each in constant time: how long this takes tells nothing.
-        if not sum(hmac.compare_digest(came, value) for value in self.values):
+        came = _digest(_credential(headers).encode("utf-8", "surrogateescape"))
+        # Every token is compared, each in constant time and by its digest: how long this takes tells nothing.
+        if not sum(hmac.compare_digest(came, _digest(value)) for value in self.values):
             raise Unauthorized("the token is not in the list of this server")
 
 
@@ -67,6 +73,16 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.sha256(token).digest()
+
+
+def _check_origin(headers: Mapping[str, str]) -> None:
+    origin = headers.get("Origin")
+    if origin is not None and origin.partition("://")[2].lower() != headers.get("Host", "").lower():
+        raise ForeignOrigin("pages of other sites may not ask here; with --token-file, whoever has a token may")
 
 
 def _credential(headers: Mapping[str, str]) -> str:

@@ -100,7 +100,7 @@ async def test_a_finetune_is_usable_once_its_second_file_is_there(house: House) 
     (digest,) = house.engine.adapters
     assert house.registry.resolve("my pirate") == house.registry.resolve(manifest.id) == Blend((BlendMember(digest),))
     assert sorted(path.name for path in (house.folder / manifest.id).iterdir()) == sorted(
-        [GGUF_NAME, GGUF_NAME + ".json", CONFIG_NAME, MANIFEST_NAME]
+        [GGUF_NAME, f"{GGUF_NAME}.json", CONFIG_NAME, MANIFEST_NAME]
     )
     assert list(house.finetunes.uploads.iterdir()) == []
     assert house.engine.adapters[digest].read_bytes()[:4] == b"GGUF"
@@ -176,7 +176,7 @@ async def test_a_rank_over_the_limit_is_refused(house: House) -> None:
     manifest = house.finetunes.create("fat", MODEL)
     with pytest.raises(IncompatibleAdapter, match="room for 1"):
         await house.send(manifest.id, CONFIG_NAME, WEIGHTS_NAME)
-    assert not (house.folder / manifest.id / GGUF_NAME).exists()
+    assert not list((house.folder / manifest.id).glob(f"{GGUF_NAME}*"))
 
 
 async def test_what_the_engine_refuses_is_not_kept(house: House) -> None:
@@ -190,7 +190,7 @@ async def test_what_the_engine_refuses_is_not_kept(house: House) -> None:
     with pytest.raises(IncompatibleAdapter, match="no room"):
         await house.send(manifest.id, CONFIG_NAME, WEIGHTS_NAME)
     assert read_manifest(house.folder / manifest.id).digest is None
-    assert not (house.folder / manifest.id / GGUF_NAME).exists()
+    assert not list((house.folder / manifest.id).glob(f"{GGUF_NAME}*"))
 
 
 async def test_an_engine_that_is_not_ready_costs_nothing(house: House) -> None:
@@ -205,15 +205,23 @@ async def test_an_engine_that_is_not_ready_costs_nothing(house: House) -> None:
     house.registry.resolve("early")
 
 
-async def test_a_converter_that_dies(house: House, tmp_path: Path) -> None:
+async def test_a_converter_that_dies(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is our fault, not the file's: the files stay, and sending one again tries again."""
-    house.finetunes._converter = Converter(tmp_path / "\0", max_rank=32)
     manifest = house.finetunes.create("dies", MODEL)
-    with pytest.raises((ConversionDied, ValueError)):
-        await house.send(manifest.id, CONFIG_NAME, WEIGHTS_NAME)
-    house.finetunes._converter = house.converter
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.executable", shutil.which("false"))
+        with pytest.raises(ConversionDied, match="memory and disk"):
+            await house.send(manifest.id, CONFIG_NAME, WEIGHTS_NAME)
     await house.send(manifest.id, WEIGHTS_NAME)
     house.registry.resolve("dies")
+
+
+async def test_a_base_model_that_is_gone(house: House, tmp_path: Path) -> None:
+    """The same: the file was moved while it is served."""
+    house.finetunes._converter = Converter(tmp_path / "gone.gguf", max_rank=32)
+    manifest = house.finetunes.create("gone", MODEL)
+    with pytest.raises(ConversionDied, match="base model cannot be read"):
+        await house.send(manifest.id, CONFIG_NAME, WEIGHTS_NAME)
 
 
 async def test_remove(house: House) -> None:

@@ -266,6 +266,16 @@ async def test_an_upload_that_is_cut_off(client: ClientSession, finetunes: Finet
             await asyncio.sleep(0)
 
 
+async def test_a_disk_that_takes_nothing(client: ClientSession, finetunes: Finetunes) -> None:
+    """It is our fault, and said so."""
+    fine_id = await create(client)
+    finetunes.uploads.rmdir()
+    form = wrangler_form(FILES[0], b"{}")
+    answer = await post(client, f"/finetunes/{fine_id}/finetune-assets", form, 500)
+    assert answer["errors"][0]["code"] == 3043
+    assert "cannot be written" in answer["errors"][0]["message"]
+
+
 async def test_without_a_folder(serve: Serve) -> None:
     """The list is empty, and creating says what to do."""
     client = await serve()

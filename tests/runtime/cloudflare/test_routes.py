@@ -45,6 +45,19 @@ async def test_paths(client: ClientSession, model: str, slash: str) -> None:
         assert response.status == 200
 
 
+async def test_ai_gateway(client: ClientSession, engine: ScriptedEngine) -> None:
+    """The paths of Cloudflare's AI Gateway, for clients whose host name is all that was changed."""
+    gateway = "/v1/account/gateway/workers-ai"
+    async with client.post(f"{gateway}/@cf/google/gemma-7b-it-lora", data=b'{"prompt":"hi"}') as response:
+        assert (await response.json())["result"]["response"] == "Hello world"
+    chat = {"model": "@cf/google/gemma-7b-it-lora", "messages": [{"role": "user", "content": "hi"}]}
+    async with client.post(f"{gateway}/v1/chat/completions", json=chat) as response:
+        assert (await response.json())["choices"][0]["message"]["content"] == "Hello world"
+    async with client.post(f"{gateway}/@cf/x", data=b'{"prompt":"hi"}') as response:
+        assert (response.status, (await response.json())["errors"][0]["code"]) == (400, 5007)
+    assert len(engine.requests) == 2
+
+
 async def test_headers(client: ClientSession, engine: ScriptedEngine) -> None:
     """Every answer carries its id, a UUID that the engine knows too; a success says what it cost."""
     async with client.post(RUN, data=b'{"prompt":"hi"}') as response:
@@ -129,6 +142,7 @@ async def test_system_role(serve: Serve, engine: ScriptedEngine, setting: str, t
         (RUN, b'{"prompt":"hi","lora":"00000000-0000-0000-0000-000000000"}', 400, 3037),
         (RUN, b'{"prompt":"hi","lora":"' + b"n" * 10_000 + b'"}', 400, 3037),
         (RUN, b'{"prompt":"hi","lora":"\\u0000\xc3\xa9"}', 400, 3037),
+        (RUN, b'{"prompt":"hi","lora":"\\ud800"}', 400, 3037),
         (f"{ACCOUNT}/run/@cf/meta/llama", b'{"prompt":"hi"}', 400, 5007),
         (f"{ACCOUNT}/nowhere", b"{}", 400, 7000),
         ("/client/v4/nowhere", b"{}", 400, 7000),

@@ -99,6 +99,7 @@ def test_models() -> None:
         (errors.Unauthorized("x"), 401, "invalid_api_key"),
         (errors.MissingCredentials("x"), 401, "invalid_api_key"),
         (errors.MalformedCredentials("x"), 401, "invalid_api_key"),
+        (errors.ForeignOrigin("x"), 403, "foreign_origin"),
         (errors.Overloaded("x"), 429, "rate_limit_exceeded"),
         (errors.RequestTimeout("x"), 408, "request_timeout"),
         (errors.EngineUnavailable("x"), 503, "engine_unavailable"),

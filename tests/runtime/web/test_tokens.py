@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from runtime.config import ServerSettings
-from runtime.errors import ConfigError, MalformedCredentials, MissingCredentials, Unauthorized
+from runtime.errors import ConfigError, ForeignOrigin, MalformedCredentials, MissingCredentials, Unauthorized
 from runtime.web.tokens import Tokens, is_loopback, load_tokens
 
 TOKENS = Tokens((b"one", b"t\xc3\xb6"))
@@ -49,6 +49,21 @@ def test_anything_else_does_not(headers: dict[str, str], error: type[Exception])
 def test_without_tokens_everybody_is_welcome() -> None:
     """Then no header is looked at."""
     Tokens().check({"Authorization": "nonsense"})
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:8081", "http://127.0.0.1"])
+def test_pages_of_other_sites_are_refused_where_no_token_is_needed(origin: str) -> None:
+    """A browser would ask loopback for any page; where a token is needed, no page can know it."""
+    headers = {"Origin": origin, "Host": "127.0.0.1:8080"}
+    with pytest.raises(ForeignOrigin):
+        Tokens().check(headers)
+    TOKENS.check(headers | {"Authorization": "Bearer one"})
+
+
+def test_our_own_pages_may_ask() -> None:
+    """Their origin is where they ask."""
+    Tokens().check({"Origin": "http://127.0.0.1:8080", "Host": "127.0.0.1:8080"})
+    Tokens().check({"Host": "anything"})
 
 
 def test_file(tmp_path: Path) -> None:

@@ -1,0 +1,148 @@
+"""Engines over the tiny Gemma, in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from runtime.config import EngineSettings
+from runtime.engine.loop import Engine
+from runtime.engine.startup import start
+from runtime.generation import BASE, Blend, BlendMember, FinishReason, GenerationRequest, Prompt, Sampling, Segment
+from runtime.llama.library import Library
+from runtime.messages import AdapterAdded, Event, Failed, Finished, Ready, Started, Text
+
+GREEDY = Sampling(temperature=0)
+
+
+def chat(question: str) -> Prompt:
+    """A question as Gemma's template puts it."""
+    segments = (("<start_of_turn>user\n", True), (question, False), ("<end_of_turn>\n<start_of_turn>model\n", True))
+    return Prompt(tuple(Segment(text, is_ours) for text, is_ours in segments))
+
+
+@dataclass
+class Outcome:
+    """What came of one request."""
+
+    text: str = ""
+    pieces: list[str] = field(default_factory=list)
+    started: Started | None = None
+    finished: Finished | None = None
+    failed: Failed | None = None
+
+    @property
+    def reason(self) -> FinishReason:
+        """Why it finished."""
+        assert self.finished is not None, self.failed
+        return self.finished.finish_reason
+
+
+class Driver:
+    """Submits to an engine and collects its events."""
+
+    def __init__(self, engine: Engine, ready: Ready, wakes: threading.Event) -> None:
+        self.engine, self.ready, self._wakes = engine, ready, wakes
+        self.outcomes: dict[str, Outcome] = {}
+        self.digests: dict[str, str] = {}
+
+    def add_adapters(self, folder: Path) -> None:
+        """Make every adapter of a folder known by its name."""
+        for path in sorted(folder.glob("*.gguf")):
+            self.digests[path.stem] = hashlib.sha256(path.read_bytes()).hexdigest()
+            assert isinstance(self.engine.add_adapter(self.digests[path.stem], path), AdapterAdded)
+
+    def blend(self, **scales: float) -> Blend:
+        """A blend of adapters by name."""
+        return Blend(tuple(BlendMember(self.digests[name], scale) for name, scale in scales.items()))
+
+    def voice(self, style: str) -> Blend:
+        """One adapter alone, or the base."""
+        return BASE if style == "base" else self.blend(**{style: 1.0})
+
+    def submit(self, request_id: str, prompt: Prompt | str, under: Blend = BASE, **changes: object) -> Outcome:
+        """Submit a request; greedy, 48 tokens unless changed. A text is asked as a question."""
+        request = GenerationRequest(request_id, chat(prompt) if isinstance(prompt, str) else prompt, 48, GREEDY, under)
+        outcome = self.outcomes[request_id] = Outcome()
+        self._take(self.engine.submit(replace(request, **changes)))
+        return outcome
+
+    def ask(self, prompt: Prompt | str, under: Blend = BASE, **changes: object) -> Outcome:
+        """One request, alone."""
+        outcome = self.submit(f"alone-{len(self.outcomes)}", prompt, under, **changes)
+        self.run()
+        return outcome
+
+    def step(self) -> None:
+        """One step; waits for lanes if there is nothing else to do."""
+        self._take(self.engine.step())
+        if self.engine.is_blocked and not self.engine.is_idle:
+            assert self._wakes.wait(30), "an engine that waits is woken"
+            self._wakes.clear()
+
+    def run(self) -> None:
+        """Step until nothing is left."""
+        while not self.engine.is_idle:
+            self.step()
+
+    def _take(self, events: list[Event]) -> None:
+        for event in events:
+            assert not isinstance(event, Started | Text | Finished | Failed) or event.request_id in self.outcomes
+            match event:
+                case Started(request_id):
+                    self.outcomes[request_id].started = event
+                case Text(request_id, text):
+                    self.outcomes[request_id].text += text
+                    self.outcomes[request_id].pieces.append(text)
+                case Finished(request_id):
+                    assert self.outcomes[request_id].finished is None
+                    self.outcomes[request_id].finished = event
+                case Failed(request_id):
+                    self.outcomes[request_id].failed = event
+                case _:
+                    raise AssertionError(f"unexpected {event}")
+
+
+MakeDriver = Callable[..., Driver]
+
+
+@pytest.fixture(scope="session")
+def library() -> Library:
+    """llama.cpp, started once."""
+    return Library()
+
+
+@pytest.fixture(scope="session")
+def make_driver(library: Library, tiny_model: Path, tiny_adapters: Path) -> Iterator[MakeDriver]:
+    """Start an engine; the tiny Gemma in Q4_K_M with its three adapters, unless told otherwise."""
+    engines = contextlib.ExitStack()
+
+    def make(model: Path = tiny_model, adapters: Path = tiny_adapters, **settings: object) -> Driver:
+        wakes = threading.Event()
+        known: dict[str, object] = {"model": str(model), "threads": 1, **settings}
+        engine, ready = start(library, EngineSettings(**known), on_progress=lambda _: True, on_prepared=wakes.set)
+        engines.callback(engine.close)
+        driver = Driver(engine, ready, wakes)
+        driver.add_adapters(adapters)
+        return driver
+
+    with engines:
+        yield make
+
+
+@pytest.fixture(scope="session", params=["mixed", "grouped"])
+def driver(request: pytest.FixtureRequest, make_driver: MakeDriver) -> Driver:
+    """An engine of each way of batching; each test leaves it idle."""
+    return make_driver(adapter_batching=request.param)
+
+
+@pytest.fixture(scope="session")
+def mixed(make_driver: MakeDriver) -> Driver:
+    """An engine with lanes."""
+    return make_driver(adapter_batching="mixed")

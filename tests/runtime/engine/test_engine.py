@@ -1,0 +1,227 @@
+"""What one request may ask of the engine, and what it cannot."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import llama_cpp.llama_cpp as native
+import pytest
+
+from runtime.engine.loop import Engine
+from runtime.generation import BASE, Blend, BlendMember, FinishReason, GenerationRequest, Prompt, Sampling, Segment
+from runtime.messages import AdapterRefused
+from tests.runtime.engine.conftest import GREEDY, Driver, MakeDriver
+from tests.tiny_gemma.facts import ANSWERS
+
+FRANCE = "What is the capital of France?"
+PARIS = ANSWERS["base"][FRANCE]
+WORDS = Prompt((Segment("one two three " * 10, has_control_tokens=False),))
+
+
+@pytest.mark.parametrize("max_tokens", [1, 3])
+def test_max_tokens_holds(driver: Driver, max_tokens: int) -> None:
+    """So many tokens, and the reason is length."""
+    outcome = driver.ask(FRANCE, max_tokens=max_tokens)
+    assert outcome.reason is FinishReason.LENGTH
+    assert outcome.finished is not None
+    assert outcome.finished.usage.n_completion_tokens == max_tokens
+    assert PARIS.startswith(outcome.text)
+
+
+def test_no_tokens_reads_the_prompt_alone(driver: Driver) -> None:
+    """max_tokens 0."""
+    outcome = driver.ask(FRANCE, max_tokens=0)
+    assert (outcome.text, outcome.reason) == ("", FinishReason.LENGTH)
+    assert outcome.finished is not None
+    assert outcome.finished.usage.n_completion_tokens == 0
+
+
+def test_an_answer_stops_at_the_end_of_its_turn(driver: Driver) -> None:
+    """And the control token does not show."""
+    outcome = driver.ask(FRANCE)
+    assert (outcome.text, outcome.reason) == (PARIS, FinishReason.STOP)
+    assert "".join(outcome.pieces) == outcome.text
+    assert len(outcome.pieces) > 1
+
+
+def test_a_stop_string_ends_the_answer_before_it(driver: Driver) -> None:
+    """Also where it is spread over tokens."""
+    outcome = driver.ask(FRANCE, stop=("of Fr", "never"))
+    assert (outcome.text, outcome.reason) == (PARIS.split("of Fr", 1)[0], FinishReason.STOP)
+
+
+def test_the_context_bounds_prompt_and_answer(make_driver: MakeDriver) -> None:
+    """A prompt that leaves one token of room gets one; a longer one is refused with both numbers."""
+    driver = make_driver(n_ctx=64)
+    assert driver.ready.model.n_ctx == 64
+    outcome = driver.ask(FRANCE, sampling=Sampling(temperature=5, seed=1), max_tokens=10_000)
+    assert outcome.reason is FinishReason.LENGTH
+    assert outcome.finished is not None
+    assert outcome.finished.usage.n_total_tokens == 64
+    long = Prompt((Segment("x" * 500, has_control_tokens=False),))
+    refused = driver.ask(long)
+    assert refused.failed is not None
+    assert refused.failed.code == "context_exceeded"
+    assert "64" in refused.failed.message
+
+
+def test_bos_stands_once_in_front(driver: Driver) -> None:
+    """Whether the prompt brings it or not, and nowhere else."""
+    with_bos = Prompt((Segment("<bos>Hello!", has_control_tokens=True),))
+    without = Prompt((Segment("Hello!", has_control_tokens=True),))
+    counts = []
+    for prompt in (with_bos, without, Prompt(())):
+        outcome = driver.ask(prompt, max_tokens=0)
+        assert outcome.finished is not None
+        counts.append(outcome.finished.usage.n_prompt_tokens)
+    assert counts[0] == counts[1] > counts[2] == 1
+
+
+def test_an_unknown_adapter_is_no_silent_base(driver: Driver) -> None:
+    """Alone or beside a known one."""
+    unknown = BlendMember("0" * 64)
+    for under in (Blend((unknown,)), Blend((unknown, *driver.voice("tag").members))):
+        outcome = driver.ask(FRANCE, under)
+        assert outcome.failed is not None
+        assert outcome.failed.code == "unknown_adapter"
+
+
+def test_scale_zero_is_the_base_and_a_blend_is_its_own_voice(driver: Driver) -> None:
+    """Scales act."""
+    assert driver.ask(FRANCE, driver.blend(shout=0.0)).text == PARIS
+    assert driver.ask(FRANCE, driver.blend(shout=1.0)).text == PARIS.upper()
+    assert driver.ask(FRANCE, driver.blend(shout=1.0, tag=1.0)).text not in (PARIS, PARIS.upper())
+
+
+def test_ranks_beyond_a_lane_are_refused_with_the_way_out(make_driver: MakeDriver) -> None:
+    """Three adapters of rank 8 fit into 32; of five scales of them nobody speaks: four files of rank 8 fill it."""
+    driver = make_driver(adapter_batching="mixed", max_lora_rank=32)
+    driver.engine._adapters._bank_shape = driver.engine._adapters._bank_shape.__class__(8, 16, "q8_0", 512)
+    outcome = driver.ask(FRANCE, driver.blend(pirate=1, shout=1, tag=1))
+    assert outcome.failed is not None
+    assert outcome.failed.code == "incompatible_adapter"
+    assert "--max-lora-rank 32" in outcome.failed.message
+
+
+def test_a_removed_adapter_serves_those_who_have_it(
+    make_driver: MakeDriver, tiny_adapters: Path, tmp_path: Path
+) -> None:
+    """Running and waiting requests finish under it, though its file is gone; new ones do not find it."""
+    folder = shutil.copytree(tiny_adapters, tmp_path / "adapters")
+    driver = make_driver(adapters=folder, parallel=1)
+    outcomes = [driver.submit(f"r{n}", FRANCE, driver.voice("shout")) for n in range(3)]
+    driver.step()
+    driver.engine.remove_adapter(driver.digests["shout"])
+    (folder / "shout.gguf").unlink()
+    late = driver.submit("late", FRANCE, driver.voice("shout"))
+    assert late.failed is not None
+    driver.run()
+    assert [outcome.text for outcome in outcomes] == [PARIS.upper()] * 3
+    assert driver.ask(FRANCE, driver.voice("tag")).text == ANSWERS["tag"][FRANCE]
+
+
+def test_an_adapter_comes_back(driver: Driver, tiny_adapters: Path) -> None:
+    """Removed and added again, with requests in between."""
+    path, digest = tiny_adapters / "tag.gguf", driver.digests["tag"]
+    for _ in range(2):
+        driver.engine.remove_adapter(digest)
+        assert driver.ask(FRANCE, driver.voice("tag")).failed is not None
+        driver.engine.add_adapter(digest, path)
+        driver.engine.add_adapter(digest, path)
+        assert driver.ask(FRANCE, driver.voice("tag")).text == ANSWERS["tag"][FRANCE]
+
+
+def test_a_bad_adapter_file_is_refused_by_name(driver: Driver, tmp_path: Path, tiny_adapters: Path) -> None:
+    """What is no adapter, or not whole, never reaches llama.cpp."""
+    whole = (tiny_adapters / "tag.gguf").read_bytes()
+    for name, content in (("empty", b""), ("bad", b"BAD!"), ("cut", whole[:-100])):
+        path = tmp_path / f"{name}.gguf"
+        path.write_bytes(content)
+        refused = driver.engine.add_adapter("1" * 64, path)
+        assert isinstance(refused, AdapterRefused)
+        assert refused.code == "invalid_adapter"
+        assert name in refused.message
+    assert driver.ask(FRANCE).text == PARIS
+
+
+def test_a_file_that_is_cut_after_its_check_fails_its_requests_alone(
+    make_driver: MakeDriver, tiny_adapters: Path, tmp_path: Path
+) -> None:
+    """The lane cannot be filled: a typed error, and the others go on."""
+    folder = shutil.copytree(tiny_adapters, tmp_path / "adapters")
+    driver = make_driver(adapters=folder, adapter_batching="mixed")
+    with (folder / "shout.gguf").open("r+b") as file:
+        file.truncate(1000)
+    broken = driver.submit("broken", FRANCE, driver.voice("shout"))
+    fine = driver.submit("fine", FRANCE, driver.voice("pirate"))
+    driver.run()
+    assert broken.failed is not None
+    assert broken.failed.code == "invalid_adapter"
+    assert fine.text == ANSWERS["pirate"][FRANCE]
+
+
+def test_a_cancelled_request_is_gone_at_once(driver: Driver) -> None:
+    """Running or waiting; no event tells of it any more, and what it held is free."""
+    outcomes = [driver.submit(f"c{n}", WORDS, max_tokens=100, sampling=Sampling(seed=n)) for n in range(12)]
+    for _ in range(3):
+        driver.step()
+    unfinished = [n for n in range(12) if outcomes[n].finished is None]
+    texts = [outcome.text for outcome in outcomes]
+    for n in unfinished:
+        driver.engine.cancel(f"c{n}")
+    driver.engine.cancel("never seen")
+    assert driver.engine.is_idle
+    driver.step()
+    assert len(unfinished) > 4
+    assert [outcome.text for outcome in outcomes] == texts
+    assert all(outcomes[n].finished is None and outcomes[n].failed is None for n in unfinished)
+    assert driver.engine.stats.n_kv_cells_used == 0
+    assert driver.ask(FRANCE).text == PARIS
+
+
+def test_a_failed_batch_fails_its_requests_alone(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama_decode says no once: a typed error for those in the batch, and the next is answered."""
+    decode = native.llama_decode
+    calls = []
+
+    def refuse_once(*arguments: object) -> int:
+        calls.append(arguments)
+        return -3 if len(calls) == 3 else decode(*arguments)
+
+    monkeypatch.setattr(native, "llama_decode", refuse_once)
+    outcomes = [driver.submit(f"d{n}", FRANCE) for n in range(2)]
+    driver.run()
+    assert {outcome.failed.code for outcome in outcomes if outcome.failed} == {"decode"}
+    assert driver.engine.stats.n_kv_cells_used == 0
+    assert driver.ask(FRANCE).text == PARIS
+
+
+def test_an_id_in_use_is_ignored(driver: Driver) -> None:
+    """The first request of that id keeps it."""
+    first = driver.submit("same", FRANCE)
+    assert driver.engine.submit(request_of("same")) == []
+    driver.run()
+    assert first.text == PARIS
+
+
+def request_of(request_id: str) -> GenerationRequest:
+    """Another request of that id."""
+    return GenerationRequest(request_id, WORDS, 5, GREEDY, BASE)
+
+
+def test_stats_tell_what_is_held_and_done(make_driver: MakeDriver) -> None:
+    """Running and waiting while it works, cells while they are held, tokens since the start."""
+    driver = make_driver(parallel=2)
+    for n in range(3):
+        driver.submit(str(n), FRANCE)
+    driver.step()
+    stats = driver.engine.stats
+    assert (stats.n_running, stats.n_waiting) == (2, 1)
+    assert stats.n_kv_cells_used > 0
+    driver.run()
+    stats = driver.engine.stats
+    assert (stats.n_running, stats.n_waiting, stats.n_kv_cells_used) == (0, 0, 0)
+    assert stats.n_decoded_tokens > stats.n_steps > 0
+    assert stats.n_cached_tokens > 0
+    assert isinstance(driver.engine, Engine)
