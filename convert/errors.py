@@ -28,9 +28,15 @@ from typing import ClassVar
 
 
 class ConvertError(Exception):
-    """Base of all errors of this package; the message is one line fit for a user."""
+    """Base of all errors of this package; the message is one line fit for a user.
+
+    Names out of strangers' files stand in messages, so what cannot be printed on one line is escaped.
+    """
 
     code: ClassVar[str] = "convert_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 class InvalidOption(ConvertError):

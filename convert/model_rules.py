@@ -11,7 +11,7 @@ from pathlib import Path
 from convert.errors import InvalidModel
 from convert.files import open_regular, read_at
 from convert.gemma import ARCHITECTURE, DEFAULT_ROPE_THETA, Hyperparameters, missing_or_unknown
-from convert.ggml_types import MULTIPLIABLE
+from convert.ggml_types import MULTIPLIABLE, GgmlType
 from convert.gguf_header import ArrayInfo, GgufHeader, ValueType
 
 
@@ -43,6 +43,8 @@ def check_model(header: GgufHeader) -> ModelSummary:
     if wrong is not None:
         raise InvalidModel(f"{path}: {wrong}")
     for tensor in header.tensors.values():
+        if len(tensor.shape) == 1 and tensor.type is not GgmlType.F32:  # ggml's element-wise kernels abort on others
+            raise InvalidModel(f"{path}: vector {tensor.name!r} has type {tensor.type.name}, but must be F32")
         if tensor.type not in MULTIPLIABLE:
             raise InvalidModel(f"{path}: tensor {tensor.name!r} has type {tensor.type.name}: no arithmetic for it")
     return ModelSummary(

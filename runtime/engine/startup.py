@@ -8,6 +8,7 @@ from pathlib import Path
 
 from convert.gguf_header import GgufHeader
 from runtime.config import EngineSettings
+from runtime.engine import offload
 from runtime.engine.doorway import check_model_file
 from runtime.engine.grouped import GroupedAdapters
 from runtime.engine.loop import Adapters, Engine
@@ -19,7 +20,7 @@ from runtime.errors import DecodeError, InvalidAdapter, ModelLoadError
 from runtime.llama.bank import BankShape
 from runtime.llama.context import Context, ContextShape
 from runtime.llama.laned import LanedContext
-from runtime.llama.library import VERSION, Library, n_physical_cores
+from runtime.llama.library import VERSION, Library, gpus, n_physical_cores
 from runtime.llama.model import Model
 from runtime.llama.template import lora_shapes
 from runtime.messages import ModelInfo, Ready
@@ -66,7 +67,8 @@ def start(
     """
     path = Path(settings.model)
     header = check_model_file(path)
-    n_gpu_layers = _n_gpu_layers(library, settings)
+    gpu = next(iter(gpus()), None)
+    n_gpu_layers = offload.n_gpu_layers(settings, header, gpu.free_bytes if gpu else 0)
     model = Model(library, path, n_gpu_layers=n_gpu_layers, on_progress=on_progress)
     limits = limits_of(settings, model.n_ctx_train)
     context, adapters, reason = _make_context(model, header, settings, limits, on_prepared)
@@ -81,7 +83,7 @@ def start(
         n_ctx=limits.n_ctx,
         n_kv_cells=limits.n_kv_cells,
         n_parallel=settings.parallel,
-        device="gpu" if n_gpu_layers else "cpu",
+        device=f"{gpu.name}, {n_gpu_layers} layers" if gpu and n_gpu_layers else "CPU",
     )
     _LOG.debug("adapter batching is %s: %s", adapters.mode, reason)
     return engine, Ready(info, adapters.mode, reason)
@@ -94,12 +96,6 @@ def _keep_prefixes(engine: Engine, settings: EngineSettings, header: GgufHeader)
     except OSError as error:
         raise ModelLoadError(f"--prefix-dir {settings.prefix_dir} cannot be used: {error.strerror}") from error
     _LOG.info("%d prefixes restored from %s", engine.keep_prefixes_in(store), settings.prefix_dir)
-
-
-def _n_gpu_layers(library: Library, settings: EngineSettings) -> int:
-    if settings.gpu_layers != "auto":
-        return int(settings.gpu_layers)
-    return -1 if library.has_gpu else 0
 
 
 def _make_context(
@@ -128,7 +124,7 @@ def _make_context(
         else:
             return laned.context, MixedAdapters(laned, bank_shape, header, on_prepared), reason
     context = Context(model, shape)
-    return context, GroupedAdapters(model, context, header), reason
+    return context, GroupedAdapters(model, context, header, settings.lanes), reason
 
 
 def _make_lanes(

@@ -67,6 +67,13 @@ free_buffer = _declare("ggml_backend_buffer_free", None, _pointer)
 write = _declare("ggml_backend_tensor_set", None, _pointer, _pointer, _size, _size)
 read = _declare("ggml_backend_tensor_get", None, _pointer, _pointer, _size, _size)
 
+device_count = _declare("ggml_backend_dev_count", _size)
+device = _declare("ggml_backend_dev_get", _pointer, _size)
+device_type = _declare("ggml_backend_dev_type", _int, _pointer)
+device_description = _declare("ggml_backend_dev_description", _text, _pointer)
+# (device, where free bytes go, where all bytes go)
+device_memory = _declare("ggml_backend_dev_memory", None, _pointer, _pointer, _pointer)
+
 # (scheduler, callback or None, user data)
 set_eval_callback = _declare("ggml_backend_sched_set_eval_callback", None, _pointer, _pointer, _pointer)
 

@@ -44,6 +44,11 @@ class AdapterFile:
         """The highest rank of its pairs."""
         return self.summary.max_rank
 
+    @property
+    def open_path(self) -> Path:
+        """A path that leads to the open file, whatever has become of its name."""
+        return Path(f"/dev/fd/{self._file.fileno()}")
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -10,10 +10,13 @@ import logging
 import os
 import sys
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 import llama_cpp
 import llama_cpp.llama_cpp as native
+
+from runtime.llama import ggml
 
 VERSION: str = llama_cpp.__version__
 """Of llama-cpp-python, which pins llama.cpp's."""
@@ -21,6 +24,8 @@ _LOG = logging.getLogger("llama.cpp")
 # ggml.h, enum ggml_log_level. Its warnings are for its own developers ("overflows" the training context, for one).
 _LEVELS = {3: logging.INFO, 4: logging.ERROR}
 _N_ERRORS_KEPT = 8
+# ggml-backend.h, enum ggml_backend_dev_type: a GPU, and one that shares the machine's memory.
+_GPU_TYPES = (1, 2)
 
 
 class Library:
@@ -47,10 +52,25 @@ class Library:
         self._errors.clear()
         return text
 
-    @property
-    def has_gpu(self) -> bool:
-        """Whether llama.cpp can put layers on a GPU here."""
-        return bool(native.llama_supports_gpu_offload())
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU that llama.cpp can use."""
+
+    name: str
+    free_bytes: int
+
+
+def gpus() -> list[Gpu]:
+    """The GPUs of this machine, in llama.cpp's order; integrated ones (Apple's among them) included."""
+    found = []
+    for number in range(ggml.device_count()):
+        device = ggml.device(number)
+        if ggml.device_type(device) in _GPU_TYPES:
+            free, total = ctypes.c_size_t(), ctypes.c_size_t()
+            ggml.device_memory(device, ctypes.addressof(free), ctypes.addressof(total))
+            found.append(Gpu(ggml.device_description(device).decode(errors="replace"), free.value))
+    return found
 
 
 def n_physical_cores() -> int:
@@ -64,8 +84,3 @@ def n_physical_cores() -> int:
         except OSError:
             cores.add(str(cpu))
     return max(1, len(cores))
-
-
-def address(pointer: object) -> int:
-    """The address a ctypes pointer holds, 0 for a null pointer."""
-    return int(ctypes.cast(pointer, ctypes.c_void_p).value or 0) if pointer else 0  # type: ignore[arg-type]

@@ -34,6 +34,11 @@ class Setup:
     n_parallel: int = 8
     n_cells: int = 8192
 
+    @property
+    def adapter_files(self) -> list[Path]:
+        """In the order of their numbers."""
+        return sorted(self.adapters.glob("*.gguf"))
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
@@ -114,7 +119,7 @@ def llama_server_command(setup: Setup) -> list[str]:
     """
     if not PEER.exists():
         raise SideError(f"{PEER} is not there: build it with scripts/peers, or leave it out with --sides gemlane")
-    loras = ",".join(str(path) for path in sorted(setup.adapters.glob("*.gguf")))
+    loras = ",".join(str(path) for path in setup.adapter_files)
     values = ("-m", setup.model, "-t", setup.n_threads, "-np", setup.n_parallel, "-c", setup.n_cells)
     flags = ("--kv-unified", "--cache-ram", 0, "--no-ui", "--lora-init-without-apply")
     return [str(PEER), *map(str, values + flags), *(("--lora", loras) if loras else ())]
@@ -124,7 +129,7 @@ def llama_server_command(setup: Setup) -> list[str]:
 async def gemlane(setup: Setup, *options: str, name: str = "gemlane") -> AsyncIterator[Side]:
     """Our server, up until the block ends; its adapters are ready too."""
     command, log = gemlane_command(setup, *options), log_path(setup, name)
-    async with running(name, GEMLANE, command, log, n_adapters=len(list(setup.adapters.iterdir()))) as side:
+    async with running(name, GEMLANE, command, log, n_adapters=len(setup.adapter_files)) as side:
         yield side
 
 

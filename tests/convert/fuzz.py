@@ -7,8 +7,10 @@ The normal tests run each target on a few hundred seeded mutations. For a long, 
 """
 
 import atexit
+import math
 import random
 import shutil
+import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,7 @@ from convert.config import read_hyperparameters
 from convert.conversion import Options, convert_adapter
 from convert.dialects import open_adapter
 from convert.errors import ConvertError
+from convert.gemma import Hyperparameters
 from convert.ggml import Ggml
 from convert.imatrix import read_importance
 from convert.inspection import inspect
@@ -29,13 +32,29 @@ from convert.sources import read_all
 from convert.tokenizer import read_vocabulary
 from convert.validate import validate_adapter, validate_model
 from tests.convert.checkpoints import BASE, TINY_GEMMA, checkpoint, peft
-from tests.convert.gguf_bytes import Gguf, Tensor, adapter, pair, string
+from tests.convert.gguf_bytes import (
+    ARRAY,
+    BOOL,
+    F32,
+    I32,
+    STRING,
+    U32,
+    Gguf,
+    Tensor,
+    adapter,
+    entry,
+    f32,
+    pair,
+    string,
+    text,
+)
 from tests.convert.variants import mlx
 
 BASE_HEADER = promised_header(BASE)
 SCRATCH = Path(tempfile.mkdtemp(prefix="fuzz-"))
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 GGML = Ggml()
+Q8_0 = 8
 
 
 def _file(name: str, content: bytes) -> Path:
@@ -62,7 +81,7 @@ def safetensors(content: bytes) -> None:
 def gguf_adapter(content: bytes) -> None:
     """Validate and inspect a GGUF adapter."""
     path = _file("adapter.gguf", content)
-    inspect(path, BASE)
+    inspect(path)
     validate_adapter(path, BASE_HEADER)
 
 
@@ -150,9 +169,30 @@ def gguf_source(content: bytes) -> None:
 
 
 def _model_seed() -> bytes:
-    tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    """A whole model of 28 KB that keeps every rule: one layer of width 32, and little more than the byte tokens."""
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    n_vocab, width = len(tokens), 32
     entries = [string("general.architecture", "gemma"), string("tokenizer.ggml.model", "llama")]
-    return Gguf(entries, [Tensor("token_embd.weight", (32, len(tokens)))]).bytes()
+    numbers = {"context_length": 64, "embedding_length": width, "block_count": 1, "feed_forward_length": width}
+    numbers |= {"attention.head_count": 1, "attention.head_count_kv": 1}
+    numbers |= {"attention.key_length": width, "attention.value_length": width}
+    entries += [entry(f"gemma.{key}", U32, struct.pack("<I", value)) for key, value in numbers.items()]
+    entries.append(f32("gemma.attention.layer_norm_rms_epsilon", 1e-6))
+    texts = b"".join(text(token) for token in tokens)
+    entries.append(entry("tokenizer.ggml.tokens", ARRAY, struct.pack("<IQ", STRING, n_vocab) + texts))
+    for key, kind in (("scores", F32), ("token_type", I32)):
+        values = struct.pack("<IQ", kind, n_vocab) + bytes(4 * n_vocab)
+        entries.append(entry(f"tokenizer.ggml.{key}", ARRAY, values))
+    entries += [entry(f"tokenizer.ggml.{r}_token_id", U32, struct.pack("<I", i)) for r, i in (("bos", 2), ("eos", 1))]
+    entries.append(entry("tokenizer.ggml.add_space_prefix", BOOL, b"\0"))
+    shapes = Hyperparameters(1, width, width, 1, 1, width, n_vocab, 64, 1e-6).tensor_shapes()
+    vectors = [Tensor(name, shape) for name, shape in shapes.items() if len(shape) == 1]
+    matrices = [
+        Tensor(name, shape[::-1], Q8_0, bytes(34 * math.prod(shape) // 32))
+        for name, shape in shapes.items()
+        if len(shape) == 2
+    ]
+    return Gguf(entries, vectors + matrices).bytes()
 
 
 TAG = TINY_GEMMA / "adapters" / "tag"

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-U32, F32, STRING, ARRAY, F64 = 4, 6, 8, 9, 12
+U32, I32, F32, BOOL, STRING, ARRAY, F64 = 4, 5, 6, 7, 8, 9, 12
 
 
 def text(value: str | bytes) -> bytes:

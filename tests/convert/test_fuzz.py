@@ -29,5 +29,5 @@ def test_any_input_is_read_or_refused(name: str) -> None:
 def test_a_sound_input_is_read() -> None:
     """The seeds of the targets are sound, so that mutations start near what is accepted."""
     for name, (target, seed) in TARGETS.items():
-        if name not in ("safetensors", "gguf_model", "index"):  # cut short, or only the start of a model
+        if name not in ("safetensors", "index"):  # cut short, and naming one tensor of many
             target(seed)

@@ -102,6 +102,10 @@ CASES: dict[str, tuple[Change, str]] = {
         retensor(lambda tensors: [filled(tensors[0].name, GgmlType.F16, (1000, 256)), *tensors[1:]]),
         r"'token_embd.weight' has shape \[1000, 256\], but the model needs \[1024, 256\]",
     ),
+    "a norm in F16": (
+        retensor(lambda tensors: [*tensors[:-1], filled("output_norm.weight", GgmlType.F16, (256,))]),
+        "vector 'output_norm.weight' has type F16, but must be F32",
+    ),
     "integers": (
         retensor(lambda tensors: [filled(tensors[0].name, GgmlType.I32, (1024, 256)), *tensors[1:]]),
         "'token_embd.weight' has type I32",
