@@ -69,6 +69,7 @@ def test_a_gguf_adapter_stays_the_same(tmp_path: Path, base_gguf: Path, referenc
     assert difference(Subject(base_gguf, whole), reference, "alpha_pattern") <= TOLERANCE
 
 
+@pytest.mark.filterwarnings("default")  # those of transformers and peft are not ours to fix
 @pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("torch", "transformers", "peft", "sentencepiece")),
     reason="torch, transformers, peft and sentencepiece are not installed: pip install '.[train]'",
