@@ -40,9 +40,7 @@ class EngineSettings:
     )
     parallel: int = option(8, "sequences decoded at once; more requests wait their turn", metavar="N")
     threads: int = option(0, "threads that compute; 0: one for each physical core", metavar="N")
-    gpu_layers: str = option(
-        "auto", "layers held by the GPU: a number, or auto for all of them where there is one", metavar="auto|N"
-    )
+    gpu_layers: str = option("auto", "layers held by the GPU: a number, or auto for as many as fit", metavar="auto|N")
     adapter_batching: str = option(
         "auto",
         "mixed: different adapters in one batch; grouped: one adapter a batch; auto: mixed if its self-check passes",

@@ -85,7 +85,7 @@ class Engine:
         self._prefixes = Prefixes(limits.n_kv_cells, kept_ids)
         self._scheduler = Scheduler(limits, adapters.places, self._prefixes)
         self._keeper: PrefixKeeper | None = None
-        self._pace = Pace(limits.step_budget_ms)
+        self._pace = Pace(limits.step_budget_ms, limits.n_batch)
         self._shelf = Shelf()
         self._sequences: dict[str, Sequence] = {}
         self._running: dict[Sequence, _Running] = {}

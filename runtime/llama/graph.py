@@ -11,7 +11,8 @@ The scheduler asks the eval callback about every node after the graph is allocat
 computed (ggml-backend.cpp, ggml_backend_sched_compute_splits); at that moment we let them do one of three things:
 
 - **none**: no lane of the batch changes this weight; the four nodes do nothing at all.
-- **one**: the batch has a single lane; ``a`` and ``b`` multiply with that lane's matrices.
+- **one**: the batch has a single lane; ``a`` and ``b`` multiply with that lane's matrices. Another lane needs no walk
+  through the graph: the tensors that stand for those matrices are ours, and are pointed elsewhere.
 - **mixed**: ``a`` and ``b`` become ``MUL_MAT_ID``, which takes for each column the matrix that ``ids`` names.
 
 llama.cpp uses a graph again while its shape stays the same; then the nodes stay rewritten and only the data of ``ids``
@@ -84,9 +85,9 @@ class _Nodes:
     b_flat: Tensor = field(init=False)
     """``b`` as ``[n_out, n]``"""
     homes: tuple[tuple[int, int], tuple[int, int]] = field(init=False)
-    views: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """By lane, the lane's A and B as matrices."""
-    marks: set[int] = field(default_factory=set)
+    planes: tuple[Tensor, Tensor] = field(init=False)
+    """One lane's A and B as matrices: what ``a`` and ``b`` multiply with while the batch has a single lane."""
+    marks: set[int] = field(init=False)
     """What ``a``'s first source is once the nodes are rewritten."""
 
     def __post_init__(self) -> None:
@@ -95,12 +96,18 @@ class _Nodes:
         _set_columns(self.x_rows, self.n_columns, is_stack=True)
         self.b_flat = _copy(ctypes.addressof(self.b))
         self.homes = ((self.a.data, self.a.buffer), (self.b.data, self.b.buffer))
-        self.marks = {self.weight.a}
+        self.planes = (_plane(self.weight.a), _plane(self.weight.b))
+        self.marks = {self.weight.a, ctypes.addressof(self.planes[0])}
 
     @property
     def is_in_place(self) -> bool:
         """Whether ``out`` adds onto ``W x`` itself, so that doing nothing leaves the right result."""
         return bool(Tensor.from_address(self.out.src[0]).data == self.out.data)
+
+    def point_at(self, lane: int) -> None:
+        """Let the planes be another lane's. They are ours, and not the graph's, so this may happen at any time."""
+        for plane, stack in zip(self.planes, (self.weight.a, self.weight.b), strict=True):
+            plane.data = Tensor.from_address(stack).data + lane * plane.nb[2]
 
 
 class LaneGraph:
@@ -148,11 +155,21 @@ class LaneGraph:
         self._has_walked = self._has_fresh = False
         self._n_applied = 0
         self._partial.clear()
+        applied = self._applied
+        if applied is not None and None not in (applied.lane, plan.lane) and applied.active == plan.active:
+            # The same nodes, another lane. Should llama.cpp build a new graph, it arms the callback itself.
+            self._point_at(plan)
+            self._applied = plan
         # Without a scheduler the callback stays armed: about 1 µs a node.
         if scheduler := ggml.scheduler_of(context_handle):
             is_settled = plan == self._applied
             callback = None if is_settled else ctypes.cast(self.callback, ctypes.c_void_p).value
             ggml.set_eval_callback(scheduler, callback, None)
+
+    def _point_at(self, plan: Plan) -> None:
+        for nodes in self._nodes.values():
+            if nodes.name in plan.active:
+                nodes.point_at(plan.lane or 0)
 
     def end(self) -> None:
         """After the batch.
@@ -251,15 +268,12 @@ class LaneGraph:
 
     def _use_one(self, nodes: _Nodes, lane: int) -> None:
         """Multiply with one lane's matrices."""
-        views = nodes.views.get(lane)
-        if views is None:
-            views = nodes.views[lane] = (_plane(nodes.weight.a, lane), _plane(nodes.weight.b, lane))
-            nodes.marks.add(ctypes.addressof(views[0]))
-        for node, view, home in zip((nodes.a, nodes.b), views, nodes.homes, strict=True):
+        nodes.point_at(lane)
+        for node, plane, home in zip((nodes.a, nodes.b), nodes.planes, nodes.homes, strict=True):
             node.op = self._ops.mul_mat
             _set_columns(node, nodes.n_columns, is_stack=False)
             node.data, node.buffer = home
-            node.src[0] = ctypes.addressof(view)
+            node.src[0] = ctypes.addressof(plane)
             node.src[2] = None
         nodes.a.src[1] = nodes.x
         nodes.b.src[1] = ctypes.addressof(nodes.a)
@@ -328,10 +342,9 @@ def _set_columns(tensor: Tensor, n_columns: int, *, is_stack: bool) -> None:
     tensor.nb[3] = column_bytes * n_columns
 
 
-def _plane(stack: int, lane: int) -> Tensor:
-    """One matrix of a stack, as a matrix."""
+def _plane(stack: int) -> Tensor:
+    """The first matrix of a stack, as a matrix."""
     plane = _copy(stack)
-    plane.data += lane * plane.nb[2]
     plane.ne[2] = 1
     plane.nb[3] = plane.nb[2]
     return plane

@@ -81,7 +81,12 @@ def _digest(token: bytes) -> bytes:
 
 def _check_origin(headers: Mapping[str, str]) -> None:
     origin = headers.get("Origin")
-    if origin is not None and origin.partition("://")[2].lower() != headers.get("Host", "").lower():
+    if origin is None:
+        return
+    place = origin.partition("://")[2].lower()
+    # A name that its owner points at 127.0.0.1 (DNS rebinding) is its own host, but no loopback address.
+    host = place.rpartition(":")[0] if place.rpartition(":")[2].isdecimal() else place
+    if place != headers.get("Host", "").lower() or not is_loopback(host.strip("[]")):
         raise ForeignOrigin("pages of other sites may not ask here; with --token-file, whoever has a token may")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from runtime.llama.context import Chunk
+from runtime.llama.graph import LaneGraph
 from tests.runtime.llama.conftest import Bench, Logits, MakeBench, tokens_of
 
 BOUND = 4e-3
@@ -90,6 +91,16 @@ def test_modes_change_on_one_graph(bench: Bench) -> None:
             assert np.abs(bench.alone(tokens[lane][:4], **LANES[lane])[3] - logits).max() < BOUND
         for place in range(2):
             bench.laned.context.remove(place)
+
+
+def test_another_single_lane_needs_no_walk_through_the_graph(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps under one lane after the other, on one graph: each is right, and the callback is asked once a node."""
+    visits: list[int] = []
+    look_at = LaneGraph._look_at
+    monkeypatch.setattr(LaneGraph, "_look_at", lambda graph, node: (visits.append(node), look_at(graph, node)))
+    steps = [[int(place == turn % 3) for place in range(3)] for turn in range(12)]
+    assert run(bench, [1, 2, 4], steps) < BOUND
+    assert len(visits) == len(set(visits))
 
 
 def test_batches_without_logits(bench: Bench) -> None:

@@ -60,9 +60,16 @@ def test_pages_of_other_sites_are_refused_where_no_token_is_needed(origin: str) 
     TOKENS.check(headers | {"Authorization": "Bearer one"})
 
 
-def test_our_own_pages_may_ask() -> None:
+def test_a_name_that_points_at_loopback_is_no_loopback_address() -> None:
+    """A page that has its own name resolved to 127.0.0.1 asks its own host, and is refused all the same."""
+    with pytest.raises(ForeignOrigin):
+        Tokens().check({"Origin": "http://evil.example:8080", "Host": "evil.example:8080"})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost:8080", "localhost", "[::1]:8080", "[::1]"])
+def test_our_own_pages_may_ask(host: str) -> None:
     """Their origin is where they ask."""
-    Tokens().check({"Origin": "http://127.0.0.1:8080", "Host": "127.0.0.1:8080"})
+    Tokens().check({"Origin": f"http://{host}", "Host": host})
     Tokens().check({"Host": "anything"})
 
 
