@@ -66,7 +66,9 @@ def _check_architecture(config: dict[str, object], path: Path) -> None:
         return
     if classes != [_CLASS]:
         named = ", ".join(map(str, classes)) if isinstance(classes, list) else config.get("model_type")
-        raise UnsupportedModel(f"{path}: architecture {named or 'unknown'}; only {_CLASS} is converted")
+        raise UnsupportedModel(
+            f"{path}: architecture {named or 'unknown'}; only {_CLASS} is converted; llama.cpp converts others"
+        )
 
 
 def _count(

@@ -166,7 +166,12 @@ def _shapes(directory: Path, a: tuple[int, int], b: tuple[int, int], **config: o
 
 
 def _with_magnitudes(directory: Path) -> Path:
-    return peft(directory, "tag", extra(Q + "lora_magnitude_vector", (256,)), use_dora=True)
+    tensors = _q_only() | {Q + "lora_magnitude_vector": np.ones(256, np.float32)}
+    return peft(directory, "tag", tensors, use_dora=True)
+
+
+def _q_only() -> dict[str, Array]:
+    return {key: value for key, value in adapter_tensors("tag").items() if key.startswith(Q)}
 
 
 NORM = PREFIX + "layers.0.input_layernorm."
@@ -189,10 +194,35 @@ METHODS = ("LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA", "ADALORA", "PREFIX_TUNI
 Case = tuple[Callable[[Path], Path], type[ConvertError], str]
 REFUSED: dict[str, Case] = {
     "DoRA": (_with_magnitudes, UnsupportedAdapter, "DoRA cannot be a GGUF adapter; use `gemlane merge`"),
-    "MLX DoRA": (
+    "DoRA without magnitudes": (
+        lambda p: peft(p, "tag", use_dora=True),
+        TensorMismatch,
+        "a DoRA, but 'blk.0.ffn_down.weight' has no magnitudes",
+    ),
+    "DoRA by half": (
+        lambda p: peft(p, "tag", extra(Q + "lora_magnitude_vector", (256,))),
+        TensorMismatch,
+        "has no magnitudes",
+    ),
+    "MLX DoRA by half": (
         lambda p: _mlx_with(p, "layers.0.self_attn.q_proj.m", (256,)),
-        UnsupportedAdapter,
-        "DoRA cannot be a GGUF adapter",
+        TensorMismatch,
+        "has no magnitudes",
+    ),
+    "MLX DoRA without magnitudes": (
+        lambda p: _mlx_config(p, fine_tune_type="dora"),
+        TensorMismatch,
+        "a DoRA, but",
+    ),
+    "modules_to_save that are not saved": (
+        lambda p: peft(p, "tag", modules_to_save=["lm_head"]),
+        TensorMismatch,
+        "modules_to_save \\['lm_head'\\], but no such tensor is saved",
+    ),
+    "a norm twice": (
+        lambda p: peft(p, "tag", extra(NORM + "weight", (256,)) | extra(NORM + "modules_to_save.weight", (256,))),
+        TensorMismatch,
+        "'blk.0.attn_norm.weight' is there twice",
     ),
     "trained norm": (
         lambda p: peft(p, "tag", extra(NORM + "weight", (256,))),
