@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -301,6 +302,11 @@ REFUSED: dict[str, Case] = {
     "lora_alpha text": (lambda p: peft(p, "tag", lora_alpha="16"), MalformedJson, "lora_alpha"),
     "alpha_pattern a list": (lambda p: peft(p, "tag", alpha_pattern=[1]), MalformedJson, "alpha_pattern must be"),
     "config no JSON": (lambda p: _config(p, b"\xff"), MalformedJson, "not valid JSON"),
+    "config with half a character": (
+        lambda p: peft(p, "tag", base_model_name_or_path="\ud800"),
+        MalformedJson,
+        "surrogates not allowed",
+    ),
     "config too deep": (lambda p: _config(p, b'{"a":' * 200_000), MalformedJson, "nested too deeply"),
     "config too large": (lambda p: _config(p, b" " * (2 << 20)), ConvertError, "at most 1048576 are read"),
     "weights git-lfs": (lambda p: _weights(p, b"version https://git-lfs.github.com/spec/v1\n"), LfsPointer, "git lfs"),
@@ -379,6 +385,16 @@ def test_refuses_by_name(case: str, tmp_path: Path, base_gguf: Path) -> None:
         convert_adapter(source, base_gguf, output / "x.gguf", F32)
     assert "\n" not in str(caught.value)
     assert list(output.iterdir()) == []
+
+
+def test_names_of_any_kind_are_written(tmp_path: Path, base_gguf: Path) -> None:
+    """Whole characters beyond the BMP stay; a folder's name that is no text is written as far as it is."""
+    source = peft(tmp_path / os.fsdecode(b"bad-\xff"), "tag", base_model_name_or_path="\U0001f600")
+    path = tmp_path / "x.gguf"
+    convert_adapter(source, base_gguf, path, F32)
+    header = read_header(path)
+    assert header.string("general.name") == "bad-?"
+    assert header.string("general.base_model.0.name") == "\U0001f600"
 
 
 def test_a_factor_beyond_float32_is_refused(tmp_path: Path, base_gguf: Path) -> None:
