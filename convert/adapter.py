@@ -22,7 +22,7 @@ from convert.rows import Encoder
 from convert.sources import PaddedRows, RowSource, ScaledRows
 from convert.writer import FilePlan, KeyValue
 
-ADAPTER_TYPES: Final = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k")
+STORED_TYPES: Final = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k")
 _MAX_FACTOR: Final = 1e6  # alpha / rank beyond this is a mistake, not a scale
 
 
@@ -99,7 +99,7 @@ def plan_adapter(
     Args:
         adapter: What to convert.
         base: The model it is for.
-        type_name: One of `ADAPTER_TYPES`.
+        type_name: One of `STORED_TYPES`.
         encoder: Makes the tensors' bytes.
         base_digest: SHA-256 of the base file, to be recorded.
 

@@ -5,7 +5,7 @@ import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from convert.adapter import ADAPTER_TYPES
+from convert.adapter import STORED_TYPES
 from convert.conversion import Conversion, Options, planned_adapter, planned_model, write
 from convert.errors import InvalidOption
 from convert.estimate import estimate
@@ -35,7 +35,7 @@ def merge(arguments: argparse.Namespace) -> int:
 
 def adapter(arguments: argparse.Namespace) -> int:
     """Run `convert adapter`."""
-    options = _options(arguments, ADAPTER_TYPES)
+    options = _options(arguments, STORED_TYPES)
     with planned_adapter(arguments.source, arguments.base, options) as conversion:
         if _announce(conversion, arguments, options):
             return 0

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,3 +110,14 @@ def test_types_are_named_as_users_write_them() -> None:
     assert parse_type(" Q4-K_M ", tuple(MODEL_TYPES)) == "q4_k_m"
     with pytest.raises(InvalidOption, match="choose one of f32, f16"):
         parse_type("q4", tuple(MODEL_TYPES))
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without llama-cpp-python, or without its library, the remedy is told."""
+    monkeypatch.setattr("convert.ggml.importlib.util.find_spec", lambda _: None)
+    with pytest.raises(NativeFailure, match="llama-cpp-python is not installed"):
+        Ggml()
+    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("convert.ggml.importlib.util.find_spec", lambda _: spec)
+    with pytest.raises(NativeFailure, match="llama-cpp-python's library is missing"):
+        Ggml()
