@@ -43,6 +43,10 @@ class Adapters(Protocol):
     def places(self) -> Places:
         """Who may share a batch."""
 
+    @property
+    def is_preparing(self) -> bool:
+        """Whether some blend is not ready yet, and somebody will be told when it is."""
+
     def add(self, digest: str, path: Path) -> None:
         """Take an adapter in; raises an AdapterError if it cannot be used."""
 
@@ -154,7 +158,7 @@ class Engine:
         for blend, error in self._adapters.prepare():
             self._refuse(blend, error)
         batch = self._scheduler.schedule(self._pace.n_prefill(self._scheduler.n_answering))
-        self.is_blocked = not batch
+        self.is_blocked = not batch and self._adapters.is_preparing
         self._tidy_cache()
         for part, row in zip(batch, self._decode(batch), strict=True):
             self._advance(part, row)
