@@ -140,7 +140,7 @@ class LaneGraph:
 
     def resume(self) -> None:
         """Rewrite again; the graph has to be built anew (a change of adapters sees to that)."""
-        self._is_rewriting, self._applied = True, None
+        self._is_rewriting, self._applied, self._failure = True, None, None
 
     def begin(self, context_handle: int, plan: Plan, n_tokens: int) -> None:
         """Before a batch of ``n_tokens``: say what its nodes have to do."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.errors import ModelLoadError
+from runtime.errors import DecodeError, ModelLoadError
 from runtime.generation import Prompt
 from runtime.llama.adapter import Adapter
 from runtime.llama.bank import Bank, BankShape
@@ -74,8 +74,14 @@ class LanedContext:
         if plan.lane is None and plan.active:
             self.bank.set_ids(of_tokens, np.array(wanted, np.int32))
         self._graph.begin(self.context.handle, plan, len(of_tokens))
-        rows = self.context.decode(chunks)
-        self._graph.end()
+        try:
+            rows = self.context.decode(chunks)
+            self._graph.end()
+        except DecodeError:
+            # Some nodes may have been rewritten for this batch, others not: let llama.cpp build them anew.
+            self.use_native([])
+            self.use_lanes()
+            raise
         return rows
 
     def use_native(self, adapters: Sequence[tuple[Adapter, float]]) -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+import llama_cpp.llama_cpp as native
 import numpy as np
 import pytest
 
+from runtime.errors import DecodeError
 from runtime.llama.context import Chunk
 from tests.runtime.llama.conftest import Bench, Logits, MakeBench, tokens_of
 
@@ -132,6 +134,24 @@ def test_lanes_are_filled_while_others_run(bench: Bench) -> None:
         bench.laned.context.remove(1)
     bench.laned.context.remove(0)
     bench.fill(4, **LANES[4])
+
+
+def test_a_failed_batch_leaves_nothing_behind(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had rewritten the nodes for its own lane; the next batch, of the lane before it, does not run on them."""
+    steps = [[1]] * 4
+    assert run(bench, [1], steps) < BOUND
+    decode = native.llama_decode
+
+    def fail(*arguments: object) -> int:
+        decode(*arguments)
+        return -3
+
+    with monkeypatch.context() as failing:
+        failing.setattr(native, "llama_decode", fail)
+        with pytest.raises(DecodeError):
+            bench.laned.decode([Chunk(0, tokens_of("failed", 1), 0, wants_logits=True)], [2])
+    bench.laned.context.remove(0)
+    assert run(bench, [1], steps) < BOUND
 
 
 def test_the_base_beside_lanes_is_the_base_to_the_last_bit(bench: Bench) -> None:
