@@ -126,6 +126,8 @@ class Bank:
         """Write a lane; weights that are not among ``parts`` become zero in it."""
         touched = set()
         for part in parts:
+            # Noted first: a fill that ends halfway leaves weights that the next one has to clear.
+            self._touched[lane].add(part.name)
             self._write(lane, part)
             touched.add(part.name)
         for name in self._touched[lane] - touched:

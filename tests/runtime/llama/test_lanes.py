@@ -14,9 +14,11 @@ import llama_cpp.llama_cpp as native
 import numpy as np
 import pytest
 
-from runtime.errors import DecodeError
+from runtime.errors import DecodeError, InvalidAdapter
+from runtime.llama.bank import LanePart
 from runtime.llama.context import Chunk
-from tests.runtime.llama.conftest import Bench, Logits, MakeBench, tokens_of
+from runtime.llama.lane_image import lane_parts
+from tests.runtime.llama.conftest import RANK, Bench, Logits, MakeBench, tokens_of
 
 BOUND = 4e-3
 LANES: dict[int, dict[str, float]] = {
@@ -152,6 +154,23 @@ def test_a_failed_batch_leaves_nothing_behind(bench: Bench, monkeypatch: pytest.
             bench.laned.decode([Chunk(0, tokens_of("failed", 1), 0, wants_logits=True)], [2])
     bench.laned.context.remove(0)
     assert run(bench, [1], steps) < BOUND
+
+
+def test_a_fill_that_ends_halfway_is_cleared_by_the_next(make_bench: MakeBench) -> None:
+    """Weights that the file's end kept from being counted are zero again for an adapter that does not change them."""
+    bench = make_bench()
+    bench.fill(2, **LANES[2])
+    members = [(bench.files["pirate"], 1.0)]
+    parts = list(lane_parts(members, bench.laned.shapes, RANK, bench.lane_type))
+
+    def cut() -> Iterator[LanePart]:
+        yield from parts
+        raise InvalidAdapter("the file has become shorter")
+
+    with pytest.raises(InvalidAdapter):
+        bench.laned.bank.fill(1, cut())
+    bench.laned.bank.fill(1, ())
+    assert not any(bench.laned.bank.read(1, part.name).b.any() for part in parts)
 
 
 def test_the_base_beside_lanes_is_the_base_to_the_last_bit(bench: Bench) -> None:
