@@ -47,6 +47,8 @@ class AdapterFile:
     @property
     def open_path(self) -> Path:
         """A path that leads to the open file, whatever has become of its name."""
+        # Where opening it only duplicates the descriptor (macOS), whoever read it before has left the offset behind.
+        os.lseek(self._file.fileno(), 0, os.SEEK_SET)
         return Path(f"/dev/fd/{self._file.fileno()}")
 
     def close(self) -> None:
