@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from runtime.engine.prefix_store import PrefixStore
 from runtime.generation import Prompt, Sampling, Segment
 from tests.runtime.engine.conftest import Driver, MakeDriver, Outcome
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS, STYLES
@@ -115,6 +116,24 @@ def test_a_hot_prefix_survives_a_restart(make_driver: MakeDriver, tmp_path: Path
     other = second.ask(question, second.voice("shout"))
     assert other.started is not None
     assert other.started.n_cached_tokens == 0
+
+
+def test_a_folder_too_small_for_all_is_written_once(make_driver: MakeDriver, tmp_path: Path) -> None:
+    """Each hot prefix is saved once, though each drives the other out; resting comes to an end."""
+    driver = make_driver()
+    measured, small = tmp_path / "measured", tmp_path / "small"
+    for animal in ("cat", "dog"):
+        question = f"Read this: {animal} " + f"the {animal} sleeps. " * 20 + FIRST
+        for _ in range(2):
+            driver.ask(question)
+    driver.engine.keep_prefixes_in(PrefixStore(measured, "model"))
+    while driver.engine.rest():
+        pass
+    sizes = [path.stat().st_size for path in measured.iterdir()]
+    assert len(sizes) == 2
+    driver.engine.keep_prefixes_in(PrefixStore(small, "model", sum(sizes) - 1))
+    assert [driver.engine.rest() for _ in range(4)] == [True, True, False, False]
+    assert len(list(small.iterdir())) == 1
 
 
 def test_another_cache_format_is_not_restored(make_driver: MakeDriver, tmp_path: Path) -> None:
