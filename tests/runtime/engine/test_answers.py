@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
+
+import pytest
 
 from runtime.generation import Prompt, Sampling, Segment
 from tests.runtime.engine.conftest import Driver, MakeDriver, Outcome
@@ -115,6 +118,25 @@ def test_a_hot_prefix_survives_a_restart(make_driver: MakeDriver, tmp_path: Path
     other = second.ask(question, second.voice("shout"))
     assert other.started is not None
     assert other.started.n_cached_tokens == 0
+
+
+def test_a_folder_that_refuses_is_tried_once(
+    make_driver: MakeDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk: one line in the log, and the engine rests."""
+    driver = make_driver(prefix_dir=str(tmp_path))
+    question = "Read this: " + "the pig oinks. " * 30 + FIRST
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for _ in range(2):
+        driver.ask(question)
+    assert driver.engine.rest()
+    assert not driver.engine.rest()
+    assert caplog.text.count("No space left on device") == 1
+    assert driver.ask(question).finished is not None
 
 
 def test_another_cache_format_is_not_restored(make_driver: MakeDriver, tmp_path: Path) -> None:
