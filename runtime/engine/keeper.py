@@ -43,10 +43,14 @@ class PrefixKeeper:
             self._store.touch(hot.blend, hot.tokens)
         for hot in hottest_first:
             if hot not in self._tried and not self._store.has(hot.blend, hot.tokens):
-                self._tried.add(hot)
-                self._context.share(hot.kept_id, _PASSAGE_ID, len(hot.tokens))
-                state = self._context.save_state(_PASSAGE_ID)
-                self._context.remove(_PASSAGE_ID)
-                self._store.save(SavedPrefix(hot.blend, hot.tokens, state))
+                self._save(hot)
                 return True
         return False
+
+    def _save(self, hot: Hot) -> None:
+        """Save a prefix, if the store takes it."""
+        self._tried.add(hot)
+        self._context.share(hot.kept_id, _PASSAGE_ID, len(hot.tokens))
+        state = self._context.save_state(_PASSAGE_ID)
+        self._context.remove(_PASSAGE_ID)
+        self._store.save(SavedPrefix(hot.blend, hot.tokens, state))

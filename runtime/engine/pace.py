@@ -1,56 +1,42 @@
-"""How many prompt tokens fit into a step, judged by the last steps. Pure arithmetic: the clock is elsewhere."""
+"""How many prompt tokens a step takes beside the answering sequences, judged by the last steps.
+
+Pure arithmetic: the clock is elsewhere. A controller, not a model of costs: a step that was too long makes the next one
+shorter by as much, a step that was short enough makes the next one half as long again at most. So it finds the width at
+which this machine fills the budget, whatever a token costs in a narrow or a wide batch.
+"""
 
 from __future__ import annotations
 
 # Batches are computed in groups of so many tokens: llama.cpp's repacked matrices take rows four at a time and what is
 # left one by one (ggml-cpu/repack.cpp), so that 7 tokens cost more than 8.
 GROUP = 4
-# A new measurement counts for a quarter: a change of load shows within a few steps, one slow step does not rule.
-_WEIGHT = 0.25
 # Before the first measurement: little enough for a 7B model on two cores (about 100 ms a token) to answer in seconds.
-_FIRST_CHUNK = 32
-# Prompts get this part of the budget, and as long as decoding takes, even where decoding alone fills the budget. Less
-# starves them on a slow machine, and the batches stay small for it: eight prompts of 64 tokens for eight answers of 64
-# then lose a quarter of the throughput; so they lose a tenth.
-_LEAST_SHARE = 0.5
+_FIRST_WIDTH = 32.0
+_LEAST_CHANGE, _MOST_CHANGE = 0.5, 1.5
 
 
 class Pace:
-    """What decode steps of each size and prompt tokens have cost."""
+    """The width of mixed steps: answering sequences and prompt tokens together."""
 
-    def __init__(self, budget_ms: float) -> None:
+    def __init__(self, budget_ms: float, n_batch: int) -> None:
         self._budget_ms = budget_ms
-        self._decode_ms: dict[int, float] = {}
-        self._prompt_token_ms: float | None = None
+        self._n_batch = n_batch
+        self._width = _FIRST_WIDTH
 
     def observe(self, n_decode: int, n_prefill: int, elapsed_ms: float) -> None:
-        """Learn from a step that took ``elapsed_ms`` for ``n_decode`` answering sequences and ``n_prefill`` tokens."""
-        if n_prefill:
-            for_prompts = max(elapsed_ms - self._expect_decode_ms(n_decode), 0.1 * elapsed_ms)
-            self._prompt_token_ms = _average(self._prompt_token_ms, for_prompts / n_prefill)
-        elif n_decode:
-            n_groups = -(-n_decode // GROUP)
-            self._decode_ms[n_groups] = _average(self._decode_ms.get(n_groups), elapsed_ms)
+        """Learn from a step that took ``elapsed_ms`` for ``n_decode`` answering sequences and ``n_prefill`` tokens.
+
+        A step that was narrower than it might have been tells nothing, unless it was too long all the same.
+        """
+        if not n_prefill:
+            return
+        n_tokens = n_decode + n_prefill
+        fitting = n_tokens * self._budget_ms / max(elapsed_ms, 1e-3)
+        if n_tokens >= self._width - GROUP or fitting < self._width:
+            change = min(max(fitting / self._width, _LEAST_CHANGE), _MOST_CHANGE)
+            self._width = min(max(self._width * change, GROUP), self._n_batch)
 
     def n_prefill(self, n_decode: int) -> int:
-        """Prompt tokens to read beside ``n_decode`` answering sequences; at least 1.
-
-        As many as fit into what decoding leaves of the budget, rounded up to whole groups together with the others.
-        """
-        n_tokens = _FIRST_CHUNK
-        if self._prompt_token_ms is not None:
-            decode_ms = self._expect_decode_ms(n_decode)
-            left_ms = max(self._budget_ms - decode_ms, decode_ms, _LEAST_SHARE * self._budget_ms)
-            n_tokens = max(1, int(left_ms / max(self._prompt_token_ms, 1e-6)))
-        return n_tokens + -(n_decode + n_tokens) % GROUP
-
-    def _expect_decode_ms(self, n_decode: int) -> float:
-        """The cost of the nearest size that has been measured."""
-        if not n_decode or not self._decode_ms:
-            return 0.0
-        n_groups = -(-n_decode // GROUP)
-        return self._decode_ms[min(self._decode_ms, key=lambda known: abs(known - n_groups))]
-
-
-def _average(average: float | None, value: float) -> float:
-    return value if average is None else average + _WEIGHT * (value - average)
+        """Prompt tokens to read beside ``n_decode`` answering sequences: at least one, and whole groups together."""
+        n_tokens = max(int(self._width), n_decode + 1)
+        return n_tokens + -n_tokens % GROUP - n_decode

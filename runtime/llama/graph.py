@@ -11,7 +11,8 @@ The scheduler asks the eval callback about every node after the graph is allocat
 computed (ggml-backend.cpp, ggml_backend_sched_compute_splits); at that moment we let them do one of three things:
 
 - **none**: no lane of the batch changes this weight; the four nodes do nothing at all.
-- **one**: the batch has a single lane; ``a`` and ``b`` multiply with that lane's matrices.
+- **one**: the batch has a single lane; ``a`` and ``b`` multiply with that lane's matrices. Another lane needs no walk
+  through the graph: the tensors that stand for those matrices are ours, and are pointed elsewhere.
 - **mixed**: ``a`` and ``b`` become ``MUL_MAT_ID``, which takes for each column the matrix that ``ids`` names.
 
 llama.cpp uses a graph again while its shape stays the same; then the nodes stay rewritten and only the data of ``ids``
@@ -21,6 +22,7 @@ changes. Nodes are touched only inside the callback, where they are certainly al
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -54,7 +56,9 @@ class LaneWeight:
     """I32 ``[1, n_batch]``: the lane of each token, and of each token whose logits are wanted."""
     result_a: int = 0
     result_b: int = 0
-    """Room for the results of ``MUL_MAT_ID`` where the backend needs scratch behind them; 0 elsewhere."""
+    """Room of our own for the results of ``a`` and ``b``; 0 where the graph's does."""
+    has_narrow_a: bool = False
+    """Whether ``a`` leaves out the rows of A beyond the plan's rank; its own room is zero there and stays so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class Plan:
     """Weights that some lane of the batch changes."""
     lane: int | None
     """The batch's only lane, or None if it mixes several."""
+    rank: int
+    """Rows of A that some lane has ever used; it never shrinks."""
 
 
 @dataclass(slots=True)
@@ -83,24 +89,48 @@ class _Nodes:
     """``x`` as ``[n_in, 1, n]``"""
     b_flat: Tensor = field(init=False)
     """``b`` as ``[n_out, n]``"""
-    homes: tuple[tuple[int, int], tuple[int, int]] = field(init=False)
-    views: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """By lane, the lane's A and B as matrices."""
-    marks: set[int] = field(default_factory=set)
+    a_whole: Tensor = field(init=False)
+    """``a`` with all rows of the bank's rank, for ``b`` to read."""
+    stack: Tensor = field(init=False)
+    """A of all lanes, with the rows that are needed."""
+    planes: tuple[Tensor, Tensor] = field(init=False)
+    """One lane's A and B as matrices: what ``a`` and ``b`` multiply with while the batch has a single lane."""
+    marks: set[int] = field(init=False)
     """What ``a``'s first source is once the nodes are rewritten."""
 
     def __post_init__(self) -> None:
         self.n_columns = self.a.ne[1]
         self.x_rows = _copy(self.x)
         _set_columns(self.x_rows, self.n_columns, is_stack=True)
+        for node, result in ((self.a, self.weight.result_a), (self.b, self.weight.result_b)):
+            if result:
+                home = Tensor.from_address(result)
+                node.data, node.buffer = home.data, home.buffer
+        self.a_whole = _copy(ctypes.addressof(self.a))
         self.b_flat = _copy(ctypes.addressof(self.b))
-        self.homes = ((self.a.data, self.a.buffer), (self.b.data, self.b.buffer))
-        self.marks = {self.weight.a}
+        self.planes = (_plane(self.weight.a), _plane(self.weight.b))
+        self.stack = _copy(self.weight.a)
+        self.marks = {self.weight.a, ctypes.addressof(self.planes[0]), ctypes.addressof(self.stack)}
 
     @property
     def is_in_place(self) -> bool:
         """Whether ``out`` adds onto ``W x`` itself, so that doing nothing leaves the right result."""
         return bool(Tensor.from_address(self.out.src[0]).data == self.out.data)
+
+    def narrow(self, rank: int) -> None:
+        """Let ``a`` compute so many rows, if its room allows to leave out the others."""
+        if self.weight.has_narrow_a:
+            self.a.ne[0] = self.stack.ne[1] = self.planes[0].ne[1] = rank
+
+    def shape_columns(self, *, is_stack: bool) -> None:
+        """Let the results be ``[m, n]``, or ``[m, 1, n]`` for products that choose."""
+        for tensor in (self.a, self.a_whole, self.b):
+            _set_columns(tensor, self.n_columns, is_stack=is_stack)
+
+    def point_at(self, lane: int) -> None:
+        """Let the planes be another lane's. They are ours, and not the graph's, so this may happen at any time."""
+        for plane, stack in zip(self.planes, (self.weight.a, self.weight.b), strict=True):
+            plane.data = Tensor.from_address(stack).data + lane * plane.nb[2]
 
 
 class LaneGraph:
@@ -148,11 +178,25 @@ class LaneGraph:
         self._has_walked = self._has_fresh = False
         self._n_applied = 0
         self._partial.clear()
+        applied = self._applied
+        if (
+            applied is not None
+            and None not in (applied.lane, plan.lane)
+            and dataclasses.replace(applied, lane=plan.lane) == plan
+        ):
+            # The same nodes, another lane. Should llama.cpp build a new graph, it arms the callback itself.
+            self._point_at(plan)
+            self._applied = plan
         # Without a scheduler the callback stays armed: about 1 µs a node.
         if scheduler := ggml.scheduler_of(context_handle):
             is_settled = plan == self._applied
             callback = None if is_settled else ctypes.cast(self.callback, ctypes.c_void_p).value
             ggml.set_eval_callback(scheduler, callback, None)
+
+    def _point_at(self, plan: Plan) -> None:
+        for nodes in self._nodes.values():
+            if nodes.name in plan.active:
+                nodes.point_at(plan.lane or 0)
 
     def end(self) -> None:
         """After the batch.
@@ -234,6 +278,7 @@ class LaneGraph:
             raise LookupError("a batch was not announced")
         self._has_walked = True
         self._n_applied += 1
+        nodes.narrow(plan.rank)
         is_active = nodes.name in plan.active and nodes.n_columns > 0
         if not is_active and nodes.is_in_place:
             self._skip(nodes)
@@ -251,41 +296,32 @@ class LaneGraph:
 
     def _use_one(self, nodes: _Nodes, lane: int) -> None:
         """Multiply with one lane's matrices."""
-        views = nodes.views.get(lane)
-        if views is None:
-            views = nodes.views[lane] = (_plane(nodes.weight.a, lane), _plane(nodes.weight.b, lane))
-            nodes.marks.add(ctypes.addressof(views[0]))
-        for node, view, home in zip((nodes.a, nodes.b), views, nodes.homes, strict=True):
-            node.op = self._ops.mul_mat
-            _set_columns(node, nodes.n_columns, is_stack=False)
-            node.data, node.buffer = home
-            node.src[0] = ctypes.addressof(view)
-            node.src[2] = None
-        nodes.a.src[1] = nodes.x
-        nodes.b.src[1] = ctypes.addressof(nodes.a)
+        nodes.point_at(lane)
+        nodes.shape_columns(is_stack=False)
+        plane_a, plane_b = map(ctypes.addressof, nodes.planes)
+        self._connect(nodes, self._ops.mul_mat, (plane_a, nodes.x), plane_b, None)
         nodes.s.src[0] = ctypes.addressof(nodes.b)
-        self._restore_sum(nodes)
 
     def _use_many(self, nodes: _Nodes) -> None:
         """Multiply each column with the matrices of its own lane."""
         weight = nodes.weight
         ids = weight.ids_of_tokens if nodes.n_columns == self._n_tokens else weight.ids_of_outputs
         id_view = ctypes.addressof(self._id_view(ids, nodes.n_columns))
-        for node, stack, result in ((nodes.a, weight.a, weight.result_a), (nodes.b, weight.b, weight.result_b)):
-            node.op = self._ops.mul_mat_id
-            _set_columns(node, nodes.n_columns, is_stack=True)
-            node.src[0], node.src[2] = stack, id_view
-            if result:
-                home = Tensor.from_address(result)
-                node.data, node.buffer = home.data, home.buffer
-        nodes.a.src[1] = ctypes.addressof(nodes.x_rows)
-        nodes.b.src[1] = ctypes.addressof(nodes.a)
-        nodes.b_flat.data, nodes.b_flat.buffer = nodes.b.data, nodes.b.buffer
+        nodes.shape_columns(is_stack=True)
+        sources = ctypes.addressof(nodes.stack), ctypes.addressof(nodes.x_rows)
+        self._connect(nodes, self._ops.mul_mat_id, sources, weight.b, id_view)
         nodes.s.src[0] = ctypes.addressof(nodes.b_flat)
-        self._restore_sum(nodes)
 
-    def _restore_sum(self, nodes: _Nodes) -> None:
+    def _connect(
+        self, nodes: _Nodes, product: int, sources_of_a: tuple[int, int], matrix_b: int, ids: int | None
+    ) -> None:
+        """Give the four nodes their operations and the products their sources."""
+        nodes.a.op = nodes.b.op = product
         nodes.s.op, nodes.out.op = self._ops.scale, self._ops.add
+        nodes.a.src[0], nodes.a.src[1], nodes.a.src[2] = *sources_of_a, ids
+        # The same place as the result of a, but all rows of it.
+        source_of_b = nodes.a_whole if nodes.weight.has_narrow_a else nodes.a
+        nodes.b.src[0], nodes.b.src[1], nodes.b.src[2] = matrix_b, ctypes.addressof(source_of_b), ids
 
     def _id_view(self, ids: int, n_columns: int) -> Tensor:
         view = self._id_views.get((ids, n_columns))
@@ -328,10 +364,9 @@ def _set_columns(tensor: Tensor, n_columns: int, *, is_stack: bool) -> None:
     tensor.nb[3] = column_bytes * n_columns
 
 
-def _plane(stack: int, lane: int) -> Tensor:
-    """One matrix of a stack, as a matrix."""
+def _plane(stack: int) -> Tensor:
+    """The first matrix of a stack, as a matrix."""
     plane = _copy(stack)
-    plane.data += lane * plane.nb[2]
     plane.ne[2] = 1
     plane.nb[3] = plane.nb[2]
     return plane

@@ -69,7 +69,7 @@ class LanedContext:
         of_tokens = np.repeat(np.array(lanes, np.int32), lengths)
         wanted = [lane for chunk, lane in zip(chunks, lanes, strict=True) if chunk.wants_logits]
         used = set(lanes)
-        plan = Plan(self.bank.touched_by(used), used.pop() if len(used) == 1 else None)
+        plan = Plan(self.bank.touched_by(used), used.pop() if len(used) == 1 else None, self.bank.rank)
         self.context.synchronize()
         if plan.lane is None and plan.active:
             self.bank.set_ids(of_tokens, np.array(wanted, np.int32))

@@ -79,7 +79,7 @@ def install(name: str) -> None:
     shutil.copy(_wanted(name), folder / "installed")
 
 
-def main(names: Iterable[str] = (*PYTHON_SETS, *NPM_SETS)) -> int:
+def main(names: Iterable[str] = (*PYTHON_SETS, *NPM_SETS)) -> None:
     """Install what is missing; what cannot be is named, and its tests will be skipped."""
     for name in names:
         if not is_installed(name):
@@ -88,7 +88,7 @@ def main(names: Iterable[str] = (*PYTHON_SETS, *NPM_SETS)) -> int:
                 install(name)
             except (OSError, subprocess.CalledProcessError) as error:
                 print(f"clients: {name} could not be installed: {error}", file=sys.stderr)
-    return subprocess.run([ROOT / "scripts" / "worker", "--install"], check=False).returncode
+    subprocess.run([ROOT / "scripts" / "worker", "--install"], check=False)
 
 
 def _wanted(name: str) -> Path:
@@ -98,4 +98,4 @@ def _wanted(name: str) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

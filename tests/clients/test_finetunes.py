@@ -47,12 +47,11 @@ def peft(folder: Path, voice: str) -> Path:
 
 
 def try_wrangler(command: Command, server: Server, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    """A ``wrangler ai`` command."""
+    """A ``wrangler ai`` command; without an account's id it asks the server for its accounts."""
     script = installed.package("wrangler") / "bin" / "wrangler.js"
     account = {
         "CLOUDFLARE_API_BASE_URL": f"{server.url}/client/v4",
         "CLOUDFLARE_API_TOKEN": "token",
-        "CLOUDFLARE_ACCOUNT_ID": "local",
     }
     return command(installed.node(), script, "ai", *words, **account)
 
@@ -107,7 +106,7 @@ def test_wrangler_says_why_a_finetune_is_refused_and_may_try_again(
 
 
 def test_wrangler_shows_the_models(server: Server, command: Command, needs: Needs, ran: Ran) -> None:
-    """The catalogue and the model's schema."""
+    """The catalogue and the model's schema; an account need not be named."""
     needs("npm")
     assert MODEL in wrangler(command, server, "models", "list")
     assert '"prompt"' in wrangler(command, server, "models", "schema", MODEL)

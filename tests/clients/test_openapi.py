@@ -12,7 +12,7 @@ from tests.clients import installed
 from tests.clients.conftest import Command, Needs, Ran
 from tests.end_to_end.serving import Server, serving
 
-BUDGET_S = 150
+BUDGET_S = 180
 
 
 @pytest.fixture

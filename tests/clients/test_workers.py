@@ -132,6 +132,17 @@ def test_the_ai_sdk_inside_a_worker(server: Server, command: Command, needs: Nee
     )
 
 
+def test_the_package_that_came_before_the_binding(server: Server, command: Command, needs: Needs, ran: Ran) -> None:
+    """``@cloudflare/ai``, which Workers of 2024 import, wraps today's binding."""
+    needs("npm")
+    program = installed.program("npm", "miniflare.mjs")
+    worker = installed.HOME / "npm" / "programs" / "cloudflare_ai_worker.ts"
+    done = command(*program, worker, GEMLANE_URL=server.url)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert json.loads(done.stdout)["answers"] == {voice: ANSWERS[voice][QUESTION] for voice in ("base", "pirate")}
+    ran("npm @cloudflare/ai", installed.version("@cloudflare/ai"), "in a Worker: base, adapter")
+
+
 def test_wrangler_dev_through_the_shim(
     server: Server, quiet: dict[str, str], needs: Needs, tmp_path: Path, ran: Ran
 ) -> None:

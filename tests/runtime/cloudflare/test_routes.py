@@ -251,6 +251,18 @@ async def test_time_limit(serve: Serve, engine: ScriptedEngine) -> None:
     assert len(engine.cancelled) == 1
 
 
+async def test_time_limit_of_a_stream(serve: Serve, engine: ScriptedEngine) -> None:
+    """It is broken off; nothing pretends that the answer was whole."""
+    client = await serve(request_timeout_s=0.05)
+    engine.script = ["Hello", asyncio.Event()]
+    async with client.post(RUN, json={"prompt": "hi", "stream": True}) as response:
+        assert response.status == 200
+        assert b"[DONE]" not in await response.content.readuntil(b"\n\n")
+        with pytest.raises(ClientPayloadError):
+            await response.content.read()
+    assert engine.cancelled == [engine.requests[0].request_id]
+
+
 async def test_tokens(serve: Serve, tmp_path) -> None:
     """With a token file, only its tokens pass; each failure has Cloudflare's code."""
     (tmp_path / "tokens").write_text("secret\n")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
+
+import pytest
 
 from runtime.engine.prefix_store import PrefixStore
 from runtime.generation import Prompt, Sampling, Segment
@@ -134,6 +137,25 @@ def test_a_folder_too_small_for_all_is_written_once(make_driver: MakeDriver, tmp
     driver.engine.keep_prefixes_in(PrefixStore(small, "model", sum(sizes) - 1))
     assert [driver.engine.rest() for _ in range(4)] == [True, True, False, False]
     assert len(list(small.iterdir())) == 1
+
+
+def test_a_folder_that_refuses_is_tried_once(
+    make_driver: MakeDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk: one line in the log, and the engine rests."""
+    driver = make_driver(prefix_dir=str(tmp_path))
+    question = "Read this: " + "the pig oinks. " * 30 + FIRST
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for _ in range(2):
+        driver.ask(question)
+    assert driver.engine.rest()
+    assert not driver.engine.rest()
+    assert caplog.text.count("No space left on device") == 1
+    assert driver.ask(question).finished is not None
 
 
 def test_another_cache_format_is_not_restored(make_driver: MakeDriver, tmp_path: Path) -> None:

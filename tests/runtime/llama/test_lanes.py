@@ -17,6 +17,7 @@ import pytest
 from runtime.errors import DecodeError, InvalidAdapter
 from runtime.llama.bank import LanePart
 from runtime.llama.context import Chunk
+from runtime.llama.graph import LaneGraph
 from runtime.llama.lane_image import lane_parts
 from tests.runtime.llama.conftest import RANK, Bench, Logits, MakeBench, tokens_of
 
@@ -96,6 +97,16 @@ def test_modes_change_on_one_graph(bench: Bench) -> None:
             bench.laned.context.remove(place)
 
 
+def test_another_single_lane_needs_no_walk_through_the_graph(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps under one lane after the other, on one graph: each is right, and the callback is asked once a node."""
+    visits: list[int] = []
+    look_at = LaneGraph._look_at
+    monkeypatch.setattr(LaneGraph, "_look_at", lambda graph, node: (visits.append(node), look_at(graph, node)))
+    steps = [[int(place == turn % 3) for place in range(3)] for turn in range(12)]
+    assert run(bench, [1, 2, 4], steps) < BOUND
+    assert len(visits) == len(set(visits))
+
+
 def test_batches_without_logits(bench: Bench) -> None:
     """Chunks that want none leave no trace but their keys and values."""
     tokens = {lane: tokens_of(f"silent {lane}", 9) for lane in (1, 2)}
@@ -139,7 +150,7 @@ def test_lanes_are_filled_while_others_run(bench: Bench) -> None:
 
 
 def test_a_failed_batch_leaves_nothing_behind(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It had rewritten the nodes for its own lane; the next batch, of the lane before it, does not run on them."""
+    """It had let the nodes do nothing, for the base; the next batch, of the lane before it, does not run on them."""
     steps = [[1]] * 4
     assert run(bench, [1], steps) < BOUND
     decode = native.llama_decode
@@ -151,7 +162,7 @@ def test_a_failed_batch_leaves_nothing_behind(bench: Bench, monkeypatch: pytest.
     with monkeypatch.context() as failing:
         failing.setattr(native, "llama_decode", fail)
         with pytest.raises(DecodeError):
-            bench.laned.decode([Chunk(0, tokens_of("failed", 1), 0, wants_logits=True)], [2])
+            bench.laned.decode([Chunk(0, tokens_of("failed", 1), 0, wants_logits=True)], [0])
     bench.laned.context.remove(0)
     assert run(bench, [1], steps) < BOUND
 
