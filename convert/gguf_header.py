@@ -156,7 +156,7 @@ class _Cursor:
     path: Path
     position: int = 0
     size_bytes: int = field(init=False)
-    window: bytes = b""
+    window: bytearray = field(default_factory=bytearray)
 
     def __post_init__(self) -> None:
         self.size_bytes = os.fstat(self.file.fileno()).st_size
@@ -173,7 +173,7 @@ class _Cursor:
         if end > MAX_HEADER_BYTES:
             raise self.fail(f"the header is longer than {MAX_HEADER_BYTES} bytes")
         if end > len(self.window):
-            grow_to = min(self.size_bytes, MAX_HEADER_BYTES, max(end, 2 * len(self.window), _WINDOW_BYTES))
+            grow_to = min(self.size_bytes, MAX_HEADER_BYTES, max(end, len(self.window) + _WINDOW_BYTES))
             try:
                 self.window += read_at(self.file, len(self.window), grow_to - len(self.window))
             except MalformedFile as error:
@@ -223,9 +223,10 @@ class _Cursor:
 
 def _read(cursor: _Cursor) -> GgufHeader:
     cursor.need(min(24, cursor.size_bytes), "the first bytes")
-    refuse_lfs_pointer(cursor.path, cursor.window)
-    if not cursor.window.startswith(MAGIC):
-        raise cursor.fail(f"not a GGUF file: it starts with {cursor.window[:4]!r} instead of {MAGIC!r}")
+    start = bytes(cursor.window[:64])
+    refuse_lfs_pointer(cursor.path, start)
+    if not start.startswith(MAGIC):
+        raise cursor.fail(f"not a GGUF file: it starts with {start[:4]!r} instead of {MAGIC!r}")
     cursor.position = len(MAGIC)
     version = int(cursor.scalar(_U32, "the version"))
     if version not in VERSIONS:

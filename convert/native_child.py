@@ -69,10 +69,11 @@ def quantize(source: Path, output: Path, file_type: int, n_threads: int) -> None
 
 def _ask(request: dict[str, Any], subject: str) -> tuple[dict[str, Any], bytes]:
     # GGML_NO_BACKTRACE: on an abort ggml would start a debugger, if there is one, and take seconds.
-    environment = os.environ | {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": str(_ROOT)}
+    places = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": places}
     with tempfile.TemporaryFile() as log:
         child = subprocess.run(
-            [sys.executable, "-m", "convert.llama"],
+            [sys.executable, "-P", "-m", "convert.llama"],  # -P: nothing from the working folder
             input=json.dumps(request).encode(),
             stdout=subprocess.PIPE,
             stderr=log,

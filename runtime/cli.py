@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
+import importlib
 import importlib.metadata
 import sys
 from collections.abc import Sequence
 
 from convert import cli as convert_cli
-from runtime import config, server
+from runtime import config
 from runtime.errors import GemlaneError
 
 SERVE_EPILOG = """\
@@ -51,8 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    # asyncio, aiohttp and numpy come with it; the other commands answer at once without them.
+    server = importlib.import_module("runtime.server")
     try:
-        asyncio.run(server.serve(config.resolve(arguments)))
+        server.run(config.resolve(arguments))
     except GemlaneError as error:
         print(f"gemlane: {error}", file=sys.stderr)
         return 2

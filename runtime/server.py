@@ -30,6 +30,11 @@ _DRAIN_TIMEOUT_S = 10.0
 """How long running answers may go on after the first signal to stop; a second signal cuts them."""
 
 
+def run(settings: Settings) -> None:
+    """Serve until stopped, on an event loop of its own; raises as `serve`."""
+    asyncio.run(serve(settings))
+
+
 async def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM.
 
