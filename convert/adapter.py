@@ -56,6 +56,19 @@ class Adapter:
     warnings: tuple[str, ...] = ()
 
 
+def check_magnitudes(
+    config_path: Path, pairs: Mapping[str, LoraPair], magnitudes: Mapping[str, RowSource], *, is_dora: bool
+) -> None:
+    """Check that a DoRA has the magnitudes of every pair, so that none is taken for a plain LoRA.
+
+    Raises:
+        TensorMismatch: One is missing.
+    """
+    for name in pairs:
+        if (is_dora or magnitudes) and name not in magnitudes:
+            raise TensorMismatch(f"{config_path}: a DoRA, but {name!r} has no magnitudes")
+
+
 def check_shapes(adapter: Adapter, base: GgufHeader) -> None:
     """Check every pair against the base.
 

@@ -3,7 +3,6 @@
 Source: transformers configuration_gemma.py of versions 4 and 5.
 """
 
-import math
 from pathlib import Path
 from typing import Final
 
@@ -66,7 +65,9 @@ def _check_architecture(config: dict[str, object], path: Path) -> None:
         return
     if classes != [_CLASS]:
         named = ", ".join(map(str, classes)) if isinstance(classes, list) else config.get("model_type")
-        raise UnsupportedModel(f"{path}: architecture {named or 'unknown'}; only {_CLASS} is converted")
+        raise UnsupportedModel(
+            f"{path}: architecture {named or 'unknown'}; only {_CLASS} is converted; llama.cpp converts others"
+        )
 
 
 def _count(
@@ -81,7 +82,8 @@ def _count(
 
 
 def _real(value: object, key: str, path: Path) -> float:
-    if type(value) not in (int, float) or not isinstance(value, (int, float)) or not 0.0 < value < math.inf:
+    """Check a number that will be stored as float32."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1e-30 < value < 1e30:
         raise MalformedJson(f"{path}: {key} must be a number above 0, but is {value!r}")
     return float(value)
 

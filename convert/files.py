@@ -6,6 +6,7 @@ Knows nothing of checkpoints or GGUF.
 import errno
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn
@@ -13,6 +14,7 @@ from typing import BinaryIO, Final, NoReturn
 from convert.errors import LfsPointer, MalformedFile, MalformedJson, MissingFile, NotARegularFile, UnsafeFile
 
 _LFS_MAGIC: Final = b"version https://git-lfs"
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -97,7 +99,7 @@ def read_json_object(path: Path, limit_bytes: int) -> dict[str, object]:
 
     Raises:
         MissingFile, NotARegularFile, MalformedFile, LfsPointer: As `read_small`.
-        MalformedJson: Not JSON, a key twice in one object, nested too deeply, or not an object.
+        MalformedJson: Not JSON, a key twice in one object, nested too deeply, a lone surrogate, or not an object.
     """
     return parse_json_object(read_small(path, limit_bytes), path)
 
@@ -110,6 +112,8 @@ def parse_json_object(content: bytes, path: Path) -> dict[str, object]:
     """
     try:
         value = json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        if _SURROGATE.search(content):  # a lone one is no text: it could not be written to any file
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
         raise MalformedJson(f"{path}: nested too deeply") from error
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, our own, and integers of absurd length

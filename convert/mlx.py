@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from convert.adapter import Adapter, LoraPair
+from convert.adapter import Adapter, LoraPair, check_magnitudes
 from convert.errors import MalformedJson, TensorMismatch, UnsupportedAdapter
 from convert.files import read_json_object
 from convert.gemma import PROJECTIONS
@@ -67,6 +67,7 @@ def read_mlx(path: Path, file: SafetensorsFile, *, is_legacy_alpha: bool = False
         pairs[name] = LoraPair(TransposedRows(a), TransposedRows(b), scale * factor)
         if "m" in parts:
             magnitudes[name] = StoredRows(file, parts["m"])
+    check_magnitudes(config_path, pairs, magnitudes, is_dora=kind == "dora")
     base_name = config.get("model")
     return Adapter(
         path=path,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from convert.adapter import Adapter, LoraPair
+from convert.adapter import Adapter, LoraPair, check_magnitudes
 from convert.errors import MalformedJson, TensorMismatch, UnsupportedAdapter
 from convert.files import read_json_object
 from convert.gemma import PROJECTIONS, gguf_name
@@ -97,7 +97,7 @@ def read_peft(path: Path, file: SafetensorsFile) -> Adapter:
     config = _parse_config(raw, config_path)
     parts: dict[str, dict[str, str]] = {}
     modules: dict[str, str] = {}
-    norms = {}
+    norms: dict[str, StoredRows] = {}
     for key in file.tensors:
         if key.endswith(".base_layer.weight"):
             continue  # PEFT saves the untouched base matrix beside a LoRA on the head
@@ -110,11 +110,16 @@ def read_peft(path: Path, file: SafetensorsFile) -> Adapter:
                 raise TensorMismatch(f"{file.path}: {part} of {name!r} is there twice")
             modules[name] = f"model.layers.{match['layer']}.{match['module']}"
         elif (norm := _NORM.fullmatch(bare)) is not None:
-            norms[str(gguf_name(norm["norm"] + ".weight"))] = StoredRows(file, key)
+            name = str(gguf_name(norm["norm"] + ".weight"))
+            if norms.setdefault(name, StoredRows(file, key)).key != key:
+                raise TensorMismatch(f"{file.path}: {name!r} is there twice")
         else:
             raise UnsupportedAdapter(f"{file.path}: {key!r}: {_why_not(bare)}")
     pairs = {name: _pair(file, name, keys, modules[name], config) for name, keys in parts.items()}
     magnitudes = {name: StoredRows(file, keys[_MAGNITUDE]) for name, keys in parts.items() if _MAGNITUDE in keys}
+    check_magnitudes(config_path, pairs, magnitudes, is_dora=raw.get("use_dora") is True)
+    if raw.get("modules_to_save") and not norms:
+        raise TensorMismatch(f"{config_path}: modules_to_save {raw['modules_to_save']!r}, but no such tensor is saved")
     base_name = raw.get("base_model_name_or_path")
     return Adapter(
         path=path,

@@ -1,7 +1,7 @@
 """The second path to a quantised model: a whole file of floats first, then llama.cpp's own `llama_model_quantize`.
 
 It gives the same tensors as the direct path and needs the disk for both files. It is there for the day when
-llama.cpp's mix of types changes, and to check the direct path against.
+llama.cpp's mix of types changes, and to check the direct path against. A `kill -9` may leave its `.part` folder.
 """
 
 import os

@@ -220,7 +220,7 @@ def _value(entry: KeyValue) -> bytes:
         assert not isinstance(value, (str, int, float))
         return _array(value)
     if isinstance(value, str):
-        return _text(value.encode())
+        return _text(value.encode(errors="replace"))  # a folder's name may hold bytes that are no text
     return SCALARS[entry.type].pack(value)
 
 

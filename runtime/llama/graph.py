@@ -8,7 +8,8 @@ For every weight with LoRA the graph holds four nodes (llama.cpp src/llama-graph
     out = ADD(W x, s)
 
 The scheduler asks the eval callback about every node after the graph is allocated and before any node of its split is
-computed (ggml-backend.cpp, ggml_backend_sched_compute_splits); at that moment we let them do one of three things:
+computed (ggml-backend.cpp, ggml_backend_sched_compute_splits); at that moment we let them do one of three things (``s``
+does nothing in any of them: true scales are part of the lanes' weights, and ``out`` adds ``b`` itself):
 
 - **none**: no lane of the batch changes this weight; the four nodes do nothing at all.
 - **one**: the batch has a single lane; ``a`` and ``b`` multiply with that lane's matrices. Another lane needs no walk
@@ -300,7 +301,7 @@ class LaneGraph:
         nodes.shape_columns(is_stack=False)
         plane_a, plane_b = map(ctypes.addressof, nodes.planes)
         self._connect(nodes, self._ops.mul_mat, (plane_a, nodes.x), plane_b, None)
-        nodes.s.src[0] = ctypes.addressof(nodes.b)
+        nodes.out.src[1] = ctypes.addressof(nodes.b)
 
     def _use_many(self, nodes: _Nodes) -> None:
         """Multiply each column with the matrices of its own lane."""
@@ -310,14 +311,15 @@ class LaneGraph:
         nodes.shape_columns(is_stack=True)
         sources = ctypes.addressof(nodes.stack), ctypes.addressof(nodes.x_rows)
         self._connect(nodes, self._ops.mul_mat_id, sources, weight.b, id_view)
-        nodes.s.src[0] = ctypes.addressof(nodes.b_flat)
+        nodes.out.src[1] = ctypes.addressof(nodes.b_flat)
 
     def _connect(
         self, nodes: _Nodes, product: int, sources_of_a: tuple[int, int], matrix_b: int, ids: int | None
     ) -> None:
         """Give the four nodes their operations and the products their sources."""
         nodes.a.op = nodes.b.op = product
-        nodes.s.op, nodes.out.op = self._ops.scale, self._ops.add
+        # The template's scale is 1: the sum takes b as it is, which saves a pass over it.
+        nodes.s.op, nodes.out.op = self._ops.none, self._ops.add
         nodes.a.src[0], nodes.a.src[1], nodes.a.src[2] = *sources_of_a, ids
         # The same place as the result of a, but all rows of it.
         source_of_b = nodes.a_whole if nodes.weight.has_narrow_a else nodes.a

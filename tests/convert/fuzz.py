@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 
-from convert.adapter import check_shapes
+from convert.adapter import plan_adapter
 from convert.base_model import promised_header
 from convert.checkpoint import Checkpoint
 from convert.config import read_hyperparameters
@@ -27,10 +27,12 @@ from convert.gemma import Hyperparameters
 from convert.ggml import Ggml
 from convert.imatrix import read_importance
 from convert.inspection import inspect
+from convert.model import architecture_metadata
+from convert.rows import Encoder
 from convert.safetensors import SafetensorsFile
-from convert.sources import read_all
 from convert.tokenizer import read_vocabulary
 from convert.validate import validate_adapter, validate_model
+from convert.writer import encode_header
 from tests.convert.checkpoints import BASE, TINY_GEMMA, checkpoint, peft
 from tests.convert.gguf_bytes import (
     ARRAY,
@@ -98,10 +100,11 @@ def imatrix(content: bytes) -> None:
 
 
 def _open(directory: Path) -> None:
-    with open_adapter(directory, BASE_HEADER, GGML) as opened:
-        check_shapes(opened, BASE_HEADER)
-        for one in opened.pairs.values():
-            read_all(one.a)
+    with open_adapter(directory, BASE_HEADER, GGML) as opened, Encoder(GGML) as encoder:
+        plan = plan_adapter(opened, BASE_HEADER, "q8_0", encoder)
+        encode_header(plan.metadata, plan.tensors)
+        for tensor in plan.tensors[:2]:
+            list(tensor.chunks())
 
 
 def peft_config(content: bytes) -> None:
@@ -129,7 +132,7 @@ def config(content: bytes) -> None:
     """Read a checkpoint's configuration."""
     directory = _folder("config", Path.mkdir)
     (directory / "config.json").write_bytes(content)
-    read_hyperparameters(directory)
+    encode_header(architecture_metadata(read_hyperparameters(directory)), [])
 
 
 def index(content: bytes) -> None:
@@ -144,7 +147,7 @@ def _tokenizer(name: str, content: bytes) -> None:
     if name == "tokenizer.json":
         (directory / "tokenizer.model").unlink(missing_ok=True)
     (directory / name).write_bytes(content)
-    read_vocabulary(directory, 1024)
+    encode_header(read_vocabulary(directory, 1024).metadata(), [])
 
 
 def tokenizer_model(content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,7 +167,12 @@ def _shapes(directory: Path, a: tuple[int, int], b: tuple[int, int], **config: o
 
 
 def _with_magnitudes(directory: Path) -> Path:
-    return peft(directory, "tag", extra(Q + "lora_magnitude_vector", (256,)), use_dora=True)
+    tensors = _q_only() | {Q + "lora_magnitude_vector": np.ones(256, np.float32)}
+    return peft(directory, "tag", tensors, use_dora=True)
+
+
+def _q_only() -> dict[str, Array]:
+    return {key: value for key, value in adapter_tensors("tag").items() if key.startswith(Q)}
 
 
 NORM = PREFIX + "layers.0.input_layernorm."
@@ -189,10 +195,35 @@ METHODS = ("LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA", "ADALORA", "PREFIX_TUNI
 Case = tuple[Callable[[Path], Path], type[ConvertError], str]
 REFUSED: dict[str, Case] = {
     "DoRA": (_with_magnitudes, UnsupportedAdapter, "DoRA cannot be a GGUF adapter; use `gemlane merge`"),
-    "MLX DoRA": (
+    "DoRA without magnitudes": (
+        lambda p: peft(p, "tag", use_dora=True),
+        TensorMismatch,
+        "a DoRA, but 'blk.0.ffn_down.weight' has no magnitudes",
+    ),
+    "DoRA by half": (
+        lambda p: peft(p, "tag", extra(Q + "lora_magnitude_vector", (256,))),
+        TensorMismatch,
+        "has no magnitudes",
+    ),
+    "MLX DoRA by half": (
         lambda p: _mlx_with(p, "layers.0.self_attn.q_proj.m", (256,)),
-        UnsupportedAdapter,
-        "DoRA cannot be a GGUF adapter",
+        TensorMismatch,
+        "has no magnitudes",
+    ),
+    "MLX DoRA without magnitudes": (
+        lambda p: _mlx_config(p, fine_tune_type="dora"),
+        TensorMismatch,
+        "a DoRA, but",
+    ),
+    "modules_to_save that are not saved": (
+        lambda p: peft(p, "tag", modules_to_save=["lm_head"]),
+        TensorMismatch,
+        "modules_to_save \\['lm_head'\\], but no such tensor is saved",
+    ),
+    "a norm twice": (
+        lambda p: peft(p, "tag", extra(NORM + "weight", (256,)) | extra(NORM + "modules_to_save.weight", (256,))),
+        TensorMismatch,
+        "'blk.0.attn_norm.weight' is there twice",
     ),
     "trained norm": (
         lambda p: peft(p, "tag", extra(NORM + "weight", (256,))),
@@ -271,6 +302,11 @@ REFUSED: dict[str, Case] = {
     "lora_alpha text": (lambda p: peft(p, "tag", lora_alpha="16"), MalformedJson, "lora_alpha"),
     "alpha_pattern a list": (lambda p: peft(p, "tag", alpha_pattern=[1]), MalformedJson, "alpha_pattern must be"),
     "config no JSON": (lambda p: _config(p, b"\xff"), MalformedJson, "not valid JSON"),
+    "config with half a character": (
+        lambda p: peft(p, "tag", base_model_name_or_path="\ud800"),
+        MalformedJson,
+        "surrogates not allowed",
+    ),
     "config too deep": (lambda p: _config(p, b'{"a":' * 200_000), MalformedJson, "nested too deeply"),
     "config too large": (lambda p: _config(p, b" " * (2 << 20)), ConvertError, "at most 1048576 are read"),
     "weights git-lfs": (lambda p: _weights(p, b"version https://git-lfs.github.com/spec/v1\n"), LfsPointer, "git lfs"),
@@ -349,6 +385,16 @@ def test_refuses_by_name(case: str, tmp_path: Path, base_gguf: Path) -> None:
         convert_adapter(source, base_gguf, output / "x.gguf", F32)
     assert "\n" not in str(caught.value)
     assert list(output.iterdir()) == []
+
+
+def test_names_of_any_kind_are_written(tmp_path: Path, base_gguf: Path) -> None:
+    """Whole characters beyond the BMP stay; a folder's name that is no text is written as far as it is."""
+    source = peft(tmp_path / os.fsdecode(b"bad-\xff"), "tag", base_model_name_or_path="\U0001f600")
+    path = tmp_path / "x.gguf"
+    convert_adapter(source, base_gguf, path, F32)
+    header = read_header(path)
+    assert header.string("general.name") == "bad-?"
+    assert header.string("general.base_model.0.name") == "\U0001f600"
 
 
 def test_a_factor_beyond_float32_is_refused(tmp_path: Path, base_gguf: Path) -> None:

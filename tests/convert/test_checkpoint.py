@@ -244,6 +244,13 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[ConvertError], str]] = {
     "config NaN": (lambda p: _with_file(p, "config.json", b'{"a":NaN}'), MalformedJson, "NaN is not JSON"),
     "hidden_size text": (lambda p: checkpoint(p, hidden_size="256"), MalformedJson, "hidden_size must be a number"),
     "hidden_size absurd": (lambda p: checkpoint(p, hidden_size=1 << 60), MalformedJson, "hidden_size must be a number"),
+    "epsilon absurd": (lambda p: checkpoint(p, rms_norm_eps=1e300), MalformedJson, "rms_norm_eps must be a number"),
+    "theta absurd": (
+        lambda p: checkpoint(p, rope_parameters={"rope_theta": 1e300}),
+        MalformedJson,
+        "rope_theta must be",
+    ),
+    "theta true": (lambda p: checkpoint(p, rope_parameters={"rope_theta": True}), MalformedJson, "rope_theta must be"),
     "shard outside": (
         lambda p: _with_file(p, "model.safetensors.index.json", b'{"weight_map": {"a": "../secret.safetensors"}}'),
         MissingFile,

@@ -46,7 +46,8 @@ def test_a_norm_trained_twice_is_refused(tmp_path: Path) -> None:
 
 def test_magnitudes_of_another_shape_are_refused(tmp_path: Path) -> None:
     """DoRA has one magnitude for each row."""
-    tensors = adapter_tensors("tag") | {Q + "lora_magnitude_vector": np.ones(3, np.float32)}
+    tensors = {key: value for key, value in adapter_tensors("tag").items() if key.startswith(Q)}
+    tensors[Q + "lora_magnitude_vector"] = np.ones(3, np.float32)
     with pytest.raises(TensorMismatch, match=r"magnitudes of \[3\]"):
         merge(BASE, [(peft(tmp_path / "dora", "tag", tensors, use_dora=True), 1.0)], tmp_path / "x.gguf", F32)
 

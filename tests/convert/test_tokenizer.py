@@ -170,6 +170,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[ConvertError], str]] = {
     "renamed byte": (lambda p: _decoder(p, "217", "other"), MalformedTokenizer, "<0x00> is missing"),
     "no bos": (lambda p: _decoder(p, "2", "other"), MalformedTokenizer, "there is no token '<bos>' for bos"),
     "old ids no numbers": (lambda p: _file(p, "added_tokens.json", b'{"x": "y"}'), MalformedTokenizer, "not a number"),
+    "half a character": (
+        lambda p: _json_changed(p, lambda c: c["model"]["vocab"].update({"\ud800": 1024})),
+        MalformedJson,
+        "surrogates not allowed",
+    ),
     "template a number": (
         lambda p: _file(p, "tokenizer_config.json", b'{"chat_template": 3}'),
         MalformedTokenizer,
