@@ -157,7 +157,7 @@ class Engine:
             self._start(sequence)
         for blend, error in self._adapters.prepare():
             self._refuse(blend, error)
-        batch = self._scheduler.schedule(self._pace.n_prefill(self._scheduler.n_answering))
+        batch = self._scheduler.schedule(self._pace.n_prefill(self._scheduler.n_answering, self._scheduler.n_reading))
         self.is_blocked = not batch and self._adapters.is_preparing
         self._tidy_cache()
         for part, row in self._decode(batch):
