@@ -81,7 +81,8 @@ class _Child:
     process: asyncio.subprocess.Process
     ready: Ready | None = None
     failure: ModelLoadError | None = None
-    last_event_at: float = 0.0
+    asked_at: float | None = None
+    """When the first request was sent since its last word; None if it owes us none."""
     streams: dict[str, asyncio.Queue[GenerationEvent | GemlaneError]] = field(default_factory=dict)
     additions: dict[str, asyncio.Future[None]] = field(default_factory=dict)
 
@@ -197,6 +198,7 @@ class ChildEngine:
         queue: asyncio.Queue[GenerationEvent | GemlaneError] = asyncio.Queue()
         child.streams[request.request_id] = queue
         child.send(messages.Generate(request))
+        child.asked_at = child.asked_at or asyncio.get_running_loop().time()
         events = _take_events(queue)
         try:
             yield events
@@ -244,23 +246,30 @@ class ChildEngine:
         """Run one child after the other until cancelled; wait longer after each that dies before it is ready."""
         delay_s = 0.0
         while True:
-            child = await self._spawn()
-            end: GemlaneError = EngineUnavailable("the server is shutting down")
-            try:
-                await self._run(child, first)
-                end = EngineDied("the engine process ended while this request was running; it is being restarted")
-            finally:
-                self._child = None
-                self._is_ready.clear()
-                child.fail(end)
-                await _end(child.process)
-            reason = child.failure or ModelLoadError(_exit_words(child.process.returncode))
+            reason, was_ready = await self._run_next(first)
             if not first.done():
                 first.set_exception(reason)
                 return
             log.error("%s; starting it again", reason)
-            delay_s = 0.0 if child.ready else min(30.0, max(1.0, delay_s * 2))
+            delay_s = 0.0 if was_ready else min(30.0, max(1.0, delay_s * 2))
             await asyncio.sleep(delay_s)
+
+    async def _run_next(self, first: asyncio.Future[Ready]) -> tuple[ModelLoadError, bool]:
+        """Run one child to its end: what to tell of that, and whether it had been ready."""
+        try:
+            child = await self._spawn()
+        except OSError as error:
+            return ModelLoadError(f"the engine process cannot be started: {error.strerror}"), False
+        end: GemlaneError = EngineUnavailable("the server is shutting down")
+        try:
+            await self._run(child, first)
+            end = EngineDied("the engine process ended while this request was running; it is being restarted")
+        finally:
+            self._child = None
+            self._is_ready.clear()
+            child.fail(end)
+            await _end(child.process)
+        return child.failure or ModelLoadError(_exit_words(child.process.returncode)), child.ready is not None
 
     async def _spawn(self) -> _Child:
         environment: Mapping[str, str] = os.environ | {
@@ -286,7 +295,8 @@ class ChildEngine:
                 async with asyncio.timeout(self._hang_timeout_s):
                     line = await child.process.stdout.readline()
             except TimeoutError:
-                if not child.streams:
+                asked_at = child.asked_at
+                if asked_at is None or asyncio.get_running_loop().time() - asked_at < self._hang_timeout_s:
                     continue
                 log.error("the engine has said nothing for %.0f s with requests running", self._hang_timeout_s)
                 return
@@ -295,6 +305,7 @@ class ChildEngine:
                 return
             if not line.endswith(b"\n"):
                 return
+            child.asked_at = None
             try:
                 event = messages.decode(line)
             except ValueError as error:
@@ -338,15 +349,17 @@ async def _take_events(
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Close the engine's input, which asks it to exit; make it, if it does not."""
+    """Close the engine's input, which asks it to exit; make it, if it does not, or if there is no time to wait."""
     if process.stdin is not None:
         process.stdin.close()
     try:
-        async with asyncio.timeout(_EXIT_TIMEOUT_S):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_EXIT_TIMEOUT_S):
+                await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
             await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
 
 
 def _exit_words(return_code: int | None) -> str:

@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+# Where vLLM draws the line too (vllm/sampling_params.py, _SAMPLING_EPS).
+_LEAST_TEMPERATURE = 1e-5
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -63,7 +65,8 @@ class Sampling:
 
     Edges, the same for every dialect:
 
-    - ``temperature`` 0 is greedy: the most likely token, whatever the other filters say.
+    - ``temperature`` 0 is greedy: the most likely token, whatever the other filters say. So is one below 1e-5, by which
+      logits would be divided beyond what a float holds.
     - ``top_k`` 0 and ``top_p`` >= 1 are off; ``top_p`` 0 keeps the single most likely token.
     - ``repetition_penalty`` 0 and 1 are off (0 would divide by zero). It counts prompt and answer;
       ``frequency_penalty`` and ``presence_penalty`` count the answer alone (vLLM's meaning).
@@ -96,7 +99,7 @@ class Sampling:
     @property
     def is_greedy(self) -> bool:
         """Whether the most likely token is always taken."""
-        return self.temperature == 0
+        return self.temperature < _LEAST_TEMPERATURE
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -55,6 +55,11 @@ class GroupedAdapters:
         """Nothing is prepared: adapters are set batch by batch."""
         return []
 
+    @property
+    def is_preparing(self) -> bool:
+        """Never."""
+        return False
+
     def forget(self, blend: Blend) -> None:
         """Nothing is kept for a blend."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runtime.engine.prefix_store import PrefixStore, SavedPrefix
-from runtime.engine.prefixes import Prefixes
+from runtime.engine.prefixes import Hot, Prefixes
 from runtime.llama.context import Context
 
 # While no sequence runs, its id serves for going in and out: llama.cpp saves and restores only ids of batches.
@@ -17,6 +17,8 @@ class PrefixKeeper:
         self._context = context
         self._prefixes = prefixes
         self._store = store
+        self._tried: set[Hot] = set()
+        """Hot prefixes that were saved, or could not be: a folder too small for all of them ends no loop otherwise."""
 
     def restore(self) -> int:
         """Fill the cache from disk as far as half of it goes; how many prefixes there are now."""
@@ -34,13 +36,21 @@ class PrefixKeeper:
         return n_restored
 
     def save_one(self) -> bool:
-        """Save the hottest prefix that is not on disk yet; False if there is none."""
-        for hot in self._prefixes.hot:
-            if not self._store.has(hot.blend, hot.tokens):
-                self._context.share(hot.kept_id, _PASSAGE_ID, len(hot.tokens))
-                state = self._context.save_state(_PASSAGE_ID)
-                self._context.remove(_PASSAGE_ID)
-                self._store.save(SavedPrefix(hot.blend, hot.tokens, state))
-                return self._store.has(hot.blend, hot.tokens)
+        """Save the hottest prefix that is not on disk yet and was not tried before; False if there is none."""
+        hottest_first = self._prefixes.hot
+        self._tried.intersection_update(hottest_first)
+        for hot in reversed(hottest_first):
             self._store.touch(hot.blend, hot.tokens)
+        for hot in hottest_first:
+            if hot not in self._tried and not self._store.has(hot.blend, hot.tokens):
+                self._save(hot)
+                return True
         return False
+
+    def _save(self, hot: Hot) -> None:
+        """Save a prefix, if the store takes it."""
+        self._tried.add(hot)
+        self._context.share(hot.kept_id, _PASSAGE_ID, len(hot.tokens))
+        state = self._context.save_state(_PASSAGE_ID)
+        self._context.remove(_PASSAGE_ID)
+        self._store.save(SavedPrefix(hot.blend, hot.tokens, state))

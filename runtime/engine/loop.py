@@ -43,6 +43,10 @@ class Adapters(Protocol):
     def places(self) -> Places:
         """Who may share a batch."""
 
+    @property
+    def is_preparing(self) -> bool:
+        """Whether some blend is not ready yet, and somebody will be told when it is."""
+
     def add(self, digest: str, path: Path) -> None:
         """Take an adapter in; raises an AdapterError if it cannot be used."""
 
@@ -153,10 +157,10 @@ class Engine:
             self._start(sequence)
         for blend, error in self._adapters.prepare():
             self._refuse(blend, error)
-        batch = self._scheduler.schedule(self._pace.n_prefill(self._scheduler.n_answering))
-        self.is_blocked = not batch
+        batch = self._scheduler.schedule(self._pace.n_prefill(self._scheduler.n_answering, self._scheduler.n_reading))
+        self.is_blocked = not batch and self._adapters.is_preparing
         self._tidy_cache()
-        for part, row in zip(batch, self._decode(batch), strict=True):
+        for part, row in self._decode(batch):
             self._advance(part, row)
         self._tidy_cache()
         events, self._events = self._events, []
@@ -187,25 +191,26 @@ class Engine:
         self._events.append(Failed(sequence.request_id, error.code, str(error)))
         self._end(sequence, State.FAILED)
 
-    def _decode(self, batch: list[Part]) -> list[int]:
-        """The rows of the batch's logits; no parts are left in ``batch`` if it failed."""
+    def _decode(self, batch: list[Part]) -> list[tuple[Part, int]]:
+        """Run a batch; its parts and the rows of their logits, none if it failed."""
         if not batch:
             return []
-        chunks = [(_chunk(part), part.sequence.blend) for part in batch]
         started = time.perf_counter()
         try:
-            rows = self._adapters.decode(chunks)
+            rows = self._adapters.decode([(_chunk(part), part.sequence.blend) for part in batch])
         except DecodeError as error:
             for part in batch:
                 self._fail(part.sequence, error)
-            batch.clear()
             return []
-        n_prefill = sum(part.n_tokens for part in batch if part.sequence.state is State.PREFILL)
+        self._count(batch, 1000 * (time.perf_counter() - started))
+        return list(zip(batch, rows, strict=True))
+
+    def _count(self, batch: list[Part], elapsed_ms: float) -> None:
         n_tokens = sum(part.n_tokens for part in batch)
-        self._pace.observe(n_tokens - n_prefill, n_prefill, 1000 * (time.perf_counter() - started))
+        n_prefill = sum(part.n_tokens for part in batch if part.sequence.state is State.PREFILL)
+        self._pace.observe(n_tokens - n_prefill, n_prefill, elapsed_ms)
         self._n_steps += 1
         self._n_decoded_tokens += n_tokens
-        return rows
 
     def _advance(self, part: Part, row: int) -> None:
         """Note what was computed; choose the next token where the batch reached a sequence's end."""

@@ -115,6 +115,11 @@ class MixedAdapters:
         self._close_retired()
         return failed
 
+    @property
+    def is_preparing(self) -> bool:
+        """Whether a lane is being filled; ``on_filled`` tells its end."""
+        return bool(self._filling)
+
     def forget(self, blend: Blend) -> None:
         """Let nobody use what lies in the lane of a blend whose fill failed."""
         self.places.forget(blend)

@@ -13,6 +13,8 @@ GROUP = 4
 # Before the first measurement: little enough for a 7B model on two cores (about 100 ms a token) to answer in seconds.
 _FIRST_WIDTH = 32.0
 _LEAST_CHANGE, _MOST_CHANGE = 0.5, 1.5
+# Where more prompts are read than answers stream, the few wait for the many: up to so many budgets a step.
+_MOST_PATIENCE = 4.0
 
 
 class Pace:
@@ -36,7 +38,12 @@ class Pace:
             change = min(max(fitting / self._width, _LEAST_CHANGE), _MOST_CHANGE)
             self._width = min(max(self._width * change, GROUP), self._n_batch)
 
-    def n_prefill(self, n_decode: int) -> int:
-        """Prompt tokens to read beside ``n_decode`` answering sequences: at least one, and whole groups together."""
-        n_tokens = max(int(self._width), n_decode + 1)
+    def n_prefill(self, n_decode: int, n_reading: int = 1) -> int:
+        """Prompt tokens to read beside ``n_decode`` answering sequences, for ``n_reading`` prompts.
+
+        At least one, and whole groups together. One long prompt never makes a step longer than its budget; a burst of
+        prompts beside a single answer does, or the answers of all would come late and batches stay small.
+        """
+        patience = min(max(n_reading / max(n_decode, 1), 1.0), _MOST_PATIENCE)
+        n_tokens = max(int(self._width * patience), n_decode + 1)
         return n_tokens + -n_tokens % GROUP - n_decode

@@ -7,10 +7,12 @@ its place and renamed, so it is there whole or not at all. The folder is bounded
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import stat
 import tempfile
 from array import array
 from collections.abc import Iterator
@@ -89,21 +91,24 @@ class PrefixStore:
 
     def load(self) -> Iterator[SavedPrefix]:
         """Every prefix that fits, most recently used first. Another model's is left alone, a broken one deleted."""
-        for path in sorted(self._folder.glob(f"*{_SUFFIX}"), key=_used_at, reverse=True):
+        for path in self._files():
             try:
                 prefix = self._read(path)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except OSError as error:
+                _LOG.warning("leaving %s alone: %s", path, error.strerror)
+                continue
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 _LOG.warning("deleting %s: %s", path, error)
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink()
                 continue
             if prefix is not None:
                 yield prefix
 
     def touch(self, blend: Blend, tokens: tuple[int, ...]) -> None:
         """Note that a prefix was of use."""
-        path = self._path(blend, tokens)
-        if path.exists():
-            os.utime(path)
+        with contextlib.suppress(OSError):
+            os.utime(self._path(blend, tokens))
 
     def _path(self, blend: Blend, tokens: tuple[int, ...]) -> Path:
         key = hashlib.sha256(self._identity.encode())
@@ -142,14 +147,19 @@ class PrefixStore:
             raise
 
     def _make_room(self, n_bytes: int) -> None:
-        paths = sorted(self._folder.glob(f"*{_SUFFIX}"), key=_used_at, reverse=True)
-        for path in paths:
+        for path in self._files():
             n_bytes += path.stat().st_size
             if n_bytes > self._most_bytes:
                 path.unlink()
         for left_over in self._folder.glob(".writing-*"):
             left_over.unlink()
 
-
-def _used_at(path: Path) -> float:
-    return path.stat().st_mtime
+    def _files(self) -> list[Path]:
+        """The regular files that may be prefixes, the one used last first; others share this folder, or empty it."""
+        used_at: dict[Path, float] = {}
+        for path in self._folder.glob(f"*{_SUFFIX}"):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    used_at[path] = status.st_mtime
+        return sorted(used_at, key=lambda path: used_at[path], reverse=True)

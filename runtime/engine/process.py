@@ -119,7 +119,7 @@ class Process:
                 self._engine.rest()
 
     def _take_commands(self) -> bool:
-        """Obey every command that has come, waiting for one only if there is nothing to do; False at the end."""
+        """Obey every command that has come, waiting for the first only if there is nothing to do; False at the end."""
         must_wait = self._engine.is_idle or self._engine.is_blocked
         while True:
             try:
@@ -130,7 +130,7 @@ class Process:
                 return False
             if not isinstance(command, _Wake):
                 self.send(*self._obey(command))
-            must_wait = self._engine.is_idle
+            must_wait = False
 
     def _obey(self, command: Message) -> list[Event]:
         match command:

@@ -150,6 +150,11 @@ class Scheduler:
         """Running sequences that answer: they want their next token soon."""
         return sum(sequence.state is State.DECODE for sequence in self._running)
 
+    @property
+    def n_reading(self) -> int:
+        """Running sequences whose prompts are being read."""
+        return len(self._running) - self.n_answering
+
     def schedule(self, n_prefill: int) -> list[Part]:
         """The next batch.
 

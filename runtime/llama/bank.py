@@ -18,6 +18,8 @@ from runtime.llama.graph import LaneWeight, Pair, buffer_type_of, columns_of, pl
 
 LANE_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 _F32, _I32 = 0, 26
+# The processor's products take rows in groups of four at least.
+_ROW_GROUP = 4
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -40,6 +42,8 @@ class LanePart:
     name: str
     a: Bytes
     b: Bytes
+    rank: int
+    """Rows of A from here on are zero, and so are columns of B."""
 
 
 class Bank:
@@ -60,6 +64,8 @@ class Bank:
         self._buffers: list[int] = []
         self.weights: dict[str, LaneWeight] = {}
         self._ids: list[tuple[int, int]] = []
+        self.rank = _ROW_GROUP
+        """Rows of A that some lane has ever used."""
         self._touched: dict[int, set[str]] = defaultdict(set)
         by_type: dict[int, list[str]] = defaultdict(list)
         for name, pair in pairs.items():
@@ -94,15 +100,17 @@ class Bank:
         ggml.clear_buffer(buffer, 0)
         self._ids.append(ids)
         for name, (a, b) in stacks.items():
-            self.weights[name] = LaneWeight(a, b, ids[0], ids[1], *results)
+            has_narrow_a = bool(ggml.is_host(buffer_type))
+            self.weights[name] = LaneWeight(a, b, ids[0], ids[1], *results, has_narrow_a=has_narrow_a)
 
     def _results(
         self, context: int, buffer_type: int, stacks: Iterable[tuple[int, int]], shape: BankShape
     ) -> tuple[int, int]:
-        """Two results of ``MUL_MAT_ID`` at the largest batch, shared by all weights, if the buffer type wants scratch.
+        """Rooms for the results of ``a`` and ``b`` at the largest batch, shared by all weights; 0 where none is needed.
 
-        Metal keeps its scratch behind the result (ggml-metal.cpp, ggml_backend_metal_buffer_type_get_alloc_size);
-        llama.cpp made room for a plain product only. Metal orders nodes by the memory they touch, so weights can share.
+        Metal keeps scratch behind the result of ``MUL_MAT_ID`` (ggml_backend_metal_buffer_type_get_alloc_size), where
+        llama.cpp made room for a plain product only. It orders nodes by the memory they touch, so weights can share. On
+        the processor ``a`` computes only the rows that ranks need, and the others must be and stay zero.
         """
         # The operands' shapes alone matter; they live in a context that gets no memory.
         operands = ggml.new_context(4)
@@ -113,9 +121,10 @@ class Bank:
         ids = ggml.new_tensor_2d(operands, _I32, 1, shape.n_batch)
         x = ggml.new_tensor_3d(operands, _F32, columns_of(a), 1, shape.n_batch)
         probe = ggml.mul_mat_id(operands, a, x, ids)
-        if ggml.alloc_size(buffer_type, probe) <= ggml.nbytes(probe) and not shape.has_own_results:
-            return 0, 0
-        return ggml.mul_mat_id(context, a, x, ids), ggml.mul_mat_id(context, b, probe, ids)
+        needs_scratch = ggml.alloc_size(buffer_type, probe) > ggml.nbytes(probe) or shape.has_own_results
+        result_a = ggml.mul_mat_id(context, a, x, ids) if needs_scratch or ggml.is_host(buffer_type) else 0
+        result_b = ggml.mul_mat_id(context, b, probe, ids) if needs_scratch else 0
+        return result_a, result_b
 
     @property
     def size_bytes(self) -> int:
@@ -126,6 +135,10 @@ class Bank:
         """Write a lane; weights that are not among ``parts`` become zero in it."""
         touched = set()
         for part in parts:
+            # Noted first: a fill that ends halfway leaves weights that the next one has to clear.
+            self._touched[lane].add(part.name)
+            n_rows = -(-part.rank // _ROW_GROUP) * _ROW_GROUP
+            self.rank = max(self.rank, min(n_rows, rows_of(self.weights[part.name].a)))
             self._write(lane, part)
             touched.add(part.name)
         for name in self._touched[lane] - touched:
@@ -149,7 +162,7 @@ class Bank:
             plane = np.empty(plane_bytes_of(stack), np.uint8)
             ggml.read(stack, plane.ctypes.data, lane * plane.size, plane.size)
             planes.append(plane)
-        return LanePart(name, *planes)
+        return LanePart(name, planes[0], planes[1], self.rank)
 
     def touched_by(self, lanes: Iterable[int]) -> frozenset[str]:
         """The weights that some of these lanes change."""

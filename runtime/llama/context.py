@@ -139,6 +139,8 @@ class Context:
         status = native.llama_decode(self.handle, self._batch)
         if status != 0:
             raise DecodeError(f"llama_decode failed with {status}: {self._library.take_errors() or 'no reason given'}")
+        # A GPU goes on after llama_decode: the batch's time would be another's, and its lanes still in use.
+        self.synchronize()
         return rows
 
     def synchronize(self) -> None:

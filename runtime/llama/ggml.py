@@ -59,6 +59,8 @@ cpu_buffer_type = _declare("ggml_backend_cpu_buffer_type", _pointer)
 alloc_tensors = _declare("ggml_backend_alloc_ctx_tensors_from_buft", _pointer, _pointer, _pointer)
 # (buffer type, tensor): with the scratch that the tensor's operation needs there
 alloc_size = _declare("ggml_backend_buft_get_alloc_size", _size, _pointer, _pointer)
+# (buffer type): whether the processor can read and write it
+is_host = _declare("ggml_backend_buft_is_host", ctypes.c_bool, _pointer)
 buffer_type = _declare("ggml_backend_buffer_get_type", _pointer, _pointer)
 buffer_size = _declare("ggml_backend_buffer_get_size", _size, _pointer)
 clear_buffer = _declare("ggml_backend_buffer_clear", None, _pointer, ctypes.c_uint8)

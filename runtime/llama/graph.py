@@ -8,7 +8,8 @@ For every weight with LoRA the graph holds four nodes (llama.cpp src/llama-graph
     out = ADD(W x, s)
 
 The scheduler asks the eval callback about every node after the graph is allocated and before any node of its split is
-computed (ggml-backend.cpp, ggml_backend_sched_compute_splits); at that moment we let them do one of three things:
+computed (ggml-backend.cpp, ggml_backend_sched_compute_splits); at that moment we let them do one of three things (``s``
+does nothing in any of them: true scales are part of the lanes' weights, and ``out`` adds ``b`` itself):
 
 - **none**: no lane of the batch changes this weight; the four nodes do nothing at all.
 - **one**: the batch has a single lane; ``a`` and ``b`` multiply with that lane's matrices. Another lane needs no walk
@@ -22,6 +23,7 @@ changes. Nodes are touched only inside the callback, where they are certainly al
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -55,7 +57,9 @@ class LaneWeight:
     """I32 ``[1, n_batch]``: the lane of each token, and of each token whose logits are wanted."""
     result_a: int = 0
     result_b: int = 0
-    """Room for the results of ``MUL_MAT_ID`` where the backend needs scratch behind them; 0 elsewhere."""
+    """Room of our own for the results of ``a`` and ``b``; 0 where the graph's does."""
+    has_narrow_a: bool = False
+    """Whether ``a`` leaves out the rows of A beyond the plan's rank; its own room is zero there and stays so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class Plan:
     """Weights that some lane of the batch changes."""
     lane: int | None
     """The batch's only lane, or None if it mixes several."""
+    rank: int
+    """Rows of A that some lane has ever used; it never shrinks."""
 
 
 @dataclass(slots=True)
@@ -84,7 +90,10 @@ class _Nodes:
     """``x`` as ``[n_in, 1, n]``"""
     b_flat: Tensor = field(init=False)
     """``b`` as ``[n_out, n]``"""
-    homes: tuple[tuple[int, int], tuple[int, int]] = field(init=False)
+    a_whole: Tensor = field(init=False)
+    """``a`` with all rows of the bank's rank, for ``b`` to read."""
+    stack: Tensor = field(init=False)
+    """A of all lanes, with the rows that are needed."""
     planes: tuple[Tensor, Tensor] = field(init=False)
     """One lane's A and B as matrices: what ``a`` and ``b`` multiply with while the batch has a single lane."""
     marks: set[int] = field(init=False)
@@ -94,15 +103,30 @@ class _Nodes:
         self.n_columns = self.a.ne[1]
         self.x_rows = _copy(self.x)
         _set_columns(self.x_rows, self.n_columns, is_stack=True)
+        for node, result in ((self.a, self.weight.result_a), (self.b, self.weight.result_b)):
+            if result:
+                home = Tensor.from_address(result)
+                node.data, node.buffer = home.data, home.buffer
+        self.a_whole = _copy(ctypes.addressof(self.a))
         self.b_flat = _copy(ctypes.addressof(self.b))
-        self.homes = ((self.a.data, self.a.buffer), (self.b.data, self.b.buffer))
         self.planes = (_plane(self.weight.a), _plane(self.weight.b))
-        self.marks = {self.weight.a, ctypes.addressof(self.planes[0])}
+        self.stack = _copy(self.weight.a)
+        self.marks = {self.weight.a, ctypes.addressof(self.planes[0]), ctypes.addressof(self.stack)}
 
     @property
     def is_in_place(self) -> bool:
         """Whether ``out`` adds onto ``W x`` itself, so that doing nothing leaves the right result."""
         return bool(Tensor.from_address(self.out.src[0]).data == self.out.data)
+
+    def narrow(self, rank: int) -> None:
+        """Let ``a`` compute so many rows, if its room allows to leave out the others."""
+        if self.weight.has_narrow_a:
+            self.a.ne[0] = self.stack.ne[1] = self.planes[0].ne[1] = rank
+
+    def shape_columns(self, *, is_stack: bool) -> None:
+        """Let the results be ``[m, n]``, or ``[m, 1, n]`` for products that choose."""
+        for tensor in (self.a, self.a_whole, self.b):
+            _set_columns(tensor, self.n_columns, is_stack=is_stack)
 
     def point_at(self, lane: int) -> None:
         """Let the planes be another lane's. They are ours, and not the graph's, so this may happen at any time."""
@@ -147,7 +171,7 @@ class LaneGraph:
 
     def resume(self) -> None:
         """Rewrite again; the graph has to be built anew (a change of adapters sees to that)."""
-        self._is_rewriting, self._applied = True, None
+        self._is_rewriting, self._applied, self._failure = True, None, None
 
     def begin(self, context_handle: int, plan: Plan, n_tokens: int) -> None:
         """Before a batch of ``n_tokens``: say what its nodes have to do."""
@@ -156,7 +180,11 @@ class LaneGraph:
         self._n_applied = 0
         self._partial.clear()
         applied = self._applied
-        if applied is not None and None not in (applied.lane, plan.lane) and applied.active == plan.active:
+        if (
+            applied is not None
+            and None not in (applied.lane, plan.lane)
+            and dataclasses.replace(applied, lane=plan.lane) == plan
+        ):
             # The same nodes, another lane. Should llama.cpp build a new graph, it arms the callback itself.
             self._point_at(plan)
             self._applied = plan
@@ -251,6 +279,7 @@ class LaneGraph:
             raise LookupError("a batch was not announced")
         self._has_walked = True
         self._n_applied += 1
+        nodes.narrow(plan.rank)
         is_active = nodes.name in plan.active and nodes.n_columns > 0
         if not is_active and nodes.is_in_place:
             self._skip(nodes)
@@ -269,37 +298,32 @@ class LaneGraph:
     def _use_one(self, nodes: _Nodes, lane: int) -> None:
         """Multiply with one lane's matrices."""
         nodes.point_at(lane)
-        for node, plane, home in zip((nodes.a, nodes.b), nodes.planes, nodes.homes, strict=True):
-            node.op = self._ops.mul_mat
-            _set_columns(node, nodes.n_columns, is_stack=False)
-            node.data, node.buffer = home
-            node.src[0] = ctypes.addressof(plane)
-            node.src[2] = None
-        nodes.a.src[1] = nodes.x
-        nodes.b.src[1] = ctypes.addressof(nodes.a)
-        nodes.s.src[0] = ctypes.addressof(nodes.b)
-        self._restore_sum(nodes)
+        nodes.shape_columns(is_stack=False)
+        plane_a, plane_b = map(ctypes.addressof, nodes.planes)
+        self._connect(nodes, self._ops.mul_mat, (plane_a, nodes.x), plane_b, None)
+        nodes.out.src[1] = ctypes.addressof(nodes.b)
 
     def _use_many(self, nodes: _Nodes) -> None:
         """Multiply each column with the matrices of its own lane."""
         weight = nodes.weight
         ids = weight.ids_of_tokens if nodes.n_columns == self._n_tokens else weight.ids_of_outputs
         id_view = ctypes.addressof(self._id_view(ids, nodes.n_columns))
-        for node, stack, result in ((nodes.a, weight.a, weight.result_a), (nodes.b, weight.b, weight.result_b)):
-            node.op = self._ops.mul_mat_id
-            _set_columns(node, nodes.n_columns, is_stack=True)
-            node.src[0], node.src[2] = stack, id_view
-            if result:
-                home = Tensor.from_address(result)
-                node.data, node.buffer = home.data, home.buffer
-        nodes.a.src[1] = ctypes.addressof(nodes.x_rows)
-        nodes.b.src[1] = ctypes.addressof(nodes.a)
-        nodes.b_flat.data, nodes.b_flat.buffer = nodes.b.data, nodes.b.buffer
-        nodes.s.src[0] = ctypes.addressof(nodes.b_flat)
-        self._restore_sum(nodes)
+        nodes.shape_columns(is_stack=True)
+        sources = ctypes.addressof(nodes.stack), ctypes.addressof(nodes.x_rows)
+        self._connect(nodes, self._ops.mul_mat_id, sources, weight.b, id_view)
+        nodes.out.src[1] = ctypes.addressof(nodes.b_flat)
 
-    def _restore_sum(self, nodes: _Nodes) -> None:
-        nodes.s.op, nodes.out.op = self._ops.scale, self._ops.add
+    def _connect(
+        self, nodes: _Nodes, product: int, sources_of_a: tuple[int, int], matrix_b: int, ids: int | None
+    ) -> None:
+        """Give the four nodes their operations and the products their sources."""
+        nodes.a.op = nodes.b.op = product
+        # The template's scale is 1: the sum takes b as it is, which saves a pass over it.
+        nodes.s.op, nodes.out.op = self._ops.none, self._ops.add
+        nodes.a.src[0], nodes.a.src[1], nodes.a.src[2] = *sources_of_a, ids
+        # The same place as the result of a, but all rows of it.
+        source_of_b = nodes.a_whole if nodes.weight.has_narrow_a else nodes.a
+        nodes.b.src[0], nodes.b.src[1], nodes.b.src[2] = matrix_b, ctypes.addressof(source_of_b), ids
 
     def _id_view(self, ids: int, n_columns: int) -> Tensor:
         view = self._id_views.get((ids, n_columns))

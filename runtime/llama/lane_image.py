@@ -47,6 +47,8 @@ class AdapterFile:
     @property
     def open_path(self) -> Path:
         """A path that leads to the open file, whatever has become of its name."""
+        # Where opening it only duplicates the descriptor (macOS), whoever read it before has left the offset behind.
+        os.lseek(self._file.fileno(), 0, os.SEEK_SET)
         return Path(f"/dev/fd/{self._file.fileno()}")
 
     def close(self) -> None:
@@ -102,7 +104,7 @@ def lane_parts(
             factor = np.float32(scale * file.factor(b.shape[0]))
             b_columns[:, start:end] = ggml.dequantize(b.type, file.read(b), b.shape[0]) * factor
             start = end
-        yield LanePart(name, a_rows.reshape(-1), ggml.quantize(kind, b_columns))
+        yield LanePart(name, a_rows.reshape(-1), ggml.quantize(kind, b_columns), start)
 
 
 def _rows(ggml: Ggml, kind: GgmlType, tensor: TensorInfo, data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

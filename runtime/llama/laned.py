@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.errors import ModelLoadError
+from runtime.errors import DecodeError, ModelLoadError
 from runtime.generation import Prompt
 from runtime.llama.adapter import Adapter
 from runtime.llama.bank import Bank, BankShape
@@ -69,13 +69,19 @@ class LanedContext:
         of_tokens = np.repeat(np.array(lanes, np.int32), lengths)
         wanted = [lane for chunk, lane in zip(chunks, lanes, strict=True) if chunk.wants_logits]
         used = set(lanes)
-        plan = Plan(self.bank.touched_by(used), used.pop() if len(used) == 1 else None)
+        plan = Plan(self.bank.touched_by(used), used.pop() if len(used) == 1 else None, self.bank.rank)
         self.context.synchronize()
         if plan.lane is None and plan.active:
             self.bank.set_ids(of_tokens, np.array(wanted, np.int32))
         self._graph.begin(self.context.handle, plan, len(of_tokens))
-        rows = self.context.decode(chunks)
-        self._graph.end()
+        try:
+            rows = self.context.decode(chunks)
+            self._graph.end()
+        except DecodeError:
+            # Some nodes may have been rewritten for this batch, others not: let llama.cpp build them anew.
+            self.use_native([])
+            self.use_lanes()
+            raise
         return rows
 
     def use_native(self, adapters: Sequence[tuple[Adapter, float]]) -> None:

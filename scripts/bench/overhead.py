@@ -9,7 +9,7 @@ import numpy as np
 
 from scripts.bench.plan import Plan, tell, warm
 from scripts.bench.report import Claim, Result, Series
-from scripts.bench.sides import gemlane
+from scripts.bench.sides import gemlane, llama_server
 
 ROUNDS_A_REPEAT = 3
 
@@ -27,8 +27,11 @@ async def overhead(plan: Plan) -> Result:
             gemlane(bare, "--adapter-batching", "grouped", name="gemlane without lanes")
         )
         work = {"base, no lanes": (plain, None), "base, with lanes": (lanes, None), "one adapter": (lanes, 0)}
-        await warm(plain, [None])
-        await warm(lanes, [None, 0])
+        if plan.sides == "both":
+            peer = await stack.enter_async_context(llama_server(setup))
+            work |= {"llama-server, base": (peer, None), "llama-server, one adapter": (peer, 0)}
+        for side, adapter in work.values():
+            await warm(side, [adapter])
         for round_ in range(plan.repeats * ROUNDS_A_REPEAT):
             for name, (side, adapter) in work.items():
                 (ask,) = plan.asks(np.random.default_rng(round_), [0])
@@ -39,11 +42,14 @@ async def overhead(plan: Plan) -> Result:
     wall = {name: Series(f"{name}: decode", "ms/token", tuple(values)) for name, values in decode_ms.items()}
     cpu = {name: Series(f"{name}: decode", "CPU ms/token", tuple(values)) for name, values in cpu_ms.items()}
 
-    def compare(text: str, one: str, other: str, ceiling: float) -> Claim:
+    def compare(text: str, one: str, other: str, ceiling: float | None) -> Claim:
         return Claim(text, wall[one].over(wall[other]), ceiling=ceiling, cpu_values=cpu[one].over(cpu[other]))
 
-    claims = (
+    claims = [
         compare("decode under one adapter of rank 16 / of the base", "one adapter", "base, with lanes", 1.05),
         compare("decode of the base with lanes / without", "base, with lanes", "base, no lanes", 1.01),
-    )
-    return Result("overhead", (*wall.values(), *cpu.values()), claims)
+    ]
+    if "llama-server, base" in work:
+        text = "for comparison, decode under an adapter / base, llama-server"
+        claims.append(compare(text, "llama-server, one adapter", "llama-server, base", None))
+    return Result("overhead", (*wall.values(), *cpu.values()), tuple(claims))

@@ -241,6 +241,42 @@ async def test_a_hung_engine_is_replaced(tmp_path: Path) -> None:
         assert await ask(engine, "s", "say again")
 
 
+async def test_rest_before_a_request_is_not_counted_as_silence(tmp_path: Path) -> None:
+    """Who asks an engine that has rested gets the whole time for the first word."""
+    timeout_s = 0.5
+    now = asyncio.get_running_loop().time
+    async with running(tmp_path, hang_timeout_s=timeout_s) as engine:
+        await engine.start()
+        rested_until = now() + timeout_s / 2
+        await until(lambda: now() > rested_until)
+        asked_at = now()
+        with pytest.raises(EngineDied):
+            await ask(engine, "r", "wait")
+        assert now() - asked_at >= timeout_s
+
+
+async def test_an_engine_that_cannot_be_started_again_is_tried_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No process to be had, as when memory is short: the next attempt may have one."""
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "heard")]
+    async with running(tmp_path, command=command) as engine:
+        await engine.start()
+        command[0] = str(tmp_path / "missing")
+        with pytest.raises(EngineDied):
+            await ask(engine, "r", "die")
+        await until(lambda: "cannot be started" in caplog.text)
+        command[0] = sys.executable
+        assert await ask(engine, "s", "say again")
+
+
+async def test_an_engine_that_cannot_be_started_at_all_is_told(tmp_path: Path) -> None:
+    """An error for the user, at the start."""
+    async with running(tmp_path, command=(str(tmp_path / "missing"),)) as engine:
+        with pytest.raises(ModelLoadError, match="cannot be started: No such file"):
+            await engine.start()
+
+
 async def test_stopping_tells_those_who_wait_and_ends_the_process(tmp_path: Path) -> None:
     """No orphan, no silent stream."""
     async with running(tmp_path) as engine:

@@ -83,8 +83,12 @@ class Driver:
         """One step; waits for lanes if there is nothing else to do."""
         self._take(self.engine.step())
         if self.engine.is_blocked and not self.engine.is_idle:
-            assert self._wakes.wait(30), "an engine that waits is woken"
-            self._wakes.clear()
+            self.await_wake()
+
+    def await_wake(self) -> None:
+        """Wait until the engine says that a step may find something to do."""
+        assert self._wakes.wait(30), "an engine that waits is woken"
+        self._wakes.clear()
 
     def run(self) -> None:
         """Step until nothing is left."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
+import pytest
+
+from runtime.engine.prefix_store import PrefixStore
 from runtime.generation import Prompt, Sampling, Segment
 from tests.runtime.engine.conftest import Driver, MakeDriver, Outcome
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS, STYLES
@@ -115,6 +119,43 @@ def test_a_hot_prefix_survives_a_restart(make_driver: MakeDriver, tmp_path: Path
     other = second.ask(question, second.voice("shout"))
     assert other.started is not None
     assert other.started.n_cached_tokens == 0
+
+
+def test_a_folder_too_small_for_all_is_written_once(make_driver: MakeDriver, tmp_path: Path) -> None:
+    """Each hot prefix is saved once, though each drives the other out; resting comes to an end."""
+    driver = make_driver()
+    measured, small = tmp_path / "measured", tmp_path / "small"
+    for animal in ("cat", "dog"):
+        question = f"Read this: {animal} " + f"the {animal} sleeps. " * 20 + FIRST
+        for _ in range(2):
+            driver.ask(question)
+    driver.engine.keep_prefixes_in(PrefixStore(measured, "model"))
+    while driver.engine.rest():
+        pass
+    sizes = [path.stat().st_size for path in measured.iterdir()]
+    assert len(sizes) == 2
+    driver.engine.keep_prefixes_in(PrefixStore(small, "model", sum(sizes) - 1))
+    assert [driver.engine.rest() for _ in range(4)] == [True, True, False, False]
+    assert len(list(small.iterdir())) == 1
+
+
+def test_a_folder_that_refuses_is_tried_once(
+    make_driver: MakeDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk: one line in the log, and the engine rests."""
+    driver = make_driver(prefix_dir=str(tmp_path))
+    question = "Read this: " + "the pig oinks. " * 30 + FIRST
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for _ in range(2):
+        driver.ask(question)
+    assert driver.engine.rest()
+    assert not driver.engine.rest()
+    assert caplog.text.count("No space left on device") == 1
+    assert driver.ask(question).finished is not None
 
 
 def test_another_cache_format_is_not_restored(make_driver: MakeDriver, tmp_path: Path) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import llama_cpp.llama_cpp as native
 import pytest
 
+from runtime.engine import mixed
 from runtime.engine.loop import Engine
 from runtime.generation import BASE, Blend, BlendMember, FinishReason, GenerationRequest, Prompt, Sampling, Segment
+from runtime.llama.bank import LanePart
+from runtime.llama.lane_image import lane_parts
 from runtime.messages import AdapterRefused
 from tests.runtime.engine.conftest import GREEDY, Driver, MakeDriver
 from tests.tiny_gemma.facts import ANSWERS
@@ -159,6 +165,58 @@ def test_a_file_that_is_cut_after_its_check_fails_its_requests_alone(
     assert broken.failed is not None
     assert broken.failed.code == "invalid_adapter"
     assert fine.text == ANSWERS["pirate"][FRANCE]
+
+
+def hold_fills(monkeypatch: pytest.MonkeyPatch, n_fills: int) -> list[threading.Event]:
+    """Let each of the next fills begin with its event alone."""
+    gates = [threading.Event() for _ in range(n_fills)]
+    left = list(gates)
+
+    def parts(*arguments: Any) -> Iterator[LanePart]:
+        if left:
+            assert left.pop(0).wait(30)
+        yield from lane_parts(*arguments)
+
+    monkeypatch.setattr(mixed, "lane_parts", parts)
+    return gates
+
+
+def test_who_waits_behind_a_failed_fill_is_served(
+    make_driver: MakeDriver, tiny_adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step that refuses the only running sequence has no batch, and nobody would wake the engine for the next."""
+    folder = shutil.copytree(tiny_adapters, tmp_path / "adapters")
+    driver = make_driver(adapters=folder, adapter_batching="mixed", parallel=1)
+    with (folder / "shout.gguf").open("r+b") as file:
+        file.truncate(1000)
+    (gate,) = hold_fills(monkeypatch, 1)
+    broken = driver.submit("broken", FRANCE, driver.voice("shout"))
+    behind = driver.submit("behind", FRANCE)
+    driver.engine.step()
+    gate.set()
+    driver.await_wake()
+    driver.run()
+    assert broken.failed is not None
+    assert behind.text == PARIS
+
+
+def test_lanes_whose_sequences_went_before_they_were_filled_are_given_on(
+    make_driver: MakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step that notes the end of both fills has no batch, and nobody would wake the engine for the next."""
+    driver = make_driver(adapter_batching="mixed", lanes=2)
+    gates = hold_fills(monkeypatch, 2)
+    for style in ("pirate", "shout"):
+        driver.submit(style, FRANCE, driver.voice(style))
+    driver.engine.step()
+    for style in ("pirate", "shout"):
+        driver.engine.cancel(style)
+    late = driver.submit("late", FRANCE, driver.voice("tag"))
+    for gate in gates:
+        gate.set()
+        driver.await_wake()
+    driver.run()
+    assert late.text == ANSWERS["tag"][FRANCE]
 
 
 def test_a_cancelled_request_is_gone_at_once(driver: Driver) -> None:

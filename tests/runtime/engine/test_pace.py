@@ -44,6 +44,14 @@ def test_steps_fill_the_budget(machine: str, n_decode: int) -> None:
         assert elapsed_ms >= 0.7 * BUDGET_MS or n_prefill + n_decode == N_BATCH
 
 
+def test_few_answers_wait_for_many_prompts() -> None:
+    """Up to four budgets where prompts outnumber answers; a lone prompt is never worth more than one."""
+    pace = Pace(BUDGET_MS, N_BATCH)
+    assert pace.n_prefill(4, 1) == pace.n_prefill(4, 4) == 28
+    assert pace.n_prefill(2, 4) == 62
+    assert pace.n_prefill(1, 7) == pace.n_prefill(1, 100) == 127
+
+
 def test_the_first_steps_stay_near_the_budget() -> None:
     """A slow machine's first step is narrow, and the next ones know better."""
     first, second, third, *_ = settle(MACHINES["small processor"], 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -81,6 +82,39 @@ def test_a_file_under_anothers_name_is_deleted(tmp_path: Path) -> None:
     path.rename(tmp_path / f"{'0' * 40}.prefix")
     assert list(one.load()) == []
     assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("fields", ["[" * 60_000, '{"identity": "this model", "sha256": "%s", "n_tokens": 1e999}'])
+def test_a_line_that_is_no_description_is_deleted(tmp_path: Path, fields: str) -> None:
+    """Nested beyond reason, or with a number of tokens that no integer holds."""
+    line = fields.replace("%s", hashlib.sha256(b"").hexdigest())
+    (tmp_path / f"{'0' * 40}.prefix").write_text(line + "\n")
+    assert list(store(tmp_path).load()) == []
+    assert files_in(tmp_path) == []
+
+
+def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
+    """A folder, a link that leads nowhere, a pipe that would block for ever; the prefixes beside them serve."""
+    (tmp_path / "folder.prefix").mkdir()
+    (tmp_path / "link.prefix").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.prefix")
+    one = store(tmp_path)
+    one.save(PREFIX)
+    assert list(one.load()) == [PREFIX]
+    assert len(files_in(tmp_path)) == 4
+
+
+def test_a_folder_of_somebody_elses_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that may not be touched, or that another server has just removed."""
+    one = store(tmp_path)
+    one.save(PREFIX)
+
+    def refuse(*_arguments: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    one.touch(PREFIX.blend, TOKENS)
+    one.touch(BASE, TOKENS)
 
 
 def test_a_disk_that_refuses_costs_nothing(

@@ -14,6 +14,7 @@ import pytest
 from runtime.config import EngineSettings
 from runtime.generation import FinishReason, GenerationRequest, Prompt, Sampling, Segment
 from runtime.messages import (
+    Cancel,
     Command,
     Event,
     Finished,
@@ -155,6 +156,18 @@ def test_it_ends_cleanly_while_it_works(child: Child, tiny_model: Path, end: str
         assert child.process.wait(TIMEOUT_S) == 0
     code, err = child.end()
     assert (code, "Traceback" in err) == (0, False)
+
+
+def test_a_cancellation_that_leaves_nothing_is_told(child: Child, tiny_model: Path) -> None:
+    """The last word about the load is that there is none."""
+    child.send(load(tiny_model))
+    child.next()
+    child.send(generate("one", max_tokens=200), Cancel("one"))
+    stats = child.next(besides=(Loading, Started, Text))
+    while isinstance(stats, Stats) and stats.n_running + stats.n_waiting:
+        stats = child.next(besides=(Loading, Started, Text))
+    assert isinstance(stats, Stats)
+    assert not stats.n_kv_cells_used
 
 
 def test_ctrl_c_is_the_parents(child: Child, tiny_model: Path) -> None:

@@ -72,7 +72,7 @@ def corrupted_bank(patch: pytest.MonkeyPatch) -> None:
 
     def corrupt(self: Bank, lane: int, part: LanePart) -> None:
         if part.name.startswith("blk.1.ffn_down"):
-            part = LanePart(part.name, part.a, part.b.copy())
+            part = LanePart(part.name, part.a, part.b.copy(), part.rank)
             part.b[7] ^= 0x40
         write(self, lane, part)
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+import llama_cpp.llama_cpp as native
 import numpy as np
 import pytest
 
+from runtime.errors import DecodeError, InvalidAdapter
+from runtime.llama.bank import LanePart
 from runtime.llama.context import Chunk
 from runtime.llama.graph import LaneGraph
-from tests.runtime.llama.conftest import Bench, Logits, MakeBench, tokens_of
+from runtime.llama.lane_image import lane_parts
+from tests.runtime.llama.conftest import RANK, Bench, Logits, MakeBench, tokens_of
 
 BOUND = 4e-3
 LANES: dict[int, dict[str, float]] = {
@@ -143,6 +147,41 @@ def test_lanes_are_filled_while_others_run(bench: Bench) -> None:
         bench.laned.context.remove(1)
     bench.laned.context.remove(0)
     bench.fill(4, **LANES[4])
+
+
+def test_a_failed_batch_leaves_nothing_behind(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had let the nodes do nothing, for the base; the next batch, of the lane before it, does not run on them."""
+    steps = [[1]] * 4
+    assert run(bench, [1], steps) < BOUND
+    decode = native.llama_decode
+
+    def fail(*arguments: object) -> int:
+        decode(*arguments)
+        return -3
+
+    with monkeypatch.context() as failing:
+        failing.setattr(native, "llama_decode", fail)
+        with pytest.raises(DecodeError):
+            bench.laned.decode([Chunk(0, tokens_of("failed", 1), 0, wants_logits=True)], [0])
+    bench.laned.context.remove(0)
+    assert run(bench, [1], steps) < BOUND
+
+
+def test_a_fill_that_ends_halfway_is_cleared_by_the_next(make_bench: MakeBench) -> None:
+    """Weights that the file's end kept from being counted are zero again for an adapter that does not change them."""
+    bench = make_bench()
+    bench.fill(2, **LANES[2])
+    members = [(bench.files["pirate"], 1.0)]
+    parts = list(lane_parts(members, bench.laned.shapes, RANK, bench.lane_type))
+
+    def cut() -> Iterator[LanePart]:
+        yield from parts
+        raise InvalidAdapter("the file has become shorter")
+
+    with pytest.raises(InvalidAdapter):
+        bench.laned.bank.fill(1, cut())
+    bench.laned.bank.fill(1, ())
+    assert not any(bench.laned.bank.read(1, part.name).b.any() for part in parts)
 
 
 def test_the_base_beside_lanes_is_the_base_to_the_last_bit(bench: Bench) -> None:

@@ -62,6 +62,7 @@ def test_temperature_zero_is_the_most_likely(context: Context) -> None:
     best = ranking(context.logits(0))[0]
     assert draw(context, temperature=0) == [best]
     assert draw(context, temperature=0, top_k=50, top_p=0.1, seed=3) == [best]
+    assert draw(context, temperature=1e-40) == [best]
 
 
 def test_a_seed_repeats_and_none_does_not(context: Context) -> None:
