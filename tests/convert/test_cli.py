@@ -73,6 +73,8 @@ def test_an_ended_conversion_leaves_nothing(number: signal.Signals, tmp_path: Pa
     program = (
         "import os, signal, sys\n"
         "from convert import cli, writer\n"
+        # A shell that starts the tests in the background has them ignore Ctrl-C.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def stop(n):\n"
         f"    os.kill(os.getpid(), {int(number)})\n"
         "write = writer.write_gguf\n"
