@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import sys
@@ -72,6 +73,10 @@ class Engine(Protocol):
 
     async def remove_adapter(self, digest: str) -> None:
         """Forget an adapter; requests that run under it finish under it."""
+
+
+class _Crash(ModelLoadError):
+    """The engine process ended without a word."""
 
 
 @dataclass(slots=True)
@@ -247,6 +252,11 @@ class ChildEngine:
         delay_s = 0.0
         while True:
             reason, was_ready = await self._run_next(first)
+            if isinstance(reason, _Crash) and not was_ready and self._settings.adapter_batching == "auto":
+                # llama.cpp may have aborted while the lanes were proven: without lanes it does what it always does.
+                log.warning("%s before it was ready; starting it with grouped batches", reason)
+                self._settings = dataclasses.replace(self._settings, adapter_batching="grouped")
+                continue
             if not first.done():
                 first.set_exception(reason)
                 return
@@ -269,7 +279,7 @@ class ChildEngine:
             self._is_ready.clear()
             child.fail(end)
             await _end(child.process)
-        return child.failure or ModelLoadError(_exit_words(child.process.returncode)), child.ready is not None
+        return child.failure or _Crash(_exit_words(child.process.returncode)), child.ready is not None
 
     async def _spawn(self) -> _Child:
         environment: Mapping[str, str] = os.environ | {

@@ -49,6 +49,8 @@ def main() -> int:
                 if settings.model == "missing.gguf":
                     send(messages.LoadFailed("model_load", "no such file: missing.gguf"))
                     return 2
+                if settings.model == "lanes-abort.gguf" and settings.adapter_batching != "grouped":
+                    os.abort()
                 if settings.model == "slow.gguf":
                     continue
                 if settings.model == "silent.gguf":

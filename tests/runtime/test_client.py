@@ -109,6 +109,19 @@ async def test_a_model_that_cannot_be_loaded_is_told_at_start(tmp_path: Path, mo
     assert str(error.value) == message
 
 
+async def test_an_abort_before_it_is_ready_costs_only_the_lanes(
+    tmp_path: Path, heard: Callable[[], list[messages.Message]]
+) -> None:
+    """Started once more, with grouped batches; a setting that asks for mixed ones is not overruled."""
+    async with running(tmp_path, "lanes-abort.gguf") as engine:
+        await engine.start()
+        assert await ask(engine, "r", "say one")
+    assert [load.settings.adapter_batching for load in heard() if isinstance(load, messages.Load)] == [
+        "auto",
+        "grouped",
+    ]
+
+
 async def test_a_refusal_is_the_class_its_code_names(tmp_path: Path) -> None:
     """And the engine goes on."""
     async with running(tmp_path) as engine:
