@@ -41,9 +41,10 @@ class Pace:
     def n_prefill(self, n_decode: int, n_reading: int = 1) -> int:
         """Prompt tokens to read beside ``n_decode`` answering sequences, for ``n_reading`` prompts.
 
-        At least one, and whole groups together. One long prompt never makes a step longer than its budget; a burst of
-        prompts beside a single answer does, or the answers of all would come late and batches stay small.
+        At least one for each answer, and whole groups together: where answers alone nearly fill the budget, prompts
+        would otherwise crawl, and batches stay small for it. A burst of prompts beside few answers may take several
+        budgets, for the same reason; one long prompt may not.
         """
         patience = min(max(n_reading / max(n_decode, 1), 1.0), _MOST_PATIENCE)
-        n_tokens = max(int(self._width * patience), n_decode + 1)
+        n_tokens = max(int(self._width * patience), 2 * n_decode, 1)
         return n_tokens + -n_tokens % GROUP - n_decode
