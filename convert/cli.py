@@ -48,7 +48,12 @@ def run(options: argparse.Namespace) -> int:
     handler: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(module), function)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return handler(options)
+        code = handler(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`| head`); what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
     except ConvertError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -57,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
+    return code
 
 
 def _interrupt(*_: object) -> None:

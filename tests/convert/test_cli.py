@@ -67,6 +67,21 @@ def test_bad_input_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(checkpoint_dir: Path) -> None:
+    """As in ``gemlane inspect ... | head``: no traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "convert", "inspect", str(checkpoint_dir)],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            stdout=output,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_ended_conversion_leaves_nothing(number: signal.Signals, tmp_path: Path, checkpoint_dir: Path) -> None:
     """Ctrl-C, SIGTERM and SIGKILL in the middle of writing: no file, and a rerun works."""
