@@ -1,21 +1,18 @@
 """Asks a child process for what only the whole of llama.cpp can do, and survives whatever becomes of it."""
 
 import json
-import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from convert.errors import NativeFailure
+from convert.own_module import module_command, module_environment
 from convert.sources import F32Array
-
-_ROOT: Final = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +66,10 @@ def quantize(source: Path, output: Path, file_type: int, n_threads: int) -> None
 
 def _ask(request: dict[str, Any], subject: str) -> tuple[dict[str, Any], bytes]:
     # GGML_NO_BACKTRACE: on an abort ggml would start a debugger, if there is one, and take seconds.
-    places = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": places}
+    environment = module_environment() | {"GGML_NO_BACKTRACE": "1"}
     with tempfile.TemporaryFile() as log:
         child = subprocess.run(
-            [sys.executable, "-P", "-m", "convert.llama"],  # -P: nothing from the working folder
+            module_command("convert.llama"),
             input=json.dumps(request).encode(),
             stdout=subprocess.PIPE,
             stderr=log,

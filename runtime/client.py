@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import os
-import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from convert.own_module import module_command, module_environment
 from runtime import messages
 from runtime.config import EngineSettings
 from runtime.errors import EngineDied, EngineUnavailable, GemlaneError, ModelLoadError, Overloaded, from_code
@@ -23,9 +22,7 @@ log = logging.getLogger("gemlane.client")
 
 GenerationEvent = Started | Text | Finished
 
-_PACKAGE_ROOT = Path(__file__).resolve().parent.parent
-# -P: a folder called runtime/ where the user happens to stand must not be taken for ours.
-ENGINE_COMMAND = (sys.executable, "-P", "-m", "runtime.engine")
+ENGINE_COMMAND = module_command("runtime.engine")
 _LINE_LIMIT_BYTES = 1 << 20
 _EXIT_TIMEOUT_S = 5.0
 _READY_TIMEOUT_S = 30.0
@@ -282,15 +279,12 @@ class ChildEngine:
         return child.failure or _Crash(_exit_words(child.process.returncode)), child.ready is not None
 
     async def _spawn(self) -> _Child:
-        environment: Mapping[str, str] = os.environ | {
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
-        }
         process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_LINE_LIMIT_BYTES,
-            env=environment,
+            env=module_environment(),
             process_group=0,  # Ctrl-C at the terminal is ours to handle
         )
         self._child = child = _Child(process)

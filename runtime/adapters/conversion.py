@@ -16,11 +16,11 @@ from typing import Final
 
 from convert.conversion import Options, convert_adapter
 from convert.errors import ConvertError, TensorMismatch
+from convert.own_module import module_command, module_environment
 from runtime.adapters.registry import digest_of
 from runtime.errors import BY_CODE, ConversionDied, IncompatibleAdapter, InvalidAdapter, from_code
 
 _TYPE: Final = "f16"  # what adapters are trained in loses nothing that inference would notice
-_PACKAGE_ROOT: Final = Path(__file__).resolve().parents[2]  # found there whatever the working folder is
 _NICENESS: Final = 10  # running answers go first
 
 log = logging.getLogger(__name__)
@@ -48,13 +48,13 @@ class Converter:
             except OSError as reason:
                 raise ConversionDied(f"the base model cannot be read: {reason.strerror}") from reason
         arguments = (str(folder), str(self._base), self._base_digest, str(output), str(self._max_rank))
-        places = (str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH"))
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", __spec__.name, *arguments),
+            *module_command(__spec__.name),
+            *arguments,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))},
+            env=module_environment(),
         )
         try:
             answer, complaint = await child.communicate()
