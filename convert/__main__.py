@@ -2,7 +2,7 @@
 
 import sys
 
-from convert.cli import main
+from convert.commands.arguments import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,8 +16,8 @@
     ├── UnsupportedAdapter      an adapter that a GGUF LoRA cannot represent
     ├── TensorMismatch          a tensor is missing, unknown, or of another shape than the base says
     ├── BadValue                NaN, infinity, or a number outside the range of the wanted type
-    ├── InvalidAdapter          a GGUF that must not be handed to llama.cpp as an adapter
-    ├── InvalidModel            a GGUF that must not be handed to llama.cpp as a model
+    ├── RejectedAdapter          a GGUF that must not be handed to llama.cpp as an adapter
+    ├── RejectedModel            a GGUF that must not be handed to llama.cpp as a model
     ├── OutputProblem           the result cannot be written: it exists, no space, no permission
     └── NativeFailure           llama.cpp's library is missing, refused, or died
 
@@ -129,13 +129,13 @@ class BadValue(ConvertError):
     code = "bad_value"
 
 
-class InvalidAdapter(ConvertError):
+class RejectedAdapter(ConvertError):
     """A GGUF file that is not a sound LoRA adapter for the given base."""
 
     code = "invalid_adapter"
 
 
-class InvalidModel(ConvertError):
+class RejectedModel(ConvertError):
     """A GGUF file that is not a sound base model."""
 
     code = "invalid_model"

@@ -123,6 +123,11 @@ def parse_json_object(content: bytes, path: Path) -> dict[str, object]:
     return value
 
 
+def record_path(output: Path) -> Path:
+    """Return the path of the record that a conversion writes beside `output`."""
+    return output.parent / f"{output.name}.json"
+
+
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     value = dict(pairs)
     if len(value) != len(pairs):

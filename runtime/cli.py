@@ -8,7 +8,7 @@ import importlib.metadata
 import sys
 from collections.abc import Sequence
 
-from convert import cli as convert_cli
+from convert.commands import arguments as convert_cli
 from runtime import config
 from runtime.errors import GemlaneError
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 # Where vLLM draws the line too (vllm/sampling_params.py, _SAMPLING_EPS).
-_LEAST_TEMPERATURE = 1e-5
+_MIN_TEMPERATURE = 1e-5
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -99,7 +99,7 @@ class Sampling:
     @property
     def is_greedy(self) -> bool:
         """Whether the most likely token is always taken."""
-        return self.temperature < _LEAST_TEMPERATURE
+        return self.temperature < _MIN_TEMPERATURE
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -13,16 +13,16 @@ from pathlib import Path
 from aiohttp import web
 from tqdm import tqdm
 
-from runtime.adapters.conversion import Converter
-from runtime.adapters.ingest import Finetunes
-from runtime.adapters.inspect import make_check
+from runtime.adapters.check import make_check
+from runtime.adapters.converter import Converter
 from runtime.adapters.registry import Registry, scan
-from runtime.client import ChildEngine
+from runtime.adapters.uploads import Finetunes
+from runtime.app import build_app
 from runtime.config import ServerSettings, Settings
+from runtime.engines.supervisor import ChildEngine
 from runtime.errors import ConfigError, StorageError
 from runtime.messages import Ready
-from runtime.web.app import build_app
-from runtime.web.door import Door, open_door
+from runtime.web.listener import Listener, listen
 
 log = logging.getLogger("gemlane")
 
@@ -52,7 +52,7 @@ async def serve(settings: Settings) -> None:
     await _collect_adapters(registry, finetunes, settings)
     await registry.register(engine)  # which is told once it is ready, before the first request
     stop = _stop_event()
-    async with _listening(build_app(engine, registry, settings.server, finetunes), settings.server) as door:
+    async with _listening(build_app(engine, registry, settings.server, finetunes), settings.server) as listener:
         try:
             log.info("loading %s", settings.engine.model)
             starting = asyncio.create_task(engine.start())
@@ -62,9 +62,9 @@ async def serve(settings: Settings) -> None:
             if starting.done():
                 ready = starting.result()
                 await registry.register(engine)  # what it refused is forgotten
-                _greet(ready, registry, door.url)
+                _greet(ready, registry, listener.url)
                 await stopping
-                door.close()
+                listener.close()
                 await _drain(engine, stop)
         finally:
             await engine.stop()
@@ -81,17 +81,17 @@ def _check_places(settings: Settings) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _listening(app: web.Application, settings: ServerSettings) -> AsyncIterator[Door]:
-    """Listen with ``app``, and give the door, while the context lasts."""
+async def _listening(app: web.Application, settings: ServerSettings) -> AsyncIterator[Listener]:
+    """Listen with ``app``, and give the listener, while the context lasts."""
     async with contextlib.AsyncExitStack() as stack:
         try:
-            door = await stack.enter_async_context(open_door(app, settings.host, settings.port))
+            listener = await stack.enter_async_context(listen(app, settings.host, settings.port))
         except OSError as error:
             reason = error.strerror or str(error)
             raise ConfigError(
                 f"cannot listen on {settings.host} port {settings.port}: {reason}; choose another with --host or --port"
             ) from error
-        yield door
+        yield listener
 
 
 def _open_finetunes(engine: ChildEngine, registry: Registry, settings: Settings) -> Finetunes | None:

@@ -26,9 +26,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.cli import main as convert
-from runtime.client import ChildEngine
+from convert.commands.arguments import main as convert
 from runtime.config import EngineSettings
+from runtime.engines.supervisor import ChildEngine
 from runtime.generation import BASE, Blend, BlendMember, GenerationRequest, Prompt, Sampling, Usage
 from runtime.messages import Finished, Text
 from runtime.prompt.gemma import Message, SystemRole, render

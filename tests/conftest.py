@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from convert.cli import main as convert
+from convert.commands.arguments import main as convert
 
 TINY_GEMMA = Path(__file__).parent / "tiny_gemma"
 ADAPTERS = ("pirate", "shout", "tag")

@@ -1,4 +1,4 @@
-"""The walls of the house, read off the imports of every file."""
+"""Which package may import which, checked on the imports of every file."""
 
 from __future__ import annotations
 
@@ -11,13 +11,24 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(path for package in ("runtime", "convert") for path in (ROOT / package).rglob("*.py"))
-NATIVE_ROOMS = ("runtime/llama/", "convert/ggml.py", "convert/llama.py")
-"""The doors to native code: the runtime's llama.cpp, the converter's quantisers, and its child process."""
-HTTP_ROOMS = ("runtime/web/", "runtime/server.py", "runtime/cloudflare/", "runtime/openai/", "runtime/playground/")
+NATIVE_PACKAGES = ("runtime/llama/", "convert/gguf/quantisers.py", "convert/native/llama.py")
+"""May import ctypes and llama_cpp: the runtime's llama.cpp, the converter's quantisers, and its child process."""
+HTTP_PACKAGES = (
+    *("runtime/web/", "runtime/cloudflare/", "runtime/openai/", "runtime/admin/", "runtime/playground/"),
+    *("runtime/app.py", "runtime/server.py"),
+)
+DIALECTS = ("cloudflare", "openai", "admin", "playground")
 PURE_FILES = ("wire.py", "validator.py", "errors.py")
 """Parse and render: functions from values to values, in every dialect."""
-WEB_SIDE = ("web", "cloudflare", "openai", "admin", "playground", "adapters", "prompt", "client", "server", "cli")
+WEB_SIDE = (*DIALECTS, "web", "chat", "observe", "adapters", "prompt", "engines", "app", "server", "cli")
 ENGINE_MAY_IMPORT = ("engine", "llama", "errors", "config", "generation", "messages")
+CONVERT_GROUND = ("errors", "files", "module", "gguf", "rules")
+"""The packages of the converter that the runtime may import: it reads untrusted bytes by the converter's rules."""
+CONVERT_EXCEPTIONS = {
+    "runtime/adapters/converter.py": ("conversion",),
+    "runtime/cli.py": ("commands",),
+}
+"""The runtime's files that may import more of the converter."""
 OPTIONAL_EXTRAS = ("ray", "torch")
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 50
@@ -50,39 +61,58 @@ def tops_of(path: Path) -> set[str]:
     return {name.partition(".")[0] for name in imports_of(path)}
 
 
-def rooms_of(path: Path) -> set[str]:
-    """Rooms of ``runtime`` that a file imports."""
-    return {name.split(".")[1] for name in imports_of(path) if name.startswith("runtime.")}
+def packages_of(path: Path, root: str) -> set[str]:
+    """Packages and modules directly below ``root`` (``runtime`` or ``convert``) that a file imports."""
+    return {name.split(".")[1] for name in imports_of(path) if name.startswith(f"{root}.")}
 
 
 @pytest.mark.parametrize("path", FILES, ids=place_of)
-def test_native_code_has_few_doors(path: Path) -> None:
-    """Only the named rooms import ctypes or llama_cpp."""
-    if not place_of(path).startswith(NATIVE_ROOMS):
+def test_few_files_import_native_code(path: Path) -> None:
+    """Only the named packages import ctypes or llama_cpp."""
+    if not place_of(path).startswith(NATIVE_PACKAGES):
         assert not tops_of(path) & {"ctypes", "llama_cpp"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=place_of)
-def test_http_stays_in_the_web_rooms(path: Path) -> None:
-    """Only web/, the dialects' routes and the composition root import aiohttp."""
-    if path.name in PURE_FILES or not place_of(path).startswith(HTTP_ROOMS):
+def test_http_stays_in_the_web_packages(path: Path) -> None:
+    """Only web/, the dialects and the composition root import aiohttp."""
+    if path.name in PURE_FILES or not place_of(path).startswith(HTTP_PACKAGES):
         assert "aiohttp" not in tops_of(path)
 
 
 @pytest.mark.parametrize("path", FILES, ids=place_of)
-def test_rooms_know_only_their_neighbours(path: Path) -> None:
-    """The engine knows no web side, a dialect not the other, the converter no server."""
-    place, rooms = place_of(path), rooms_of(path)
+def test_packages_import_only_their_neighbours(path: Path) -> None:
+    """The engine imports no web side, a dialect no other dialect, web no dialect, the converter no server."""
+    place, packages = place_of(path), packages_of(path, "runtime")
     if place.startswith("convert/"):
         assert "runtime" not in tops_of(path)
     if place.startswith("runtime/engine/"):
-        assert rooms <= set(ENGINE_MAY_IMPORT)
+        assert packages <= set(ENGINE_MAY_IMPORT)
     if place.startswith("runtime/llama/"):
-        assert not rooms & {*WEB_SIDE, "engine"}
-    if place.startswith("runtime/cloudflare/"):
-        assert "openai" not in rooms
-    if place.startswith("runtime/openai/"):
-        assert "cloudflare" not in rooms
+        assert not packages & {*WEB_SIDE, "engine"}
+    if place.startswith(("runtime/web/", "runtime/chat/")):
+        assert not packages & {*DIALECTS, "app", "server"}
+    for dialect in DIALECTS:
+        if place.startswith(f"runtime/{dialect}/"):
+            assert not packages & (set(DIALECTS) - {dialect})
+
+
+@pytest.mark.parametrize("path", FILES, ids=place_of)
+def test_the_runtime_imports_the_converters_ground_alone(path: Path) -> None:
+    """The runtime reads files by the converter's rules; only the named files import more of the converter."""
+    if place_of(path).startswith("runtime/"):
+        allowed = {*CONVERT_GROUND, *CONVERT_EXCEPTIONS.get(place_of(path), ())}
+        assert packages_of(path, "convert") <= allowed
+
+
+def test_no_two_classes_share_a_name() -> None:
+    """A class name means one thing in both packages."""
+    places: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(place_of(path))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
 
 
 @pytest.mark.parametrize("path", FILES, ids=place_of)
@@ -95,7 +125,7 @@ def test_imports_stand_at_the_top(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=place_of)
-def test_files_and_functions_fit_on_a_desk(path: Path) -> None:
+def test_files_and_functions_are_short(path: Path) -> None:
     """A file has at most 400 lines, a function 50."""
     source = path.read_text(encoding="utf-8")
     assert source.count("\n") <= MAX_LINES

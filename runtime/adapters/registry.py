@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from runtime.client import Engine
+from runtime.engines.protocol import Engine
 from runtime.errors import (
     AdapterError,
     EngineUnavailable,
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Adapter:
+class ServedAdapter:
     """One adapter that can be served. ``digest`` is the SHA-256 of the GGUF file at ``path``, in hexadecimal."""
 
     id: str
@@ -55,11 +55,11 @@ class Registry:
     """Names and ids -> adapters. Belongs to the event loop; names and ids are unique."""
 
     def __init__(self) -> None:
-        self._by_name: dict[str, Adapter] = {}
-        self._by_id: dict[str, Adapter] = {}
+        self._by_name: dict[str, ServedAdapter] = {}
+        self._by_id: dict[str, ServedAdapter] = {}
         self._reserved: dict[str, str] = {}  # id -> name of adapters that are not whole yet
 
-    def __iter__(self) -> Iterator[Adapter]:
+    def __iter__(self) -> Iterator[ServedAdapter]:
         return iter(sorted(self._by_name.values(), key=lambda adapter: adapter.name))
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ class Registry:
         """Adapters that have a name and an id, but not yet all of their files."""
         return len(self._reserved)
 
-    def find(self, name_or_id: str) -> Adapter | None:
+    def find(self, name_or_id: str) -> ServedAdapter | None:
         """The adapter of that id, else of that name, else None."""
         return self._by_id.get(name_or_id) or self._by_name.get(name_or_id)
 
@@ -88,7 +88,7 @@ class Registry:
             raise UnknownAdapter("no adapter has that name or id; GET /health lists those there are", name_or_id)
         return Blend((BlendMember(adapter.digest),))
 
-    def add(self, adapter: Adapter) -> None:
+    def add(self, adapter: ServedAdapter) -> None:
         """Let requests name ``adapter``.
 
         Raises:
@@ -98,7 +98,7 @@ class Registry:
         self._by_name[adapter.name] = adapter
         self._by_id.setdefault(adapter.id, adapter)  # equal content under a second name shares the id
 
-    def remove(self, adapter: Adapter) -> None:
+    def remove(self, adapter: ServedAdapter) -> None:
         """Forget ``adapter``; its file stays."""
         self._by_name.pop(adapter.name, None)
         if self._by_id.get(adapter.id) is adapter:
@@ -133,7 +133,7 @@ class Registry:
                 self.remove(adapter)
 
 
-def scan(folder: Path, check: Check) -> Iterator[Adapter]:
+def scan(folder: Path, check: Check) -> Iterator[ServedAdapter]:
     """Every ``*.gguf`` of ``folder`` that passes ``check``; the others are logged with their reason."""
     for path in sorted(folder.glob("*.gguf")):
         try:
@@ -142,7 +142,7 @@ def scan(folder: Path, check: Check) -> Iterator[Adapter]:
             log.warning("adapter %s is left out: %s", path.name, error)
 
 
-def read_adapter(path: Path, check: Check) -> Adapter:
+def read_adapter(path: Path, check: Check) -> ServedAdapter:
     """The adapter that one GGUF file is, named like the file.
 
     Raises:
@@ -156,7 +156,7 @@ def read_adapter(path: Path, check: Check) -> Adapter:
         raise InvalidAdapter("its file name is not valid Unicode")
     check(path)
     digest = digest_of(path)
-    return Adapter(id_of(digest), path.stem, digest, path, datetime.fromtimestamp(status.st_mtime, UTC))
+    return ServedAdapter(id_of(digest), path.stem, digest, path, datetime.fromtimestamp(status.st_mtime, UTC))
 
 
 def digest_of(path: Path) -> str:

@@ -24,7 +24,7 @@ from runtime.cloudflare.run import answer
 from runtime.cloudflare.wire import check_model, parse_inputs
 from runtime.errors import InvalidRequest, MethodNotAllowed, Overloaded, UnknownRoute, UnsupportedVersion
 from runtime.web.body import parse_json_object, render_json
-from runtime.web.faces import ErrorAnswer, Face
+from runtime.web.dialect import ErrorAnswer, ErrorFormat
 from runtime.web.keys import ENGINE, LIMITS
 from runtime.web.limits import read_body
 
@@ -140,4 +140,4 @@ def _render_error(error: Exception, _request_id: str) -> ErrorAnswer:
     return ErrorAnswer(fault.status, body, {"Retry-After": str(fault.retry_after_s)} if fault.retry_after_s else {})
 
 
-FACE: Final = Face(is_mine=_is_mine, headers=headers, render_error=_render_error)
+ERROR_FORMAT: Final = ErrorFormat(is_mine=_is_mine, headers=headers, render_error=_render_error)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from runtime.chat.body import parse_completion, parse_messages
 from runtime.cloudflare.run import NEURONS
 from runtime.cloudflare.wire import DONE, MODEL, check_model, render_frame, render_usage
 from runtime.errors import MethodNotAllowed, UnknownModel
@@ -20,7 +21,6 @@ from runtime.prompt import gemma
 from runtime.prompt.gemma import SystemRole
 from runtime.web.answers import collect, stream
 from runtime.web.body import parse_json_object, render_json
-from runtime.web.chat import parse_completion, parse_messages
 from runtime.web.keys import LIMITS, REGISTRY, REQUEST_ID, SETTINGS
 from runtime.web.limits import read_body
 
@@ -28,7 +28,7 @@ _DEFAULT_MAX_TOKENS: Final = 256  # the schema's, as for the native route
 
 
 @dataclass(frozen=True, slots=True)
-class ChatFrames:
+class WorkersChatFrames:
     """The stream, in the orders of keys that were recorded. ``created_ms`` is in Unix milliseconds."""
 
     created_ms: int
@@ -84,7 +84,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     )
     created_ms = time.time_ns() // 1_000_000
     if asked.is_stream:
-        return await stream(request, generation, ChatFrames(created_ms))
+        return await stream(request, generation, WorkersChatFrames(created_ms))
     answer = await collect(request, generation)
     body_bytes = render_chat(created_ms, answer.text, answer.finish_reason, answer.usage)
     return web.Response(body=body_bytes, headers={"Content-Type": "application/json", **NEURONS})

@@ -19,7 +19,7 @@ _MAX_ECHO: Final = 200  # longest piece of a client's own words that an answer r
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class CloudflareFault:
     """One error on this wire. ``text`` is what stands after ``AiError: ``; ``retry_after_s`` 0 says nothing."""
 
     status: int
@@ -29,15 +29,15 @@ class Fault:
     retry_after_s: int = 0
 
 
-def fault_of(error: Exception) -> Fault:
+def fault_of(error: Exception) -> CloudflareFault:
     """The row of the table that ``error`` belongs to: that of its class, or of the nearest class above it."""
     for kind in type(error).__mro__:
         if kind in _TABLE:
             return _TABLE[kind](error)
-    return Fault(500, 3043, "Internal server error")
+    return CloudflareFault(500, 3043, "Internal server error")
 
 
-def render_rest_error(error: Exception, request_id: str) -> tuple[Fault, bytes]:
+def render_rest_error(error: Exception, request_id: str) -> tuple[CloudflareFault, bytes]:
     """The error as REST shows it: enveloped, with the request's id, or in the gateway's form."""
     fault = fault_of(error)
     if fault.is_gateway:
@@ -47,7 +47,7 @@ def render_rest_error(error: Exception, request_id: str) -> tuple[Fault, bytes]:
     return fault, render_json(body)
 
 
-def render_binding_error(error: Exception) -> tuple[Fault, bytes]:
+def render_binding_error(error: Exception) -> tuple[CloudflareFault, bytes]:
     """The error as the Worker binding reads it, unwrapped; a Worker sees ``<internalCode>: <description>``."""
     fault = fault_of(error)
     body = {
@@ -60,7 +60,7 @@ def render_binding_error(error: Exception) -> tuple[Fault, bytes]:
     return fault, render_json(body)
 
 
-def _render_gateway_error(error: Exception, fault: Fault) -> bytes:
+def _render_gateway_error(error: Exception, fault: CloudflareFault) -> bytes:
     """Errors of the gateway before Workers AI: ``code`` first, and an order of keys for each kind, as recorded."""
     entry: dict[str, Any] = {"code": fault.code, "message": fault.text}
     if isinstance(error, errors.MalformedCredentials):
@@ -76,36 +76,40 @@ def _echo(text: str) -> str:
     return text if len(text) <= _MAX_ECHO else text[:_MAX_ECHO] + "..."
 
 
-_TABLE: Final[dict[type, Callable[[Any], Fault]]] = {
-    errors.InvalidRequest: lambda error: Fault(400, 5006, f"Bad input: Error: {error}"),
-    errors.MissingBody: lambda _: Fault(400, 3003, "Request is missing headers or body: body"),
-    errors.UnsupportedVersion: lambda _: Fault(405, 5019, "Request trying to use deprecated SDK version"),
-    errors.RequestTooLarge: lambda error: Fault(413, 3006, f"Request is too large: {error}"),
-    errors.UnknownModel: lambda error: Fault(400, 5007, f"No such model {_echo(error.model)} or task"),
-    errors.UnknownSchema: lambda error: Fault(
+_TABLE: Final[dict[type, Callable[[Any], CloudflareFault]]] = {
+    errors.InvalidRequest: lambda error: CloudflareFault(400, 5006, f"Bad input: Error: {error}"),
+    errors.MissingBody: lambda _: CloudflareFault(400, 3003, "Request is missing headers or body: body"),
+    errors.UnsupportedVersion: lambda _: CloudflareFault(405, 5019, "Request trying to use deprecated SDK version"),
+    errors.RequestTooLarge: lambda error: CloudflareFault(413, 3006, f"Request is too large: {error}"),
+    errors.UnknownModel: lambda error: CloudflareFault(400, 5007, f"No such model {_echo(error.model)} or task"),
+    errors.UnknownSchema: lambda error: CloudflareFault(
         404, 6002, f"Model schema not found for {_echo(error.model)}", is_gateway=True
     ),
-    errors.UnknownAdapter: lambda error: Fault(400, 3037, f"AiError: Finetune {_echo(error.name)} not found"),
-    errors.IncompleteAdapter: lambda _: Fault(
+    errors.UnknownAdapter: lambda error: CloudflareFault(400, 3037, f"AiError: Finetune {_echo(error.name)} not found"),
+    errors.IncompleteAdapter: lambda _: CloudflareFault(
         400, 3039, "Finetune is missing required files (model.safetensors and config.json) "
     ),
-    errors.IncompatibleAdapter: lambda error: Fault(400, 3030, f"Lora not compatible with model: {error}"),
-    errors.AdapterError: lambda error: Fault(400, 1000, str(error)),
-    errors.Overloaded: lambda _: Fault(429, 3040, "Capacity temporarily exceeded, please try again.", retry_after_s=1),
-    errors.RequestTimeout: lambda _: Fault(408, 3007, "Request timeout"),
-    errors.EngineUnavailable: lambda error: Fault(503, 3043, f"Internal server error: {error}", retry_after_s=2),
-    errors.EngineError: lambda error: Fault(500, 3043, f"Internal server error: {error}"),
-    errors.Unauthorized: lambda _: Fault(401, 10000, "Authentication error", is_gateway=True),
-    errors.MissingCredentials: lambda _: Fault(
+    errors.IncompatibleAdapter: lambda error: CloudflareFault(400, 3030, f"Lora not compatible with model: {error}"),
+    errors.AdapterError: lambda error: CloudflareFault(400, 1000, str(error)),
+    errors.Overloaded: lambda _: CloudflareFault(
+        429, 3040, "Capacity temporarily exceeded, please try again.", retry_after_s=1
+    ),
+    errors.RequestTimeout: lambda _: CloudflareFault(408, 3007, "Request timeout"),
+    errors.EngineUnavailable: lambda error: CloudflareFault(
+        503, 3043, f"Internal server error: {error}", retry_after_s=2
+    ),
+    errors.EngineError: lambda error: CloudflareFault(500, 3043, f"Internal server error: {error}"),
+    errors.Unauthorized: lambda _: CloudflareFault(401, 10000, "Authentication error", is_gateway=True),
+    errors.MissingCredentials: lambda _: CloudflareFault(
         400, 9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers", is_gateway=True
     ),
-    errors.MalformedCredentials: lambda _: Fault(400, 6003, "Invalid request headers", is_gateway=True),
-    errors.ForeignOrigin: lambda error: Fault(
+    errors.MalformedCredentials: lambda _: CloudflareFault(400, 6003, "Invalid request headers", is_gateway=True),
+    errors.ForeignOrigin: lambda error: CloudflareFault(
         403, 9109, f"Unauthorized to access requested resource: {error}", is_gateway=True
     ),
-    errors.UnknownRoute: lambda _: Fault(400, 7000, "No route for that URI", is_gateway=True),
-    errors.MethodNotAllowed: lambda error: Fault(
+    errors.UnknownRoute: lambda _: CloudflareFault(400, 7000, "No route for that URI", is_gateway=True),
+    errors.MethodNotAllowed: lambda error: CloudflareFault(
         405, 7001, f"{error.method} not supported for requested URI.", is_gateway=True
     ),
-    GemlaneError: lambda error: Fault(500, 3043, f"Internal server error: {error}"),
+    GemlaneError: lambda error: CloudflareFault(500, 3043, f"Internal server error: {error}"),
 }

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from runtime.adapters.ingest import Finetunes, check_file_name
-from runtime.adapters.manifest import Manifest
+from runtime.adapters.record import Manifest
+from runtime.adapters.uploads import Finetunes, check_file_name
 from runtime.cloudflare.wire import MODEL, render_envelope
 from runtime.errors import AdapterError, InvalidRequest, UnknownAdapter
 from runtime.web.body import parse_json_object

@@ -11,7 +11,7 @@ from runtime.cloudflare.chat import chat_completions, no_list, other_models_only
 from runtime.cloudflare.errors import render_rest_error
 from runtime.cloudflare.run import answer
 from runtime.cloudflare.wire import check_model, parse_run, render_envelope
-from runtime.web.faces import ErrorAnswer, Face
+from runtime.web.dialect import ErrorAnswer, ErrorFormat
 from runtime.web.keys import LIMITS
 from runtime.web.limits import read_body
 
@@ -51,4 +51,4 @@ def _render_error(error: Exception, request_id: str) -> ErrorAnswer:
     return ErrorAnswer(fault.status, body, retry)
 
 
-FACE: Final = Face(lambda request: _OURS.fullmatch(request.path) is not None, headers, _render_error)
+ERROR_FORMAT: Final = ErrorFormat(lambda request: _OURS.fullmatch(request.path) is not None, headers, _render_error)

@@ -1,4 +1,4 @@
-"""One run of the model, whichever door it came through: input -> generation -> answer."""
+"""One run of the model, on whichever route it came: input -> generation -> answer."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 GROUP = 4
 # Before the first measurement: little enough for a 7B model on two cores (about 100 ms a token) to answer in seconds.
 _FIRST_WIDTH = 32.0
-_LEAST_CHANGE, _MOST_CHANGE = 0.5, 1.5
+_MIN_CHANGE, _MAX_CHANGE = 0.5, 1.5
 # Where more prompts are read than answers stream, the few wait for the many: up to so many budgets a step.
-_MOST_PATIENCE = 4.0
+_MAX_PATIENCE = 4.0
 
 
 class Pace:
@@ -35,16 +35,16 @@ class Pace:
         n_tokens = n_decode + n_prefill
         fitting = n_tokens * self._budget_ms / max(elapsed_ms, 1e-3)
         if n_tokens >= self._width - GROUP or fitting < self._width:
-            change = min(max(fitting / self._width, _LEAST_CHANGE), _MOST_CHANGE)
+            change = min(max(fitting / self._width, _MIN_CHANGE), _MAX_CHANGE)
             self._width = min(max(self._width * change, GROUP), self._n_batch)
 
-    def n_prefill(self, n_decode: int, n_reading: int = 1) -> int:
-        """Prompt tokens to read beside ``n_decode`` answering sequences, for ``n_reading`` prompts.
+    def n_prefill(self, n_decode: int, n_prefill_sequences: int = 1) -> int:
+        """Prompt tokens to read beside ``n_decode`` answering sequences, for ``n_prefill_sequences`` prompts.
 
         At least one for each answer, and whole groups together: where answers alone nearly fill the budget, prompts
         would otherwise crawl, and batches stay small for it. A burst of prompts beside few answers may take several
         budgets, for the same reason; one long prompt may not.
         """
-        patience = min(max(n_reading / max(n_decode, 1), 1.0), _MOST_PATIENCE)
+        patience = min(max(n_prefill_sequences / max(n_decode, 1), 1.0), _MAX_PATIENCE)
         n_tokens = max(int(self._width * patience), 2 * n_decode, 1)
         return n_tokens + -n_tokens % GROUP - n_decode

@@ -1,4 +1,4 @@
-"""The engine process around the engine: its inbox, its way out, its end."""
+"""The engine process around the engine: the command queue, the event pipe, the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from runtime.engine.startup import start
+from runtime.engine.start.startup import start
 from runtime.errors import ModelLoadError
 from runtime.llama.library import Library
 from runtime.messages import (
@@ -36,31 +36,31 @@ _PROGRESS_STEP = 0.01
 
 
 class _Stop:
-    """Stands in the inbox when the engine has to end."""
+    """Stands in the command queue when the engine has to end."""
 
 
 class _Wake:
-    """Stands in the inbox when a step may find something to do again."""
+    """Stands in the command queue when a step may find something to do again."""
 
 
-Inbox = queue.SimpleQueue[Message | _Stop | _Wake]
+CommandQueue = queue.SimpleQueue[Message | _Stop | _Wake]
 
 
-def read_commands(source: BinaryIO, inbox: Inbox, on_end: Callable[[], None]) -> None:
-    """Put every command into the inbox, and tell the end of the input; runs in a thread of its own."""
+def read_commands(source: BinaryIO, commands: CommandQueue, on_end: Callable[[], None]) -> None:
+    """Put every command into the queue, and report the end of the input; runs in a thread of its own."""
     for line in source:
         try:
-            inbox.put(decode(line))
+            commands.put(decode(line))
         except ValueError as error:
             _LOG.error("ignoring a line on standard input: %s", error)
     on_end()
 
 
 class Process:
-    """The inbox, the way out, and the engine between them."""
+    """The command queue, the event pipe, and the engine between them."""
 
-    def __init__(self, inbox: Inbox, events: BinaryIO) -> None:
-        self._inbox = inbox
+    def __init__(self, commands: CommandQueue, events: BinaryIO) -> None:
+        self._commands = commands
         self._events = events
         self._told_fraction = -1.0
         self._is_stopping = False
@@ -68,7 +68,7 @@ class Process:
     def stop(self, *_signal: object) -> None:
         """End after the step in progress. Called by the reader and by signals; ``SimpleQueue.put`` allows both."""
         self._is_stopping = True
-        self._inbox.put(_Stop())
+        self._commands.put(_Stop())
 
     def send(self, *events: Event) -> None:
         """Write events and push them out."""
@@ -77,7 +77,7 @@ class Process:
 
     def run(self) -> int:
         """Load, serve until the end of the input, and give the exit code."""
-        first = self._inbox.get()
+        first = self._commands.get()
         if isinstance(first, _Stop):
             return 0
         if not isinstance(first, Load):
@@ -88,7 +88,10 @@ class Process:
     def _load_and_serve(self, load: Load) -> int:
         try:
             self._engine, ready = start(
-                Library(), load.settings, on_progress=self._tell_progress, on_prepared=lambda: self._inbox.put(_Wake())
+                Library(),
+                load.settings,
+                on_progress=self._tell_progress,
+                on_prepared=lambda: self._commands.put(_Wake()),
             )
         except ModelLoadError as error:
             if self._is_stopping:
@@ -123,7 +126,7 @@ class Process:
         must_wait = self._engine.is_idle or self._engine.is_blocked
         while True:
             try:
-                command = self._inbox.get(block=must_wait)
+                command = self._commands.get(block=must_wait)
             except queue.Empty:
                 return True
             if isinstance(command, _Stop):
@@ -155,11 +158,11 @@ def main(events: BinaryIO) -> int:
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     _LOG.setLevel(logging.INFO)
-    inbox: Inbox = queue.SimpleQueue()
-    process = Process(inbox, events)
+    commands: CommandQueue = queue.SimpleQueue()
+    process = Process(commands, events)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, process.stop)
-    threading.Thread(target=read_commands, args=(sys.stdin.buffer, inbox, process.stop), daemon=True).start()
+    threading.Thread(target=read_commands, args=(sys.stdin.buffer, commands, process.stop), daemon=True).start()
     try:
         return process.run()
     except BrokenPipeError:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from runtime.engine.prefixes import Coming, Prefixes
+from runtime.engine.cache.prefixes import Coming, Prefixes
 from runtime.engine.sequence import Sequence, State
 from runtime.generation import Blend
 
@@ -37,7 +37,7 @@ class Places(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BatchPart:
     """A sequence's part of a batch: its next ``n_tokens`` pending tokens."""
 
     sequence: Sequence
@@ -50,7 +50,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EngineLimits:
     """What there is to give out."""
 
     n_ctx: int
@@ -68,7 +68,7 @@ class Limits:
 class Scheduler:
     """Owns every sequence from submission to its end."""
 
-    def __init__(self, limits: Limits, places: Places, prefixes: Prefixes) -> None:
+    def __init__(self, limits: EngineLimits, places: Places, prefixes: Prefixes) -> None:
         self._limits = limits
         self._places = places
         self._prefixes = prefixes
@@ -146,16 +146,16 @@ class Scheduler:
         self._running.append(sequence)
 
     @property
-    def n_answering(self) -> int:
+    def n_decode(self) -> int:
         """Running sequences that answer: they want their next token soon."""
         return sum(sequence.state is State.DECODE for sequence in self._running)
 
     @property
-    def n_reading(self) -> int:
+    def n_prefill_sequences(self) -> int:
         """Running sequences whose prompts are being read."""
-        return len(self._running) - self.n_answering
+        return len(self._running) - self.n_decode
 
-    def schedule(self, n_prefill: int) -> list[Part]:
+    def schedule(self, n_prefill: int) -> list[BatchPart]:
         """The next batch.
 
         Args:
@@ -169,18 +169,18 @@ class Scheduler:
         decodes = [sequence for sequence in members if sequence.state is State.DECODE]
         prefills = [sequence for sequence in members if sequence.state is State.PREFILL]
         n_batch = self._limits.n_batch
-        if not self.n_answering:
+        if not self.n_decode:
             n_prefill = n_batch
-        parts = [Part(sequence, 1) for sequence in decodes]
+        parts = [BatchPart(sequence, 1) for sequence in decodes]
         return parts + _share_out(prefills, min(n_prefill, n_batch - len(decodes)))
 
-    def computed(self, part: Part) -> None:
+    def computed(self, part: BatchPart) -> None:
         """Note that a part of the last batch went through the model."""
         part.sequence.n_computed += part.n_tokens
         self._prefixes.grow(part.sequence.sequence_id, part.n_tokens)
 
 
-def _share_out(prefills: list[Sequence], n_tokens: int) -> list[Part]:
+def _share_out(prefills: list[Sequence], n_tokens: int) -> list[BatchPart]:
     """Give ``n_tokens`` to prompts, oldest first: half to the oldest, the rest to those with least left to read."""
     if not prefills or n_tokens <= 0:
         return []
@@ -190,4 +190,4 @@ def _share_out(prefills: list[Sequence], n_tokens: int) -> list[Part]:
         n_granted = min(sequence.n_pending - granted.get(sequence, 0), n_left)
         granted[sequence] = granted.get(sequence, 0) + n_granted
         n_left -= n_granted
-    return [Part(sequence, granted[sequence]) for sequence in prefills if granted[sequence]]
+    return [BatchPart(sequence, granted[sequence]) for sequence in prefills if granted[sequence]]

@@ -10,7 +10,7 @@ from runtime.errors import InvalidAdapter
 from runtime.llama.model import Model
 
 
-class Adapter:
+class NativeAdapter:
     """A loaded GGUF adapter. Owns native memory: ``free`` it when no context has it set any more."""
 
     def __init__(self, model: Model, path: Path) -> None:

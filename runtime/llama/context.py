@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import DecodeError, ModelLoadError
-from runtime.llama.adapter import Adapter
+from runtime.llama.adapter import NativeAdapter
 from runtime.llama.model import Model
 
 # ggml.h, enum ggml_type.
@@ -106,7 +106,7 @@ class Context:
         native.llama_free(self.handle)
         self.handle = None
 
-    def set_adapters(self, adapters: Sequence[tuple[Adapter, float]]) -> None:
+    def set_adapters(self, adapters: Sequence[tuple[NativeAdapter, float]]) -> None:
         """Let every coming batch run under these adapters and scales; a change costs a re-reservation."""
         n_adapters = len(adapters)
         handles = (native.llama_adapter_lora_p_ctypes * n_adapters)(*(adapter.handle for adapter, _ in adapters))

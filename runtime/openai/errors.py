@@ -14,7 +14,7 @@ from runtime.web.body import render_json
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class OpenAIFault:
     """One row: ``code`` may be null on this wire; ``retry_after_s`` 0 says nothing."""
 
     status: int
@@ -25,27 +25,27 @@ class Fault:
 
 _INVALID: Final = "invalid_request_error"
 
-_TABLE: Final[dict[type, Fault]] = {
-    errors.InvalidRequest: Fault(400, _INVALID),
-    errors.RequestTooLarge: Fault(413, _INVALID, "request_too_large"),
-    errors.ContextExceeded: Fault(400, _INVALID, "context_length_exceeded"),
-    errors.UnknownRoute: Fault(404, _INVALID, "unknown_url"),
-    errors.MethodNotAllowed: Fault(405, _INVALID, "method_not_supported"),
-    errors.UnknownModel: Fault(404, _INVALID, "model_not_found"),
-    errors.AdapterError: Fault(400, _INVALID, "adapter_unusable"),
-    errors.UnknownAdapter: Fault(404, _INVALID, "model_not_found"),
-    errors.Unauthorized: Fault(401, _INVALID, "invalid_api_key"),
-    errors.ForeignOrigin: Fault(403, _INVALID, "foreign_origin"),
-    errors.Overloaded: Fault(429, "rate_limit_error", "rate_limit_exceeded", retry_after_s=1),
-    errors.RequestTimeout: Fault(408, "timeout", "request_timeout"),
-    errors.EngineUnavailable: Fault(503, "server_error", "engine_unavailable", retry_after_s=2),
-    GemlaneError: Fault(500, "server_error"),
+_TABLE: Final[dict[type, OpenAIFault]] = {
+    errors.InvalidRequest: OpenAIFault(400, _INVALID),
+    errors.RequestTooLarge: OpenAIFault(413, _INVALID, "request_too_large"),
+    errors.ContextExceeded: OpenAIFault(400, _INVALID, "context_length_exceeded"),
+    errors.UnknownRoute: OpenAIFault(404, _INVALID, "unknown_url"),
+    errors.MethodNotAllowed: OpenAIFault(405, _INVALID, "method_not_supported"),
+    errors.UnknownModel: OpenAIFault(404, _INVALID, "model_not_found"),
+    errors.AdapterError: OpenAIFault(400, _INVALID, "adapter_unusable"),
+    errors.UnknownAdapter: OpenAIFault(404, _INVALID, "model_not_found"),
+    errors.Unauthorized: OpenAIFault(401, _INVALID, "invalid_api_key"),
+    errors.ForeignOrigin: OpenAIFault(403, _INVALID, "foreign_origin"),
+    errors.Overloaded: OpenAIFault(429, "rate_limit_error", "rate_limit_exceeded", retry_after_s=1),
+    errors.RequestTimeout: OpenAIFault(408, "timeout", "request_timeout"),
+    errors.EngineUnavailable: OpenAIFault(503, "server_error", "engine_unavailable", retry_after_s=2),
+    GemlaneError: OpenAIFault(500, "server_error"),
 }
 
 
-def render_error(error: Exception) -> tuple[Fault, bytes]:
+def render_error(error: Exception) -> tuple[OpenAIFault, bytes]:
     """The error's row, and its body; an error that is not ours tells nothing of itself."""
-    fault = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), Fault(500, "server_error"))
+    fault = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), OpenAIFault(500, "server_error"))
     message = str(error) if isinstance(error, GemlaneError) else "internal server error"
     if isinstance(error, errors.UnknownAdapter):
         message = f"no adapter {error.name[:200]!r}: {message}"

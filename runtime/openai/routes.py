@@ -11,6 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
+from runtime.chat.body import CompletionInput, parse_completion, parse_messages, parse_prompt
 from runtime.errors import InvalidRequest, UnknownModel
 from runtime.generation import BASE, Blend, FinishReason, GenerationRequest, Prompt, Usage
 from runtime.openai.errors import render_error
@@ -19,8 +20,7 @@ from runtime.prompt import gemma
 from runtime.prompt.gemma import SystemRole
 from runtime.web.answers import collect, stream
 from runtime.web.body import parse_json_object
-from runtime.web.chat import CompletionInput, parse_completion, parse_messages, parse_prompt
-from runtime.web.faces import ErrorAnswer, Face
+from runtime.web.dialect import ErrorAnswer, ErrorFormat
 from runtime.web.keys import ENGINE, LIMITS, REGISTRY, REQUEST_ID, SETTINGS
 from runtime.web.limits import read_body
 from runtime.web.streams import Frames
@@ -139,7 +139,7 @@ def _render_error(error: Exception, _request_id: str) -> ErrorAnswer:
     return ErrorAnswer(fault.status, body, {"Retry-After": str(fault.retry_after_s)} if fault.retry_after_s else {})
 
 
-FACE: Final = Face(
+ERROR_FORMAT: Final = ErrorFormat(
     is_mine=lambda request: request.path.startswith("/v1/"),
     headers=lambda request_id: {"x-request-id": request_id},
     render_error=_render_error,

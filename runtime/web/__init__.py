@@ -1,1 +1,1 @@
-"""What every dialect shares: the application, its door, its errors and its streams."""
+"""What every dialect shares: the application, its listener, its errors and its streams."""

@@ -8,12 +8,11 @@ from typing import Any, Final
 from aiohttp import web
 
 from runtime.adapters.registry import Registry
-from runtime.client import Engine
+from runtime.engines.protocol import Engine
 from runtime.errors import ForeignOrigin, Unauthorized
 from runtime.web.body import render_json
-from runtime.web.description import ANYTHING, TEXT, answers, operation, path, record
-from runtime.web.keys import ENGINE, REGISTRY
-from runtime.web.tokens import Tokens
+from runtime.web.keys import ENGINE, REGISTRY, TOKENS
+from runtime.web.openapi import ANYTHING, TEXT, answers, operation, path, record
 
 PATHS: Final = {
     "/health": path(
@@ -39,13 +38,13 @@ def health_of(engine: Engine, registry: Registry) -> dict[str, Any]:
     }
 
 
-def add_routes(app: web.Application, tokens: Tokens) -> None:
-    """``/health`` needs no token, but tells strangers the status alone."""
+def add_routes(app: web.Application) -> None:
+    """``/health`` needs no token; without one it shows the status alone."""
 
     async def health(request: web.Request) -> web.Response:
         state = health_of(request.app[ENGINE], request.app[REGISTRY])
         try:
-            tokens.check(request.headers)
+            request.app[TOKENS].check(request.headers)
         except (Unauthorized, ForeignOrigin):
             state = {"status": state["status"]}
         return web.Response(

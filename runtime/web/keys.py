@@ -6,21 +6,23 @@ from typing import Final
 
 from aiohttp import web
 
-from runtime.adapters.ingest import Finetunes
 from runtime.adapters.registry import Registry
-from runtime.client import Engine
+from runtime.adapters.uploads import Finetunes
 from runtime.config import ServerSettings
-from runtime.web.limits import Limits
-from runtime.web.silence import Silence
+from runtime.engines.protocol import Engine
+from runtime.web.first_request import FirstRequestTimeout
+from runtime.web.limits import HttpLimits
 from runtime.web.streams import Frames
+from runtime.web.tokens import Tokens
 
 ENGINE: Final = web.AppKey[Engine]("engine", Engine)
 REGISTRY: Final = web.AppKey("registry", Registry)
 FINETUNES: Final = web.AppKey("finetunes", Finetunes)
 """Absent where there is no folder to keep them in."""
 SETTINGS: Final = web.AppKey("settings", ServerSettings)
-LIMITS: Final = web.AppKey("limits", Limits)
-SILENCE: Final = web.AppKey("silence", Silence)
+TOKENS: Final = web.AppKey("tokens", Tokens)
+LIMITS: Final = web.AppKey("limits", HttpLimits)
+FIRST_REQUEST_TIMEOUT: Final = web.AppKey("first_request_timeout", FirstRequestTimeout)
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 """A UUID, the same in the answer's headers, in error texts, in the log and in the engine."""

@@ -1,4 +1,4 @@
-"""Every limit of the door in one place: sizes, times, connections."""
+"""Every limit on clients in one place: sizes, times, connections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runtime.errors import RequestTimeout, RequestTooLarge
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HttpLimits:
     """What a client may take. Sizes in bytes, times in seconds."""
 
     body_bytes: int = 4 << 20
@@ -34,12 +34,12 @@ class Limits:
     n_connections: int = 1000
 
 
-def limits_of(settings: ServerSettings) -> Limits:
+def limits_of(settings: ServerSettings) -> HttpLimits:
     """The limits that the settings ask for; the rest as declared."""
-    return Limits(body_bytes=settings.max_body_mib << 20, request_s=float(settings.request_timeout_s))
+    return HttpLimits(body_bytes=settings.max_body_mib << 20, request_s=float(settings.request_timeout_s))
 
 
-async def read_body(request: web.Request, limits: Limits) -> bytes:
+async def read_body(request: web.Request, limits: HttpLimits) -> bytes:
     """The whole body.
 
     Raises:

@@ -10,8 +10,8 @@ from aiohttp import web
 
 from runtime.errors import GemlaneError, InvalidRequest, MethodNotAllowed, RequestTooLarge, UnknownRoute
 from runtime.web.answers import break_off
-from runtime.web.faces import Face, face_of
-from runtime.web.keys import REQUEST_ID, SILENCE, STREAM
+from runtime.web.dialect import ErrorFormat, format_of
+from runtime.web.keys import FIRST_REQUEST_TIMEOUT, REQUEST_ID, STREAM
 from runtime.web.tokens import Tokens
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -19,30 +19,32 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 log = logging.getLogger(__name__)
 
 
-def make_middleware(faces: Sequence[Face], tokens: Tokens) -> Callable[..., Awaitable[web.StreamResponse]]:
+def make_middleware(formats: Sequence[ErrorFormat], tokens: Tokens) -> Callable[..., Awaitable[web.StreamResponse]]:
     """The application's only middleware."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request.app[SILENCE].end(request)
-        face = face_of(request, faces)
+        request.app[FIRST_REQUEST_TIMEOUT].end(request)
+        error_format = format_of(request, formats)
         request[REQUEST_ID] = str(uuid.uuid4())
         try:
-            if not face.is_open:
+            if not error_format.is_open:
                 tokens.check(request.headers)
             return await handler(request)
         except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
-            return await _respond(request, face, _typed(error))
+            return await _respond(request, error_format, _typed(error))
 
     return middleware
 
 
-def make_prepare_hook(faces: Sequence[Face]) -> Callable[[web.BaseRequest, web.StreamResponse], Awaitable[None]]:
-    """Adds the headers that every answer of a face carries, streams included."""
+def make_prepare_hook(
+    formats: Sequence[ErrorFormat],
+) -> Callable[[web.BaseRequest, web.StreamResponse], Awaitable[None]]:
+    """Adds the headers that every answer of an error format carries, streams included."""
 
     async def on_prepare(request: web.BaseRequest, response: web.StreamResponse) -> None:
         response.headers["Server"] = "gemlane"
-        for name, value in face_of(request, faces).headers(request.get(REQUEST_ID, "")).items():
+        for name, value in format_of(request, formats).headers(request.get(REQUEST_ID, "")).items():
             response.headers.setdefault(name, value)
 
     return on_prepare
@@ -52,7 +54,7 @@ def _typed(error: Exception) -> Exception:
     """Refusals of aiohttp's own, as errors of ours."""
     match error:
         case web.HTTPNotFound():
-            return UnknownRoute("nothing lives at that path")
+            return UnknownRoute("no such path")
         case web.HTTPMethodNotAllowed():
             allowed = frozenset(error.allowed_methods)
             return MethodNotAllowed(f"that path does not know {error.method}", error.method, allowed)
@@ -64,7 +66,7 @@ def _typed(error: Exception) -> Exception:
             return error
 
 
-async def _respond(request: web.Request, face: Face, error: Exception) -> web.StreamResponse:
+async def _respond(request: web.Request, error_format: ErrorFormat, error: Exception) -> web.StreamResponse:
     """The error as the answer, or as the end of the answer that has already begun."""
     stream = request.get(STREAM)
     if isinstance(error, ConnectionError):
@@ -76,7 +78,7 @@ async def _respond(request: web.Request, face: Face, error: Exception) -> web.St
         log.info("request %s: %s: %s", request[REQUEST_ID], error.code, error)
     if stream is not None:
         return await break_off(request, error)
-    answer = face.render_error(error, request[REQUEST_ID])
+    answer = error_format.render_error(error, request[REQUEST_ID])
     headers = {"Content-Type": "application/json", **answer.headers}
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.allowed))

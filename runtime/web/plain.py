@@ -1,4 +1,4 @@
-"""The face of everything that is no dialect's: health, the description of the API, and paths where nothing lives."""
+"""The error format of paths that belong to no dialect: health, the API's description, unknown paths."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 from runtime import errors
 from runtime.errors import GemlaneError
 from runtime.web.body import render_json
-from runtime.web.faces import ErrorAnswer, Face
+from runtime.web.dialect import ErrorAnswer, ErrorFormat
 
 _STATUSES: Final[dict[type, int]] = {
     errors.InvalidRequest: 400,
@@ -20,7 +20,7 @@ _STATUSES: Final[dict[type, int]] = {
 
 
 def render_error(error: Exception, request_id: str) -> ErrorAnswer:
-    """The class's code and the message; an error that is not ours tells nothing of itself."""
+    """The class's code and the message; an unexpected error shows no details."""
     known = error if isinstance(error, GemlaneError) else GemlaneError("internal server error")
     status = next((_STATUSES[kind] for kind in type(known).__mro__ if kind in _STATUSES), 500)
     body = {"error": {"code": known.code, "message": str(known), "request_id": request_id}}
@@ -31,7 +31,7 @@ def _headers(request_id: str) -> dict[str, str]:
     return {"X-Request-Id": request_id}
 
 
-FACE: Final = Face(lambda _: True, _headers, render_error)
-"""Claims whatever is left."""
-OPEN_FACE: Final = Face(lambda request: request.path == "/health", _headers, render_error, is_open=True)
+ERROR_FORMAT: Final = ErrorFormat(lambda _: True, _headers, render_error)
+"""Claims every request that is left."""
+OPEN_FORMAT: Final = ErrorFormat(lambda request: request.path == "/health", _headers, render_error, is_open=True)
 """What needs no token."""

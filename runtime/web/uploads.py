@@ -14,7 +14,7 @@ from typing import Final
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from runtime.adapters.ingest import Upload
+from runtime.adapters.uploads import Upload
 from runtime.errors import InvalidRequest, RequestTimeout, RequestTooLarge, StorageError
 
 _MAX_FIELD_BYTES: Final = 4096

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convert.safetensors import SafetensorsFile
+from convert.tensors.safetensors import SafetensorsFile
 
 TINY_GEMMA = Path(__file__).parents[1] / "tiny_gemma"
 BASE = TINY_GEMMA / "base"

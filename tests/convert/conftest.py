@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from convert.conversion import Options, convert_model
-from convert.gguf_header import GgufHeader, read_header
+from convert.conversion.conversion import Options, convert_model
+from convert.gguf.header import GgufHeader, read_header
 
 TINY_GEMMA = Path(__file__).parents[1] / "tiny_gemma"
 

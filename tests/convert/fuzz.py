@@ -16,23 +16,23 @@ from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 
-from convert.adapter import plan_adapter
-from convert.base_model import promised_header
-from convert.checkpoint import Checkpoint
-from convert.config import read_hyperparameters
-from convert.conversion import Options, convert_adapter
-from convert.dialects import open_adapter
+from convert.adapters.adapter import plan_adapter
+from convert.adapters.open import open_adapter
+from convert.checkpoint.base import promised_header
+from convert.checkpoint.checkpoint import Checkpoint
+from convert.checkpoint.config import read_hyperparameters
+from convert.checkpoint.tokenizer import read_vocabulary
+from convert.commands.inspection import inspect
+from convert.conversion.conversion import Options, convert_adapter
 from convert.errors import ConvertError
-from convert.gemma import Hyperparameters
-from convert.ggml import Ggml
-from convert.imatrix import read_importance
-from convert.inspection import inspect
-from convert.model import architecture_metadata
-from convert.rows import Encoder
-from convert.safetensors import SafetensorsFile
-from convert.tokenizer import read_vocabulary
-from convert.validate import validate_adapter, validate_model
-from convert.writer import encode_header
+from convert.gguf.quantisers import Ggml
+from convert.gguf.writer import encode_header
+from convert.models.imatrix import read_importance
+from convert.models.plan import architecture_metadata
+from convert.rules.check import validate_adapter, validate_model
+from convert.rules.gemma import Hyperparameters
+from convert.tensors.encoder import Encoder
+from convert.tensors.safetensors import SafetensorsFile
 from tests.convert.checkpoints import BASE, TINY_GEMMA, checkpoint, peft
 from tests.convert.gguf_bytes import (
     ARRAY,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.gguf_header import read_header
+from convert.gguf.header import read_header
 from tests.convert.checkpoints import Array
 from tests.convert.gguf_bytes import Gguf, Tensor, string
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from llama_cpp import Llama
 
-from convert.conversion import Options, convert_adapter, convert_model
+from convert.conversion.conversion import Options, convert_adapter, convert_model
 from tests.tiny_gemma.facts import ANSWERS, STYLES
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.conversion import Options, convert_adapter, merge
-from convert.native_child import Subject, logits
+from convert.conversion.conversion import Options, convert_adapter, merge
+from convert.native.child import Subject, logits
 from tests.convert.checkpoints import BASE, Array
 from tests.convert.variants import ADAPTERS, MERGES, N_KEPT, mlx
 

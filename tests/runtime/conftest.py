@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession
 
-from runtime.adapters.ingest import Finetunes
-from runtime.adapters.registry import Adapter, Registry
+from runtime.adapters.registry import Registry, ServedAdapter
+from runtime.adapters.uploads import Finetunes
+from runtime.app import build_app
 from runtime.config import ServerSettings
-from runtime.web.app import build_app
-from runtime.web.door import open_door
-from runtime.web.limits import Limits
+from runtime.web.limits import HttpLimits
+from runtime.web.listener import listen
 from tests.runtime.double import ScriptedEngine
 
 Serve = Callable[..., Awaitable[ClientSession]]
 
-PIRATE = Adapter(
+PIRATE = ServedAdapter(
     "6f0f8f3e-4c0c-4d0e-9a55-7d3c1f6d2b11", "pirate", "a" * 64, Path("pirate.gguf"), datetime(2026, 1, 2, tzinfo=UTC)
 )
 
@@ -45,11 +45,11 @@ async def serve(engine: ScriptedEngine, registry: Registry) -> AsyncIterator[Ser
     async with AsyncExitStack() as stack:
 
         async def start(
-            finetunes: Finetunes | None = None, limits: Limits | None = None, **settings: object
+            finetunes: Finetunes | None = None, limits: HttpLimits | None = None, **settings: object
         ) -> ClientSession:
             app = build_app(engine, registry, ServerSettings(**settings), finetunes, limits)
-            door = await stack.enter_async_context(open_door(app, "127.0.0.1", 0))
-            return await stack.enter_async_context(ClientSession(door.url))
+            listener = await stack.enter_async_context(listen(app, "127.0.0.1", 0))
+            return await stack.enter_async_context(ClientSession(listener.url))
 
         yield start
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from runtime.client import GenerationEvent
+from runtime.engines.protocol import GenerationEvent
 from runtime.errors import GemlaneError
 from runtime.generation import FinishReason, GenerationRequest, Usage
 from runtime.messages import Finished, ModelInfo, Ready, Started, Stats, Text

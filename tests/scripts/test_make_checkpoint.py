@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.checkpoint import Checkpoint
-from convert.gemma import Hyperparameters, gguf_name
+from convert.checkpoint.checkpoint import Checkpoint
+from convert.rules.gemma import Hyperparameters, gguf_name
 from scripts.make_checkpoint import N_VOCAB, SHAPES, shards, tensors, write_config, write_shard
 
 

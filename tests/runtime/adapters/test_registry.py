@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from runtime.adapters.registry import Adapter, Registry, id_of, scan
+from runtime.adapters.registry import Registry, ServedAdapter, id_of, scan
 from runtime.errors import EngineUnavailable, IncompatibleAdapter, InvalidAdapter, UnknownAdapter
 from runtime.generation import Blend, BlendMember
 from tests.runtime.double import ScriptedEngine
 
 
-def adapter(name: str, digest: str = "a" * 64) -> Adapter:
+def adapter(name: str, digest: str = "a" * 64) -> ServedAdapter:
     """An adapter with the id of its content."""
-    return Adapter(id_of(digest), name, digest, Path(f"{name}.gguf"), datetime(2026, 1, 1, tzinfo=UTC))
+    return ServedAdapter(id_of(digest), name, digest, Path(f"{name}.gguf"), datetime(2026, 1, 1, tzinfo=UTC))
 
 
 def accept(_: Path) -> None:

@@ -6,7 +6,7 @@ import re
 import pytest
 from aiohttp import ClientSession
 
-from runtime.cloudflare.chat import ChatFrames, render_chat
+from runtime.cloudflare.chat import WorkersChatFrames, render_chat
 from runtime.generation import Blend, BlendMember, FinishReason, Usage
 from tests.runtime.conftest import PIRATE
 from tests.runtime.double import ScriptedEngine
@@ -17,7 +17,7 @@ HI = {"model": "@cf/google/gemma-7b-it-lora", "messages": [{"role": "user", "con
 
 def test_frames() -> None:
     """Byte for byte as recorded, the differing orders of keys included."""
-    frames = ChatFrames(1778255778230)
+    frames = WorkersChatFrames(1778255778230)
     assert frames.text("Hello") == (
         b'data: {"id":"id-1778255778230","created":1778255778,"model":"@cf/google/gemma-7b-it-lora",'
         b'"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Hello"}}]}\n\n'

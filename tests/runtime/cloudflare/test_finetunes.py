@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, FormData, MultipartWriter
 
-from runtime.adapters.conversion import Converter
-from runtime.adapters.ingest import Finetunes
+from runtime.adapters.converter import Converter
 from runtime.adapters.registry import Registry
+from runtime.adapters.uploads import Finetunes
 from tests.runtime.conftest import Serve
 from tests.runtime.double import ScriptedEngine
 

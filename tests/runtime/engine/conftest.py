@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from runtime.config import EngineSettings
-from runtime.engine.loop import Engine
-from runtime.engine.startup import start
+from runtime.engine.engine import LlamaEngine
+from runtime.engine.start.startup import start
 from runtime.generation import BASE, Blend, BlendMember, FinishReason, GenerationRequest, Prompt, Sampling, Segment
 from runtime.llama.library import Library
 from runtime.messages import AdapterAdded, Event, Failed, Finished, Ready, Started, Text
@@ -47,7 +47,7 @@ class Outcome:
 class Driver:
     """Submits to an engine and collects its events."""
 
-    def __init__(self, engine: Engine, ready: Ready, wakes: threading.Event) -> None:
+    def __init__(self, engine: LlamaEngine, ready: Ready, wakes: threading.Event) -> None:
         self.engine, self.ready, self._wakes = engine, ready, wakes
         self.outcomes: dict[str, Outcome] = {}
         self.digests: dict[str, str] = {}

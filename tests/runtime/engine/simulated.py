@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 
-from runtime.engine.lanes import Lanes
-from runtime.engine.prefixes import Drop, Prefixes, Share
-from runtime.engine.scheduler import Limits, Part, Places, Scheduler
+from runtime.engine.adapters.lanes import Lanes
+from runtime.engine.adapters.turns import Turns
+from runtime.engine.cache.prefixes import Drop, Prefixes, Share
+from runtime.engine.scheduler import BatchPart, EngineLimits, Places, Scheduler
 from runtime.engine.sequence import Sequence, State
-from runtime.engine.turns import Turns
 from runtime.generation import Blend
 
-LIMITS = Limits(n_ctx=40, n_kv_cells=100, n_parallel=4, n_batch=16, step_budget_ms=250)
+LIMITS = EngineLimits(n_ctx=40, n_kv_cells=100, n_parallel=4, n_batch=16, step_budget_ms=250)
 N_LANES = 2
 N_KEPT = 6
 
@@ -21,13 +21,13 @@ Cell = tuple[Blend, int]
 class Simulation:
     """Steps the scheduler as the engine does, and checks each step against the rules of the house."""
 
-    def __init__(self, places: Places, limits: Limits = LIMITS) -> None:
+    def __init__(self, places: Places, limits: EngineLimits = LIMITS) -> None:
         self.limits = limits
         self.places = places
         self.prefixes = Prefixes(limits.n_kv_cells, range(limits.n_parallel, limits.n_parallel + N_KEPT))
         self.scheduler = Scheduler(limits, places, self.prefixes)
         self.cache: dict[int, list[Cell]] = {}
-        self.batches: list[list[Part]] = []
+        self.batches: list[list[BatchPart]] = []
         self.random = random.Random(0)
 
     def add(self, sequence: Sequence) -> Sequence:
@@ -39,7 +39,7 @@ class Simulation:
         """Cancel one that has not ended."""
         self.scheduler.end(sequence, State.CANCELLED)
 
-    def step(self, n_prefill: int = 8) -> list[Part]:
+    def step(self, n_prefill: int = 8) -> list[BatchPart]:
         """Admit, fill lanes, batch, compute, choose tokens."""
         self.scheduler.admit()
         if isinstance(self.places, Lanes):
@@ -66,7 +66,7 @@ class Simulation:
             assert self.step(), "nobody runs though somebody waits"
         raise AssertionError("somebody never ended")
 
-    def _compute(self, part: Part) -> None:
+    def _compute(self, part: BatchPart) -> None:
         sequence, is_complete = part.sequence, part.completes
         cells = self.cache.setdefault(sequence.sequence_id, [])
         new = sequence.tokens[sequence.n_computed : sequence.n_computed + part.n_tokens]
@@ -94,7 +94,7 @@ class Simulation:
                 case Drop(sequence_id):
                     self.cache.pop(sequence_id, None)
 
-    def _check(self, batch: list[Part], n_prefill: int) -> None:
+    def _check(self, batch: list[BatchPart], n_prefill: int) -> None:
         running = self.scheduler.running
         assert len(running) <= self.limits.n_parallel
         assert len({sequence.sequence_id for sequence in running}) == len(running)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engine.prefix_store import PrefixStore
+from runtime.engine.cache.disk import PrefixStore
 from runtime.generation import Prompt, Sampling, Segment
 from tests.runtime.engine.conftest import Driver, MakeDriver, Outcome
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS, STYLES

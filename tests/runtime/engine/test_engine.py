@@ -11,11 +11,11 @@ from typing import Any
 import llama_cpp.llama_cpp as native
 import pytest
 
-from runtime.engine import mixed
-from runtime.engine.loop import Engine
+from runtime.engine.adapters import mixed
+from runtime.engine.engine import LlamaEngine
 from runtime.generation import BASE, Blend, BlendMember, FinishReason, GenerationRequest, Prompt, Sampling, Segment
-from runtime.llama.bank import LanePart
-from runtime.llama.lane_image import lane_parts
+from runtime.llama.lanes.bank import LanePart
+from runtime.llama.lanes.weights import lane_parts
 from runtime.messages import AdapterRefused
 from tests.runtime.engine.conftest import GREEDY, Driver, MakeDriver
 from tests.tiny_gemma.facts import ANSWERS
@@ -282,4 +282,4 @@ def test_stats_tell_what_is_held_and_done(make_driver: MakeDriver) -> None:
     assert (stats.n_running, stats.n_waiting, stats.n_kv_cells_used) == (0, 0, 0)
     assert stats.n_decoded_tokens > stats.n_steps > 0
     assert stats.n_cached_tokens > 0
-    assert isinstance(driver.engine, Engine)
+    assert isinstance(driver.engine, LlamaEngine)

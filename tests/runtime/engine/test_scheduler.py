@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.engine.lanes import Lanes
-from runtime.engine.scheduler import MAX_OVERTAKES, Limits, Places
+from runtime.engine.adapters.lanes import Lanes
+from runtime.engine.adapters.turns import Turns
+from runtime.engine.scheduler import MAX_OVERTAKES, EngineLimits, Places
 from runtime.engine.sequence import Sequence, State
-from runtime.engine.turns import Turns
 from runtime.generation import BASE
 from tests.runtime.engine.simulated import LIMITS, N_LANES, Simulation
 from tests.runtime.engine.values import blend, request, sequence
@@ -44,7 +44,7 @@ def test_everybody_ends_and_the_rules_hold(kind: str, arrivals: list[tuple[objec
     assert simulation.prefixes.n_cells_running == 0
 
 
-def simulation_of(*sequences: Sequence, limits: Limits = LIMITS, places: Places | None = None) -> Simulation:
+def simulation_of(*sequences: Sequence, limits: EngineLimits = LIMITS, places: Places | None = None) -> Simulation:
     """A simulation in which these wait."""
     simulation = Simulation(places or Lanes(N_LANES), limits)
     for one in sequences:
@@ -77,7 +77,7 @@ def test_a_request_waits_until_all_its_cells_are_free() -> None:
 
 def test_answers_go_on_beside_a_long_prompt() -> None:
     """Each answering sequence has its token in every batch; the prompt takes the budget."""
-    limits = Limits(n_ctx=500, n_kv_cells=1000, n_parallel=4, n_batch=64, step_budget_ms=250)
+    limits = EngineLimits(n_ctx=500, n_kv_cells=1000, n_parallel=4, n_batch=64, step_budget_ms=250)
     streams = [Sequence(request(str(n), max_tokens=50), [n + 1] * 3, limits.n_ctx) for n in range(3)]
     simulation = simulation_of(*streams, limits=limits)
     simulation.step()
@@ -91,7 +91,7 @@ def test_answers_go_on_beside_a_long_prompt() -> None:
 
 def test_an_idle_server_reads_a_prompt_in_whole_batches() -> None:
     """Without streams nobody is made to wait."""
-    limits = Limits(n_ctx=500, n_kv_cells=1000, n_parallel=4, n_batch=64, step_budget_ms=250)
+    limits = EngineLimits(n_ctx=500, n_kv_cells=1000, n_parallel=4, n_batch=64, step_budget_ms=250)
     simulation = simulation_of(Sequence(request(max_tokens=1), [7] * 300, limits.n_ctx), limits=limits)
     simulation.run()
     assert [sum(part.n_tokens for part in batch) for batch in simulation.batches] == [64, 64, 64, 64, 44]
@@ -99,7 +99,7 @@ def test_an_idle_server_reads_a_prompt_in_whole_batches() -> None:
 
 def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
     """Half of the budget is the oldest's, the rest goes to who is nearest to its first token."""
-    limits = Limits(n_ctx=500, n_kv_cells=1000, n_parallel=4, n_batch=16, step_budget_ms=250)
+    limits = EngineLimits(n_ctx=500, n_kv_cells=1000, n_parallel=4, n_batch=16, step_budget_ms=250)
     long = Sequence(request("long", max_tokens=1), [7] * 300, limits.n_ctx)
     short = Sequence(request("short", max_tokens=1), [8] * 8, limits.n_ctx)
     simulation = simulation_of(long, short, limits=limits)
@@ -110,7 +110,7 @@ def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
 
 def test_a_rare_blend_is_overtaken_a_bounded_number_of_times() -> None:
     """Two blends keep both lanes busy; the third gets one after at most so many passed it."""
-    limits = Limits(n_ctx=40, n_kv_cells=1000, n_parallel=8, n_batch=64, step_budget_ms=250)
+    limits = EngineLimits(n_ctx=40, n_kv_cells=1000, n_parallel=8, n_batch=64, step_budget_ms=250)
     simulation = Simulation(Lanes(N_LANES), limits)
     common = [blend("a"), blend("b")]
     for n in range(4):
@@ -128,7 +128,7 @@ def test_a_rare_blend_is_overtaken_a_bounded_number_of_times() -> None:
 
 def test_eight_prompts_with_one_beginning_compute_it_once() -> None:
     """The others wait for the first one's, and take it over; another blend computes its own."""
-    limits = Limits(n_ctx=500, n_kv_cells=1000, n_parallel=8, n_batch=128, step_budget_ms=250)
+    limits = EngineLimits(n_ctx=500, n_kv_cells=1000, n_parallel=8, n_batch=128, step_budget_ms=250)
     simulation = Simulation(Lanes(N_LANES), limits)
     system = list(range(200))
     sequences = [

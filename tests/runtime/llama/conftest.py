@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from convert.gguf_header import read_header
-from runtime.llama.adapter import Adapter
-from runtime.llama.bank import BankShape
+from convert.gguf.header import read_header
+from runtime.llama.adapter import NativeAdapter
 from runtime.llama.context import Chunk, Context, ContextShape
-from runtime.llama.lane_image import AdapterFile, lane_parts
-from runtime.llama.laned import LanedContext
+from runtime.llama.lanes.bank import BankShape
+from runtime.llama.lanes.context import LanedContext
+from runtime.llama.lanes.template import lora_shapes
+from runtime.llama.lanes.weights import AdapterFile, lane_parts
 from runtime.llama.library import Library
 from runtime.llama.model import Model
-from runtime.llama.template import lora_shapes
 from tests.conftest import ADAPTERS, TINY_GEMMA, convert
 
 SHAPE = ContextShape(n_kv_cells=2048, n_batch=512, n_sequences=8, n_threads=1, kv_type="f32")
@@ -64,7 +64,7 @@ class Bench:
 
     laned: LanedContext
     plain: Context
-    native: dict[str, Adapter]
+    native: dict[str, NativeAdapter]
     files: dict[str, AdapterFile]
     lane_type: str
 
@@ -107,7 +107,7 @@ def make_bench(model: Model, tiny_model_f32: Path, adapters_f32: Path) -> Iterat
         bench = Bench(
             LanedContext(model, SHAPE, lora_shapes(base), bank_shape),
             Context(model, SHAPE),
-            {name: Adapter(model, adapters_f32 / f"{name}.gguf") for name in ADAPTERS},
+            {name: NativeAdapter(model, adapters_f32 / f"{name}.gguf") for name in ADAPTERS},
             {name: AdapterFile(adapters_f32 / f"{name}.gguf", base) for name in ADAPTERS},
             lane_type,
         )

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import ClientPayloadError, ClientSession
 
-from runtime.client import GenerationEvent
+from runtime.engines.protocol import GenerationEvent
 from runtime.generation import GenerationRequest
 from runtime.messages import Started, Text
 from tests.runtime.double import ScriptedEngine

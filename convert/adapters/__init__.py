@@ -1,0 +1,1 @@
+"""LoRA adapters as PEFT, MLX and GGUF store them, and what becomes of each: a GGUF adapter, or a merged base."""

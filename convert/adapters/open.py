@@ -1,0 +1,58 @@
+"""Which dialect an adapter is written in, and the one way to open any of them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from convert.adapters import mlx, peft
+from convert.adapters.adapter import LoraAdapter
+from convert.adapters.gguf import read_gguf_adapter
+from convert.errors import MissingFile
+from convert.files import read_json_object, refuse_pickle
+from convert.gguf.header import GgufHeader
+from convert.gguf.quantisers import Ggml
+from convert.rules.check import validate_adapter
+from convert.tensors.gguf import OpenGguf
+from convert.tensors.safetensors import SafetensorsFile
+
+_PICKLES: Final = ("adapter_model.bin", "adapter_model.pt", "adapter.bin")
+
+
+@contextmanager
+def open_adapter(path: Path, base: GgufHeader, ggml: Ggml, *, is_legacy_alpha: bool = False) -> Iterator[LoraAdapter]:
+    """Open an adapter of whichever dialect; its weights can be read while the block runs.
+
+    Args:
+        path: A PEFT or MLX folder, one of the numbered files in an MLX folder, or a GGUF adapter.
+        base: The model it is for; a GGUF adapter is checked against it at once.
+        ggml: Decodes a GGUF's weights.
+        is_legacy_alpha: See `mlx.read_mlx`.
+
+    Raises:
+        ConvertError: By class.
+    """
+    if not path.is_dir() and path.suffix != ".safetensors":
+        with OpenGguf(path) as gguf:
+            yield read_gguf_adapter(gguf, validate_adapter(path, base), ggml)
+        return
+    directory = path if path.is_dir() else path.parent
+    config_path = directory / peft.CONFIG_NAME
+    if not config_path.exists():
+        if (directory / "config.json").exists():
+            raise MissingFile(f"{directory}: no {peft.CONFIG_NAME}: a model, not an adapter; use `convert model`")
+        raise MissingFile(f"{directory}: no {peft.CONFIG_NAME}; give the adapter's folder")
+    is_mlx = mlx.is_mlx(read_json_object(config_path, peft.MAX_CONFIG_BYTES))
+    with SafetensorsFile(path if path.is_file() else _weights(directory, is_mlx=is_mlx)) as file:
+        if is_mlx:
+            yield mlx.read_mlx(path, file, is_legacy_alpha=is_legacy_alpha)
+        else:
+            yield peft.read_peft(path, file)
+
+
+def _weights(directory: Path, *, is_mlx: bool) -> Path:
+    path = directory / (mlx.WEIGHTS_NAME if is_mlx else peft.WEIGHTS_NAME)
+    if not path.exists():
+        refuse_pickle(directory, _PICKLES, peft.WEIGHTS_NAME)
+        raise MissingFile(f"{path}: the adapter's weights are missing")
+    return path

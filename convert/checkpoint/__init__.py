@@ -1,0 +1,1 @@
+"""A Hugging Face checkpoint folder: its configuration, its tensors and its tokenizer."""

@@ -1,0 +1,231 @@
+"""Writes GGUF files, whole or not at all.
+
+The result appears under its name only when every byte is on the disk. Where the system has files without a
+name (Linux), even a killed process leaves nothing behind; elsewhere a `.part` file may remain, which the
+next run replaces.
+
+Source of the layout: llama.cpp ggml/include/gguf.h.
+"""
+
+import contextlib
+import hashlib
+import math
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from convert.errors import OutputProblem
+from convert.gguf.header import DEFAULT_ALIGNMENT, MAGIC, SCALARS, ValueType
+from convert.gguf.types import GgmlType
+
+VERSION: Final = 3
+_SPARE_BYTES: Final = 1 << 20
+_NEW_FILE: Final = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC
+
+Scalar = str | int | float | bool
+Array = Sequence[bytes] | npt.NDArray[np.float32] | npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValue:
+    """One metadata entry; an ARRAY holds strings (as UTF-8), float32 or int32 by what `value` is."""
+
+    key: str
+    type: ValueType
+    value: Scalar | Array
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """One tensor to be written: `shape` has rows first; `chunks` makes its bytes, in order, when asked."""
+
+    name: str
+    type: GgmlType
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterable[npt.NDArray[np.uint8]]]
+
+    @property
+    def n_values(self) -> int:
+        """How many weights the tensor has."""
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of the tensor's data, without padding."""
+        return math.prod(self.shape[:-1]) * self.type.row_size_bytes(self.shape[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlan:
+    """Everything about a GGUF file but its bytes; `warnings` are for the user."""
+
+    metadata: Sequence[KeyValue]
+    tensors: Sequence[TensorPlan]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def tensor_bytes(self) -> int:
+        """The bytes of all tensors, without padding."""
+        return sum(tensor.size_bytes for tensor in self.tensors)
+
+
+def check_output(path: Path, size_bytes: int, *, force: bool) -> None:
+    """Refuse early what could only fail late.
+
+    Raises:
+        OutputProblem: The file exists and `force` is not set, the directory does not exist, or the disk is
+            too full.
+    """
+    if path.is_dir():
+        raise OutputProblem(f"{path}: a directory; name the file to write")
+    if path.exists() and not force:
+        raise OutputProblem(f"{path}: exists already; choose another name or add --force")
+    if not path.parent.is_dir():
+        raise OutputProblem(f"{path.parent}: no such directory")
+    free_bytes = shutil.disk_usage(path.parent).free
+    if free_bytes < size_bytes + _SPARE_BYTES:
+        raise OutputProblem(f"{path}: {size_bytes} bytes are needed, but only {free_bytes} are free on that disk")
+
+
+def encode_header(metadata: Sequence[KeyValue], tensors: Sequence[TensorPlan]) -> bytes:
+    """Return all bytes of a GGUF file that come before the first tensor, padding included."""
+    out = bytearray(MAGIC + struct.pack("<IQQ", VERSION, len(tensors), len(metadata)))
+    for entry in metadata:
+        out += _text(entry.key.encode()) + struct.pack("<I", entry.type) + _value(entry)
+    offset = 0
+    for tensor in tensors:
+        out += _text(tensor.name.encode()) + struct.pack("<I", len(tensor.shape))
+        out += struct.pack(f"<{len(tensor.shape)}Q", *reversed(tensor.shape))
+        out += struct.pack("<IQ", tensor.type, offset)
+        offset += _padded(tensor.size_bytes)
+    out += bytes(_padded(len(out)) - len(out))
+    return bytes(out)
+
+
+def write_gguf(
+    path: Path,
+    plan: FilePlan,
+    *,
+    force: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+    check: Callable[[Path], object] = lambda _: None,
+) -> str:
+    """Write a GGUF file at `path`, asking each tensor for its bytes in turn.
+
+    Args:
+        path: The file to make.
+        plan: What to write.
+        force: Replace an existing file.
+        progress: Called with the number of bytes just written.
+        check: Called with the path of the whole file before it gets its name; raises to refuse it.
+
+    Returns:
+        The SHA-256 of the file as hexadecimal text.
+
+    Raises:
+        OutputProblem: See `check_output`; or the disk filled up, or refused, while writing.
+    """
+    header = encode_header(plan.metadata, plan.tensors)
+    check_output(path, len(header) + sum(_padded(tensor.size_bytes) for tensor in plan.tensors), force=force)
+    digest = hashlib.sha256(header)
+    with whole_file(path, check) as file:
+        file.write(header)
+        for tensor in plan.tensors:
+            n_bytes = 0
+            for chunk in tensor.chunks():
+                file.write(chunk.data)
+                digest.update(chunk.data)
+                n_bytes += chunk.size
+                progress(chunk.size)
+            if n_bytes != tensor.size_bytes:
+                raise OutputProblem(f"{path}: {tensor.name!r} gave {n_bytes} bytes instead of {tensor.size_bytes}")
+            padding = bytes(_padded(n_bytes) - n_bytes)
+            file.write(padding)
+            digest.update(padding)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, check: Callable[[Path], object] = lambda _: None) -> Iterator[BinaryIO]:
+    """Open a file that appears at `path` only if the block ends without an exception, and then all of it.
+
+    Args:
+        path: The file to make.
+        check: Called with the path of the whole file before it gets its name; raises to refuse it.
+
+    Raises:
+        OutputProblem: The system refuses to write, for want of space or permission.
+    """
+    part = path.name + ".part"
+    try:
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with contextlib.ExitStack() as cleaning:
+            cleaning.callback(os.close, directory)
+            descriptor = _open_nameless(path.parent)
+            is_nameless = descriptor is not None
+            if descriptor is None:
+                descriptor = os.open(part, _NEW_FILE, 0o666, dir_fd=directory)
+            with os.fdopen(descriptor, "wb") as file, contextlib.ExitStack() as failing:
+                failing.callback(_remove, part, directory)
+                yield file
+                file.flush()
+                os.fsync(descriptor)
+                if is_nameless:
+                    _remove(part, directory)
+                    # Only linkat follows /proc's link to the open file, and only a dir_fd makes Python use
+                    # it.
+                    os.link(f"/proc/self/fd/{descriptor}", part, dst_dir_fd=directory, follow_symlinks=True)
+                check(path.parent / part)
+                os.replace(part, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+                failing.pop_all()
+            os.fsync(directory)
+    except OSError as error:
+        raise OutputProblem(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _open_nameless(directory: Path) -> int | None:
+    """Open a new file that has no name yet; None where the system or file system has no such thing."""
+    flag = getattr(os, "O_TMPFILE", None)
+    if flag is None or not Path("/proc/self/fd").is_dir():
+        return None
+    try:
+        return os.open(directory, flag | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+    except OSError:
+        return None
+
+
+def _remove(name: str, directory: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)
+
+
+def _padded(n_bytes: int) -> int:
+    return -(-n_bytes // DEFAULT_ALIGNMENT) * DEFAULT_ALIGNMENT
+
+
+def _text(raw: bytes) -> bytes:
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _value(entry: KeyValue) -> bytes:
+    value = entry.value
+    if entry.type is ValueType.ARRAY:
+        assert not isinstance(value, (str, int, float))
+        return _array(value)
+    if isinstance(value, str):
+        return _text(value.encode(errors="replace"))  # a folder's name may hold bytes that are no text
+    return SCALARS[entry.type].pack(value)
+
+
+def _array(items: Array) -> bytes:
+    if isinstance(items, np.ndarray):
+        kind = ValueType.FLOAT32 if items.dtype == np.float32 else ValueType.INT32
+        return struct.pack("<IQ", kind, len(items)) + items.tobytes()
+    return struct.pack("<IQ", ValueType.STRING, len(items)) + b"".join(map(_text, items))

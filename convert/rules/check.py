@@ -1,0 +1,63 @@
+"""Decides whether a GGUF file may be handed to llama.cpp, before llama.cpp sees it.
+
+The one door for the registry, the engine and the converter's own results: the rules of `adapter_rules` and
+`model_rules`, and for adapters every value too. Each error names the file, the key or tensor, and the rule.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from convert.errors import RejectedAdapter
+from convert.files import open_regular
+from convert.gguf.finite import is_finite
+from convert.gguf.header import GgufHeader, TensorInfo, read_header
+from convert.rules.adapter import AdapterSummary, check_adapter
+from convert.rules.model import ModelSummary, check_model
+
+__all__ = ["AdapterSummary", "ModelSummary", "validate_adapter", "validate_model"]
+
+_CHUNK_BYTES: Final = 16 << 20
+
+
+def validate_adapter(path: Path, base: GgufHeader) -> AdapterSummary:
+    """Check the adapter at `path` against every rule, its values included.
+
+    Args:
+        path: The adapter's GGUF file.
+        base: The header of the base model it is to be applied to.
+
+    Raises:
+        ConvertError: As `gguf_header.read_header`.
+        RejectedAdapter: A rule is broken; the message names the key or tensor.
+    """
+    header = read_header(path)
+    summary = check_adapter(header, base)
+    with open_regular(path) as file:
+        for tensor in header.tensors.values():
+            _check_finite(header, tensor, file.fileno())
+    return summary
+
+
+def validate_model(path: Path) -> ModelSummary:
+    """Check the base model at `path`: keys, vocabulary and tensor table. Weights are not read.
+
+    Raises:
+        ConvertError: As `gguf_header.read_header`.
+        InvalidModel: A rule is broken; the message names the key or tensor.
+    """
+    return check_model(read_header(path))
+
+
+def _check_finite(header: GgufHeader, tensor: TensorInfo, descriptor: int) -> None:
+    block_bytes = tensor.type.block.size_bytes
+    chunk_bytes = _CHUNK_BYTES // block_bytes * block_bytes
+    for start in range(0, tensor.size_bytes, chunk_bytes):
+        n_bytes = min(chunk_bytes, tensor.size_bytes - start)
+        data = os.pread(descriptor, n_bytes, tensor.offset + start)
+        if len(data) != n_bytes:
+            raise RejectedAdapter(f"{header.path}: the file became shorter while it was read")
+        if not is_finite(tensor.type, np.frombuffer(data, np.uint8)):
+            raise RejectedAdapter(f"{header.path}: {tensor.name!r} holds NaN or infinity")

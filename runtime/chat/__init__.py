@@ -1,0 +1,1 @@
+"""OpenAI-shaped request bodies, which two dialects read."""

@@ -1,0 +1,1 @@
+"""How a batch runs under its adapters: mixed in lanes, or grouped by adapter."""

@@ -1,0 +1,109 @@
+"""Adapters as llama.cpp applies them itself: one set for a whole batch, changed between batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from convert.gguf.header import GgufHeader
+from runtime.engine.adapters.turns import Turns
+from runtime.errors import AdapterError, DecodeError, InvalidAdapter
+from runtime.generation import BASE, Blend
+from runtime.llama.adapter import NativeAdapter
+from runtime.llama.context import Chunk, Context
+from runtime.llama.lanes.weights import AdapterFile
+from runtime.llama.model import Model
+
+
+class GroupedAdapters:
+    """Knows the adapters' files; llama.cpp holds those used last, and is given a batch's before it runs."""
+
+    mode = "grouped"
+
+    def __init__(self, model: Model, context: Context, base: GgufHeader, n_loaded: int) -> None:
+        """Load nothing yet.
+
+        Args:
+            model: the base model.
+            context: owned from now on.
+            base: the base model's header, which adapters have to fit.
+            n_loaded: how many adapters llama.cpp holds at once, unless a blend has more.
+        """
+        self._model = model
+        self._context = context
+        self._base = base
+        self._n_loaded = n_loaded
+        self._files: dict[str, AdapterFile] = {}
+        self._loaded: dict[str, NativeAdapter] = {}
+        """In the order of their last use."""
+        self._current = BASE
+        self.places = Turns()
+
+    def add(self, digest: str, path: Path) -> None:
+        """Open and check an adapter's file.
+
+        Raises:
+            InvalidAdapter: the file breaks a rule.
+        """
+        if digest not in self._files:
+            self._files[digest] = AdapterFile(path, self._base)
+
+    def check(self, blend: Blend) -> None:
+        """Any set of adapters will do."""
+
+    def prepare(self) -> list[tuple[Blend, AdapterError]]:
+        """Nothing is prepared: adapters are set batch by batch."""
+        return []
+
+    @property
+    def is_preparing(self) -> bool:
+        """Never."""
+        return False
+
+    def forget(self, blend: Blend) -> None:
+        """Nothing is kept for a blend."""
+
+    def remove(self, digest: str) -> None:
+        """Let go of an adapter that no sequence uses any more."""
+        if any(member.digest == digest for member in self._current.members):
+            self._set(BASE)
+        self._files.pop(digest).close()
+        if adapter := self._loaded.pop(digest, None):
+            adapter.free()
+
+    def decode(self, chunks: Sequence[tuple[Chunk, Blend]]) -> list[int]:
+        """Run a batch whose chunks all have one blend; the row of each chunk's logits.
+
+        Raises:
+            DecodeError: llama.cpp refused or failed the batch, or an adapter's file has changed since it was checked.
+        """
+        (blend,) = {blend for _, blend in chunks}
+        if blend != self._current:
+            try:
+                self._set(blend)
+            except InvalidAdapter as error:
+                raise DecodeError(str(error)) from error
+        return self._context.decode([chunk for chunk, _ in chunks])
+
+    def _set(self, blend: Blend) -> None:
+        adapters = [(self._load(member.digest), member.scale) for member in blend.members]
+        self._context.set_adapters(adapters)
+        self._current = blend
+        used = {member.digest for member in blend.members}
+        for digest in [digest for digest in self._loaded if digest not in used]:
+            if len(self._loaded) > max(self._n_loaded, len(used)):
+                self._loaded.pop(digest).free()
+
+    def _load(self, digest: str) -> NativeAdapter:
+        """The adapter in llama.cpp's memory, as the one used last."""
+        adapter = self._loaded.pop(digest, None) or NativeAdapter(self._model, self._files[digest].open_path)
+        self._loaded[digest] = adapter
+        return adapter
+
+    def close(self) -> None:
+        """Give the context, the adapters and the files back."""
+        self._context.free()
+        for adapter in self._loaded.values():
+            adapter.free()
+        for file in self._files.values():
+            file.close()

@@ -1,0 +1,145 @@
+"""Adapters in lanes: every token of a batch under its own blend.
+
+Lanes are filled by a thread of their own while the engine goes on: reading and packing weights runs without Python's
+lock, and the lanes it writes are used by no batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from convert.gguf.header import GgufHeader
+from runtime.engine.adapters.lanes import Fill, Lanes
+from runtime.errors import AdapterError, IncompatibleAdapter, InvalidAdapter
+from runtime.generation import Blend
+from runtime.llama.context import Chunk
+from runtime.llama.lanes.bank import BankShape
+from runtime.llama.lanes.context import LanedContext
+from runtime.llama.lanes.weights import AdapterFile, lane_parts
+
+_LOG = logging.getLogger("gemlane.engine")
+
+
+class MixedAdapters:
+    """Knows the adapters' files, and puts blends into the lanes that the policy gives them."""
+
+    mode = "mixed"
+
+    def __init__(
+        self, laned: LanedContext, bank_shape: BankShape, base: GgufHeader, on_filled: Callable[[], None]
+    ) -> None:
+        """Fill nothing yet.
+
+        Args:
+            laned: the context and its bank; owned from now on.
+            bank_shape: of the bank.
+            base: the base model's header, which adapters have to fit.
+            on_filled: called from another thread when a lane is ready, so that a waiting engine wakes up.
+        """
+        self._laned = laned
+        self._bank_shape = bank_shape
+        self._base = base
+        self._on_filled = on_filled
+        self._files: dict[str, AdapterFile] = {}
+        self._retired: list[AdapterFile] = []
+        self._filler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lane-filler")
+        self._filling: dict[Fill, Future[None]] = {}
+        self.places = Lanes(bank_shape.n_lanes)
+
+    def add(self, digest: str, path: Path) -> None:
+        """Open and check an adapter's file.
+
+        Raises:
+            InvalidAdapter: the file breaks a rule.
+            IncompatibleAdapter: its rank is higher than a lane's.
+        """
+        if digest in self._files:
+            return
+        file = AdapterFile(path, self._base)
+        if file.rank > self._bank_shape.rank:
+            file.close()
+            raise IncompatibleAdapter(
+                f"adapter {path.name} has rank {file.rank}, but lanes have room for {self._bank_shape.rank}; "
+                f"start with --max-lora-rank {-(-file.rank // 32) * 32}"
+            )
+        self._files[digest] = file
+
+    def check(self, blend: Blend) -> None:
+        """Refuse what fits into no lane.
+
+        Raises:
+            IncompatibleAdapter: the ranks add up to more than a lane's.
+        """
+        rank = sum(self._files[member.digest].rank for member in blend.members)
+        if rank > self._bank_shape.rank:
+            raise IncompatibleAdapter(
+                f"the adapters' ranks add up to {rank}, but a lane has room for {self._bank_shape.rank}; "
+                f"start with --max-lora-rank {-(-rank // 32) * 32}, or ask for fewer adapters"
+            )
+
+    def remove(self, digest: str) -> None:
+        """Let go of an adapter that no sequence uses, and give its lanes back."""
+        self._retired.append(self._files.pop(digest))
+        for blend in self.places.resident:
+            self._forget_if_gone(blend)
+        self._close_retired()
+
+    def _forget_if_gone(self, blend: Blend) -> None:
+        if any(member.digest not in self._files for member in blend.members):
+            self.places.forget(blend)
+
+    def _close_retired(self) -> None:
+        """Close removed files once no fill can be reading them."""
+        if not self._filling:
+            for file in self._retired:
+                file.close()
+            self._retired.clear()
+
+    def prepare(self) -> list[tuple[Blend, AdapterError]]:
+        """Start filling what the policy asks for, and note what has become ready; the blends that failed, and why."""
+        for fill in self.places.take_fills():
+            members = [(self._files[member.digest], member.scale) for member in fill.blend.members]
+            self._filling[fill] = self._filler.submit(self._fill, fill.lane_id, members)
+            self._filling[fill].add_done_callback(lambda _: self._on_filled())
+        done = [fill for fill, future in self._filling.items() if future.done()]
+        failed = []
+        for fill in done:
+            self.places.filled(fill.lane_id)
+            self._forget_if_gone(fill.blend)
+            if (error := self._filling.pop(fill).exception()) is not None:
+                _LOG.error("lane %d could not be filled: %s", fill.lane_id, error)
+                failed.append((fill.blend, error if isinstance(error, AdapterError) else InvalidAdapter(str(error))))
+        self._close_retired()
+        return failed
+
+    @property
+    def is_preparing(self) -> bool:
+        """Whether a lane is being filled; ``on_filled`` tells its end."""
+        return bool(self._filling)
+
+    def forget(self, blend: Blend) -> None:
+        """Let nobody use what lies in the lane of a blend whose fill failed."""
+        self.places.forget(blend)
+
+    def _fill(self, lane_id: int, members: list[tuple[AdapterFile, float]]) -> None:
+        shape = self._bank_shape
+        self._laned.bank.fill(lane_id, lane_parts(members, self._laned.shapes, shape.rank, shape.lane_type))
+
+    def decode(self, chunks: Sequence[tuple[Chunk, Blend]]) -> list[int]:
+        """Run a batch, each chunk in its blend's lane; the row of each chunk's logits, or -1.
+
+        Raises:
+            DecodeError: llama.cpp refused or failed the batch.
+        """
+        lanes = [self.places.lane_of(blend) for _, blend in chunks]
+        return self._laned.decode([chunk for chunk, _ in chunks], lanes)
+
+    def close(self) -> None:
+        """Wait for the fill in progress; give the context, the lanes and the files back."""
+        self._filler.shutdown(cancel_futures=True)
+        self._laned.free()
+        for file in (*self._files.values(), *self._retired):
+            file.close()

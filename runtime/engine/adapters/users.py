@@ -1,0 +1,60 @@
+"""The adapters the engine knows, and who still needs them. Pure bookkeeping on digests."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from runtime.errors import UnknownAdapter
+from runtime.generation import Blend
+
+
+class AdapterUsers:
+    """Adapters by digest. One that is removed while sequences use it stays until the last of them has ended."""
+
+    def __init__(self) -> None:
+        self._paths: dict[str, Path] = {}
+        self._removed: set[str] = set()
+        self._n_users: Counter[str] = Counter()
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._paths and digest not in self._removed
+
+    def put(self, digest: str, path: Path) -> None:
+        """Make an adapter known, or known again."""
+        self._paths.setdefault(digest, path)
+        self._removed.discard(digest)
+
+    def path(self, digest: str) -> Path:
+        """The file of an adapter that is known or still used."""
+        return self._paths[digest]
+
+    def remove(self, digest: str) -> bool:
+        """Forget an adapter; True if nobody uses it, so that its memory can go now."""
+        if digest not in self._paths:
+            return False
+        self._removed.add(digest)
+        return self._drop(digest)
+
+    def hold(self, blend: Blend) -> None:
+        """Count one more sequence under ``blend``.
+
+        Raises:
+            UnknownAdapter: a member is not known; nothing has been counted.
+        """
+        for member in blend.members:
+            if member.digest not in self:
+                raise UnknownAdapter(f"the engine knows no adapter with digest {member.digest[:12]}")
+        self._n_users.update(member.digest for member in blend.members)
+
+    def release(self, blend: Blend) -> list[str]:
+        """Count one sequence less; the digests of removed adapters that nobody uses any more."""
+        self._n_users.subtract(member.digest for member in blend.members)
+        return [member.digest for member in blend.members if self._drop(member.digest)]
+
+    def _drop(self, digest: str) -> bool:
+        if digest not in self._removed or self._n_users[digest] > 0:
+            return False
+        self._removed.discard(digest)
+        del self._paths[digest], self._n_users[digest]
+        return True

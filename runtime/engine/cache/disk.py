@@ -1,0 +1,165 @@
+"""Prefixes on disk: what was hot survives a restart.
+
+One file for each: a line of JSON that says what it is, the tokens, and llama.cpp's state of the sequence. A file is
+used only if every part of that line fits (model, cache format, llama.cpp) and its digest is right; it is written beside
+its place and renamed, so it is there whole or not at all. The folder is bounded; the file used longest ago goes first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import stat
+import tempfile
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.generation import Blend, BlendMember
+
+_LOG = logging.getLogger("gemlane.engine")
+_FORMAT = 1
+_SUFFIX = ".prefix"
+# Of the model's weights, so many pieces of so many bytes are part of its identity; its whole header is besides.
+_N_SAMPLES, _SAMPLE_BYTES = 256, 4096
+_MAX_BYTES = 4 << 30
+_MAX_LINE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPrefix:
+    """A prefix from disk: its blend, its tokens, and llama.cpp's state."""
+
+    blend: Blend
+    tokens: tuple[int, ...]
+    state: bytes
+
+
+def identity_of(model: Path, header_bytes: int, kv_type: str, llama_version: str) -> str:
+    """What has to be equal for keys and values to be of use: the model's weights, their format, and the code."""
+    digest = hashlib.sha256(f"{_FORMAT} {kv_type} {llama_version} {model.stat().st_size} ".encode())
+    with model.open("rb") as file:
+        digest.update(file.read(header_bytes))
+        size = model.stat().st_size
+        for sample in range(_N_SAMPLES):
+            file.seek(header_bytes + (size - header_bytes) * sample // _N_SAMPLES)
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+class PrefixStore:
+    """The prefixes of one model in one folder."""
+
+    def __init__(self, folder: Path, identity: str, max_bytes: int = _MAX_BYTES) -> None:
+        """Use ``folder``, which is made if it is missing.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._identity = identity
+        self._most_bytes = max_bytes
+
+    def has(self, blend: Blend, tokens: tuple[int, ...]) -> bool:
+        """Whether there is a file for these tokens under this blend."""
+        return self._path(blend, tokens).exists()
+
+    def save(self, prefix: SavedPrefix) -> None:
+        """Write a prefix, whole or not at all; a disk that refuses is told in the log and costs nothing else."""
+        body = array("i", prefix.tokens).tobytes() + prefix.state
+        line = json.dumps(
+            {
+                "identity": self._identity,
+                "blend": [[member.digest, member.scale] for member in prefix.blend.members],
+                "n_tokens": len(prefix.tokens),
+                "sha256": hashlib.sha256(body).hexdigest(),
+            }
+        )
+        content = line.encode("ascii") + b"\n" + body
+        if len(content) > self._most_bytes:
+            return
+        try:
+            self._make_room(len(content))
+            self._write(self._path(prefix.blend, prefix.tokens), content)
+        except OSError as error:
+            _LOG.warning("a prefix could not be kept in %s: %s", self._folder, error.strerror)
+
+    def load(self) -> Iterator[SavedPrefix]:
+        """Every prefix that fits, most recently used first. Another model's is left alone, a broken one deleted."""
+        for path in self._files():
+            try:
+                prefix = self._read(path)
+            except OSError as error:
+                _LOG.warning("leaving %s alone: %s", path, error.strerror)
+                continue
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+                _LOG.warning("deleting %s: %s", path, error)
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                continue
+            if prefix is not None:
+                yield prefix
+
+    def touch(self, blend: Blend, tokens: tuple[int, ...]) -> None:
+        """Note that a prefix was of use."""
+        with contextlib.suppress(OSError):
+            os.utime(self._path(blend, tokens))
+
+    def _path(self, blend: Blend, tokens: tuple[int, ...]) -> Path:
+        key = hashlib.sha256(self._identity.encode())
+        for member in blend.members:
+            key.update(f" {member.digest} {member.scale!r}".encode())
+        key.update(array("i", tokens).tobytes())
+        return self._folder / (key.hexdigest()[:40] + _SUFFIX)
+
+    def _read(self, path: Path) -> SavedPrefix | None:
+        """The prefix in a file, None if it is another model's."""
+        with path.open("rb") as file:
+            fields = json.loads(file.readline(_MAX_LINE_BYTES))
+            if fields["identity"] != self._identity:
+                return None
+            body = file.read()
+        if hashlib.sha256(body).hexdigest() != fields["sha256"]:
+            raise ValueError("its digest is wrong")
+        tokens = array("i")
+        n_bytes = int(fields["n_tokens"]) * tokens.itemsize
+        tokens.frombytes(body[:n_bytes])
+        blend = Blend(tuple(BlendMember(str(digest), float(scale)) for digest, scale in fields["blend"]))
+        if path != self._path(blend, tuple(tokens)):
+            raise ValueError("it is not where it belongs")
+        return SavedPrefix(blend, tuple(tokens), body[n_bytes:])
+
+    def _write(self, path: Path, content: bytes) -> None:
+        descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=".writing-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    def _make_room(self, n_bytes: int) -> None:
+        for path in self._files():
+            n_bytes += path.stat().st_size
+            if n_bytes > self._most_bytes:
+                path.unlink()
+        for left_over in self._folder.glob(".writing-*"):
+            left_over.unlink()
+
+    def _files(self) -> list[Path]:
+        """The regular files that may be prefixes, the one used last first; others share this folder, or empty it."""
+        used_at: dict[Path, float] = {}
+        for path in self._folder.glob(f"*{_SUFFIX}"):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    used_at[path] = status.st_mtime
+        return sorted(used_at, key=lambda path: used_at[path], reverse=True)

@@ -1,0 +1,275 @@
+"""Which prefixes are in the key-value cache, under which blend, and who may use them. Pure policy on integers.
+
+A sequence that begins takes over the longest prefix of its prompt that the cache holds under the same blend, from a
+running sequence or a kept one; no cell is copied. A sequence that ends leaves what it computed, prompt and answer, as
+a kept prefix, until its cells or its id are needed: then the least recently used goes first. Cells that an admitted
+sequence may still come to need are reserved, and kept prefixes make way for them.
+
+What llama.cpp has to do comes out as operations, in order.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from runtime.engine.cache.cells import Cells
+from runtime.generation import Blend
+
+# Shorter prefixes are not worth an id: every Gemma prompt begins with the same four tokens.
+_MIN_KEPT = 16
+# A prompt waits for a running one that is reading the same prefix if that saves it at least so many tokens.
+_WORTH_WAITING = 64
+# Shorter ones are computed again faster than they are found on a disk.
+_MIN_HOT = 64
+_TOKEN_BYTES = array("i").itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Let sequence ``target_id`` hold the first ``n_tokens`` tokens of ``source_id`` too."""
+
+    source_id: int
+    target_id: int
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Forget all tokens of a sequence."""
+
+    sequence_id: int
+
+
+Operation = Share | Drop
+
+
+@dataclass(slots=True, eq=False)
+class _Holder:
+    """A sequence in the cache: running, or kept for its prefix."""
+
+    blend: Blend
+    key: bytes
+    """The tokens others may share: a running one's prompt, computed or not; all of a kept one's."""
+    tokens: Sequence[int]
+    """A running one's prompt and answer so far; a kept one's tokens."""
+    n_cells_max: int
+    """Cells it may come to hold."""
+    used_at: int = 0
+    n_hot: int = 0
+    """The most tokens that another sequence has taken over from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hot:
+    """A kept prefix that has been of use."""
+
+    kept_id: int
+    blend: Blend
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """A running sequence is computing tokens that another one waits for."""
+
+    sequence_id: int
+    holder: _Holder
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    holder_id: int
+    n_tokens: int
+
+
+_NOTHING = _Match(-1, 0)
+
+
+class Prefixes:
+    """Owns the cells. Running sequences have the ids the scheduler gives them; kept ones those from ``kept_ids``."""
+
+    def __init__(self, n_cells: int, kept_ids: range) -> None:
+        self._cells = Cells(n_cells)
+        self._running: dict[int, _Holder] = {}
+        self._kept: dict[int, _Holder] = {}
+        self._free_ids = list(kept_ids)
+        self._operations: list[Operation] = []
+        self._now = 0
+
+    @property
+    def n_cells_running(self) -> int:
+        """Cells that running sequences hold."""
+        return self._cells.held_by_all(self._running)
+
+    @property
+    def n_cells_kept(self) -> int:
+        """Cells that kept prefixes alone hold."""
+        return self._cells.n_used - self.n_cells_running
+
+    def find_coming(self, blend: Blend, prompt: Sequence[int]) -> Coming | None:
+        """The running sequence that is just computing a long prefix of this prompt that is not there yet."""
+        key = _key(prompt)
+        there = self._find(blend, key).n_tokens
+        for holder_id, holder in self._running.items():
+            if holder.blend == blend and self._cells.held_by(holder_id) < _n_tokens(holder.key):
+                n_common = min(_n_common(key, holder.key), len(prompt) - 1)
+                if n_common >= there + _WORTH_WAITING:
+                    return Coming(holder_id, holder, n_common)
+        return None
+
+    def is_coming(self, coming: Coming) -> bool:
+        """Whether waiting for it still makes sense."""
+        is_running = self._running.get(coming.sequence_id) is coming.holder
+        return is_running and self._cells.held_by(coming.sequence_id) < coming.n_tokens
+
+    def has_room(self, blend: Blend, prompt: Sequence[int], n_cells_max: int) -> bool:
+        """Whether a sequence can have all the cells it may come to need, if kept prefixes make way."""
+        match = self._find(blend, _key(prompt))
+        n_held = self._cells.held_with_prefix(self._running, match.holder_id, match.n_tokens)
+        return n_held + self._n_promised + n_cells_max - match.n_tokens <= self._cells.n_cells
+
+    @property
+    def _n_promised(self) -> int:
+        """Cells that running sequences may still take."""
+        return sum(one.n_cells_max - self._cells.held_by(holder_id) for holder_id, one in self._running.items())
+
+    def begin(self, sequence_id: int, blend: Blend, tokens: Sequence[int], n_cells_max: int) -> int:
+        """Admit a sequence for which there is room; how many tokens of its prompt are in the cache.
+
+        Args:
+            sequence_id: its id while it runs.
+            blend: its blend.
+            tokens: its prompt; a list that grows with its answer.
+            n_cells_max: cells it may come to hold.
+        """
+        key = _key(tokens)
+        match = self._find(blend, key)
+        self._running[sequence_id] = _Holder(blend, key, tokens, n_cells_max)
+        if match.n_tokens:
+            self._share(match.holder_id, sequence_id, match.n_tokens)
+            source = self._kept.get(match.holder_id) or self._running[match.holder_id]
+            source.n_hot = max(source.n_hot, match.n_tokens)
+        self._make_way()
+        return match.n_tokens
+
+    def grow(self, sequence_id: int, n_tokens: int) -> None:
+        """Note that a running sequence's next tokens went into the cache."""
+        self._cells.grow(sequence_id, n_tokens)
+
+    def end(self, sequence_id: int, *, is_kept: bool) -> None:
+        """End a running sequence; keep what it computed if that is worth it and wanted."""
+        holder = self._running.pop(sequence_id)
+        n_tokens = self._cells.held_by(sequence_id)
+        if is_kept and n_tokens >= _MIN_KEPT:
+            self._keep(sequence_id, holder, tuple(holder.tokens[:n_tokens]))
+        self._drop(sequence_id)
+
+    def _keep(self, sequence_id: int, holder: _Holder, tokens: tuple[int, ...]) -> None:
+        """Let a kept id hold the tokens too, instead of any shorter prefix of them."""
+        blend, key, n_hot = holder.blend, _key(tokens), min(holder.n_hot, len(tokens))
+        for kept_id, kept in list(self._kept.items()):
+            if kept.blend == blend and kept.key.startswith(key):
+                kept.n_hot = max(kept.n_hot, n_hot)
+                self._touch(kept)
+                return
+            if kept.blend == blend and key.startswith(kept.key):
+                n_hot = max(n_hot, kept.n_hot)
+                self._evict(kept_id)
+        if not self._free_ids:
+            if not self._kept:
+                return
+            self._evict(self._least_recently_used())
+        kept_id = self._free_ids.pop()
+        self._share(sequence_id, kept_id, len(tokens))
+        self._kept[kept_id] = _Holder(blend, key, tokens, len(tokens), n_hot=n_hot)
+        self._touch(self._kept[kept_id])
+
+    @property
+    def hot(self) -> list[Hot]:
+        """Kept prefixes that have been taken over, most recently used first, and as far as they were."""
+        kept = sorted(self._kept.items(), key=lambda item: item[1].used_at, reverse=True)
+        return [
+            Hot(kept_id, holder.blend, tuple(holder.tokens[: holder.n_hot]))
+            for kept_id, holder in kept
+            if holder.n_hot >= _MIN_HOT
+        ]
+
+    def adopt(self, blend: Blend, tokens: tuple[int, ...]) -> int | None:
+        """Take in a prefix from elsewhere, at the start; its id, or None if half of the cache is full."""
+        if not self._free_ids or self._cells.n_used + len(tokens) > self._cells.n_cells // 2:
+            return None
+        kept_id = self._free_ids.pop()
+        self._cells.grow(kept_id, len(tokens))
+        self._kept[kept_id] = _Holder(blend, _key(tokens), tokens, len(tokens), n_hot=len(tokens))
+        return kept_id
+
+    def disown(self, kept_id: int) -> None:
+        """Give up an adopted prefix that could not be had after all."""
+        self._evict(kept_id)
+
+    def take_operations(self) -> list[Operation]:
+        """What llama.cpp has to do since the last call, in order."""
+        operations, self._operations = self._operations, []
+        return operations
+
+    def _find(self, blend: Blend, key: bytes) -> _Match:
+        """The longest prefix of a prompt that is computed; its last token never is, since its logits are wanted."""
+        best = _NOTHING
+        for holder_id, holder in (*self._kept.items(), *self._running.items()):
+            if holder.blend == blend:
+                n_there = min(self._cells.held_by(holder_id), _n_tokens(key) - 1)
+                n_tokens = min(_n_common(key, holder.key), n_there)
+                if n_tokens > best.n_tokens:
+                    best = _Match(holder_id, n_tokens)
+        return best
+
+    def _share(self, source_id: int, target_id: int, n_tokens: int) -> None:
+        self._cells.share(source_id, target_id, n_tokens)
+        self._operations.append(Share(source_id, target_id, n_tokens))
+        if source_id in self._kept:
+            self._touch(self._kept[source_id])
+
+    def _make_way(self) -> None:
+        """Evict kept prefixes until every promised cell is free."""
+        while self._kept and self._cells.n_used + self._n_promised > self._cells.n_cells:
+            self._evict(self._least_recently_used())
+
+    def _least_recently_used(self) -> int:
+        return min(self._kept, key=lambda kept_id: self._kept[kept_id].used_at)
+
+    def _evict(self, kept_id: int) -> None:
+        del self._kept[kept_id]
+        self._free_ids.append(kept_id)
+        self._drop(kept_id)
+
+    def _drop(self, sequence_id: int) -> None:
+        self._cells.release(sequence_id)
+        self._operations.append(Drop(sequence_id))
+
+    def _touch(self, holder: _Holder) -> None:
+        self._now += 1
+        holder.used_at = self._now
+
+
+def _key(tokens: Iterable[int]) -> bytes:
+    """Tokens in a form that is compared at the speed of memory."""
+    return array("i", tokens).tobytes()
+
+
+def _n_tokens(key: bytes) -> int:
+    return len(key) // _TOKEN_BYTES
+
+
+def _n_common(one: bytes, other: bytes) -> int:
+    """How many tokens two keys have in common at their beginning."""
+    low, high = 0, min(len(one), len(other)) // _TOKEN_BYTES
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one.startswith(other[: middle * _TOKEN_BYTES]):
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,295 @@
+"""The engine: requests become sequences, sequences share batches, tokens become text.
+
+``step`` is the whole of it. It knows no pipe and no thread: the caller hands it requests and takes its events.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence as Row
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from runtime.engine.adapters.users import AdapterUsers
+from runtime.engine.cache.disk import PrefixStore
+from runtime.engine.cache.prefixes import Drop, Prefixes, Share
+from runtime.engine.cache.saver import PrefixSaver
+from runtime.engine.pace import Pace
+from runtime.engine.scheduler import BatchPart, EngineLimits, Places, Scheduler
+from runtime.engine.sequence import Sequence, State
+from runtime.engine.text.answer import AnswerText
+from runtime.errors import AdapterError, ContextExceeded, DecodeError, GemlaneError
+from runtime.generation import Blend, FinishReason, GenerationRequest, Usage
+from runtime.llama.context import MAX_SEQUENCE_IDS, Chunk, Context
+from runtime.llama.model import Model
+from runtime.llama.sampler import Sampler
+from runtime.messages import AdapterAdded, AdapterRefused, Event, Failed, Finished, Started, Stats
+
+_LOG = logging.getLogger("gemlane.engine")
+# Kept prefixes; more would only cost time to search.
+_MAX_KEPT = 128
+
+
+class Adapters(Protocol):
+    """How a batch runs under its adapters: mixed in lanes, or grouped."""
+
+    @property
+    def mode(self) -> str:
+        """``mixed`` or ``grouped``."""
+
+    @property
+    def places(self) -> Places:
+        """Who may share a batch."""
+
+    @property
+    def is_preparing(self) -> bool:
+        """Whether some blend is not ready yet, and somebody will be told when it is."""
+
+    def add(self, digest: str, path: Path) -> None:
+        """Take an adapter in; raises an AdapterError if it cannot be used."""
+
+    def check(self, blend: Blend) -> None:
+        """Raise an AdapterError if known adapters cannot be used together."""
+
+    def prepare(self) -> list[tuple[Blend, AdapterError]]:
+        """Get blends ready that have taken a place; those that cannot be, and why."""
+
+    def forget(self, blend: Blend) -> None:
+        """Drop what was prepared for a blend that nobody uses any more."""
+
+    def remove(self, digest: str) -> None:
+        """Let go of an adapter that nobody uses."""
+
+    def decode(self, chunks: Row[tuple[Chunk, Blend]]) -> list[int]:
+        """Run a batch; the row of each chunk's logits, or -1."""
+
+    def close(self) -> None:
+        """Give the context and everything native back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What an admitted sequence has besides its integers."""
+
+    sampler: Sampler
+    answer: AnswerText
+
+
+class LlamaEngine:
+    """Owns the sequences and drives the model. One thread."""
+
+    def __init__(self, model: Model, context: Context, adapters: Adapters, limits: EngineLimits) -> None:
+        self._model = model
+        self._context = context
+        self._adapters = adapters
+        self._limits = limits
+        kept_ids = range(context.n_sequences, min(context.n_sequences + _MAX_KEPT, MAX_SEQUENCE_IDS))
+        self._prefixes = Prefixes(limits.n_kv_cells, kept_ids)
+        self._scheduler = Scheduler(limits, adapters.places, self._prefixes)
+        self._saver: PrefixSaver | None = None
+        self._pace = Pace(limits.step_budget_ms, limits.n_batch)
+        self._users = AdapterUsers()
+        self._sequences: dict[str, Sequence] = {}
+        self._running: dict[Sequence, _Running] = {}
+        self._events: list[Event] = []
+        self.is_blocked = False
+        """Whether the last step found nothing that can run yet: adapters are still being prepared."""
+        self._n_steps = self._n_decoded_tokens = self._n_cached_tokens = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to step for."""
+        return not self._sequences
+
+    def submit(self, request: GenerationRequest) -> list[Event]:
+        """Take a request in; the events are its refusal, or none."""
+        if request.request_id in self._sequences:
+            _LOG.error("ignoring a second request %s", request.request_id)
+            return []
+        try:
+            sequence = self._accept(request)
+        except GemlaneError as error:
+            return [Failed(request.request_id, error.code, str(error))]
+        self._sequences[request.request_id] = sequence
+        self._scheduler.add(sequence)
+        return []
+
+    def _accept(self, request: GenerationRequest) -> Sequence:
+        tokens = self._model.tokenize(request.prompt)
+        n_ctx = self._limits.n_ctx
+        if len(tokens) >= n_ctx:
+            raise ContextExceeded(
+                f"the prompt has {len(tokens)} tokens; at most {n_ctx - 1} leave room for an answer "
+                f"in the context window of {n_ctx}"
+            )
+        self._users.hold(request.blend)
+        try:
+            self._adapters.check(request.blend)
+        except AdapterError:
+            self._users.release(request.blend)
+            raise
+        return Sequence(request, tokens, n_ctx)
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request; unknown ids are ignored, since its end may have crossed the cancellation."""
+        if sequence := self._sequences.get(request_id):
+            self._end(sequence, State.CANCELLED)
+
+    def add_adapter(self, digest: str, path: Path) -> Event:
+        """Make an adapter known; the answer says whether it can be used."""
+        try:
+            self._adapters.add(digest, path)
+        except GemlaneError as error:
+            return AdapterRefused(digest, error.code, str(error))
+        self._users.put(digest, path)
+        return AdapterAdded(digest)
+
+    def remove_adapter(self, digest: str) -> None:
+        """Forget an adapter; those who run under it finish under it."""
+        if self._users.remove(digest):
+            self._adapters.remove(digest)
+
+    def step(self) -> list[Event]:
+        """Run one batch; the events it brought, in order."""
+        for sequence in self._scheduler.admit():
+            self._start(sequence)
+        for blend, error in self._adapters.prepare():
+            self._refuse(blend, error)
+        batch = self._scheduler.schedule(
+            self._pace.n_prefill(self._scheduler.n_decode, self._scheduler.n_prefill_sequences)
+        )
+        self.is_blocked = not batch and self._adapters.is_preparing
+        self._tidy_cache()
+        for part, row in self._decode(batch):
+            self._advance(part, row)
+        self._tidy_cache()
+        events, self._events = self._events, []
+        return events
+
+    def _start(self, sequence: Sequence) -> None:
+        sampler = Sampler(sequence.request.sampling, sequence.tokens, self._context)
+        self._running[sequence] = _Running(sampler, AnswerText(sequence.request))
+        self._n_cached_tokens += sequence.n_cached
+
+    def _tidy_cache(self) -> None:
+        """Let llama.cpp's cache follow what was decided about prefixes."""
+        for operation in self._prefixes.take_operations():
+            match operation:
+                case Share(source_id, target_id, n_tokens):
+                    self._context.share(source_id, target_id, n_tokens)
+                case Drop(sequence_id):
+                    self._context.remove(sequence_id)
+
+    def _refuse(self, blend: Blend, error: AdapterError) -> None:
+        """Fail every sequence that waits for a blend which cannot be prepared."""
+        for sequence in self._scheduler.running:
+            if sequence.blend == blend:
+                self._fail(sequence, error)
+        self._adapters.forget(blend)
+
+    def _fail(self, sequence: Sequence, error: GemlaneError) -> None:
+        self._events.append(Failed(sequence.request_id, error.code, str(error)))
+        self._end(sequence, State.FAILED)
+
+    def _decode(self, batch: list[BatchPart]) -> list[tuple[BatchPart, int]]:
+        """Run a batch; its parts and the rows of their logits, none if it failed."""
+        if not batch:
+            return []
+        started = time.perf_counter()
+        try:
+            rows = self._adapters.decode([(_chunk(part), part.sequence.blend) for part in batch])
+        except DecodeError as error:
+            for part in batch:
+                self._fail(part.sequence, error)
+            return []
+        self._count(batch, 1000 * (time.perf_counter() - started))
+        return list(zip(batch, rows, strict=True))
+
+    def _count(self, batch: list[BatchPart], elapsed_ms: float) -> None:
+        n_tokens = sum(part.n_tokens for part in batch)
+        n_prefill = sum(part.n_tokens for part in batch if part.sequence.state is State.PREFILL)
+        self._pace.observe(n_tokens - n_prefill, n_prefill, elapsed_ms)
+        self._n_steps += 1
+        self._n_decoded_tokens += n_tokens
+
+    def _advance(self, part: BatchPart, row: int) -> None:
+        """Note what was computed; choose the next token where the batch reached a sequence's end."""
+        sequence, is_complete = part.sequence, part.completes
+        self._scheduler.computed(part)
+        if not is_complete:
+            return
+        if sequence.state is State.PREFILL:
+            self._events.append(Started(sequence.request_id, sequence.n_prompt, sequence.n_cached))
+            if not sequence.n_answer_max:
+                self._finish(sequence, FinishReason.LENGTH)
+                return
+            sequence.move(State.DECODE)
+        self._extend(sequence, self._running[sequence].sampler.sample(row))
+
+    def _extend(self, sequence: Sequence, token: int) -> None:
+        """Append a token to an answer, and end the answer where it ends."""
+        if self._model.is_end(token):
+            self._finish(sequence, FinishReason.STOP)
+            return
+        sequence.tokens.append(token)
+        answer = self._running[sequence].answer
+        self._events += answer.push(self._model.piece(token))
+        if answer.is_stopped:
+            self._finish(sequence, FinishReason.STOP)
+        elif sequence.n_answer == sequence.n_answer_max:
+            self._finish(sequence, FinishReason.LENGTH)
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        self._events += self._running[sequence].answer.flush()
+        usage = Usage(sequence.n_prompt, sequence.n_answer, sequence.n_cached)
+        self._events.append(Finished(sequence.request_id, reason, usage))
+        self._end(sequence, State.FINISHED)
+
+    def _end(self, sequence: Sequence, state: State) -> None:
+        """Let go of everything a sequence holds."""
+        if running := self._running.pop(sequence, None):
+            running.sampler.free()
+        self._scheduler.end(sequence, state)
+        del self._sequences[sequence.request_id]
+        for digest in self._users.release(sequence.blend):
+            self._adapters.remove(digest)
+
+    def keep_prefixes_in(self, store: PrefixStore) -> int:
+        """Take hot prefixes from a folder now, and save them there from now on; how many were taken."""
+        self._saver = PrefixSaver(self._context, self._prefixes, store)
+        return self._saver.restore()
+
+    def rest(self) -> bool:
+        """Do a piece of housekeeping while there is nothing to step for; False if none is left."""
+        return self._saver is not None and self._saver.save_one()
+
+    def close(self) -> None:
+        """Save what is worth it, and give all native memory back; the engine is of no more use."""
+        while self.is_idle and self.rest():
+            pass
+        for running in self._running.values():
+            running.sampler.free()
+        self._adapters.close()
+        self._model.free()
+
+    @property
+    def stats(self) -> Stats:
+        """What the engine holds and has done."""
+        running = self._scheduler.running
+        return Stats(
+            n_running=len(running),
+            n_waiting=len(self._scheduler.waiting),
+            n_kv_cells_used=self._prefixes.n_cells_running,
+            n_steps=self._n_steps,
+            n_decoded_tokens=self._n_decoded_tokens,
+            n_cached_tokens=self._n_cached_tokens,
+        )
+
+
+def _chunk(part: BatchPart) -> Chunk:
+    sequence = part.sequence
+    tokens = sequence.tokens[sequence.n_computed : sequence.n_computed + part.n_tokens]
+    wants_logits = part.completes and sequence.n_answer_max > 0
+    return Chunk(sequence.sequence_id, tokens, sequence.n_computed, wants_logits)

@@ -1,0 +1,28 @@
+"""The base model's file is read in Python before llama.cpp sees it: its header, by the converter's rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convert.errors import ConvertError
+from convert.gguf.header import GgufHeader, read_header
+from convert.rules.model import check_model
+from runtime.errors import ModelLoadError
+
+_REMEDY = "make one with: gemlane convert model DIR -o FILE"
+
+
+def check_model_file(path: Path) -> GgufHeader:
+    """The header of a base model that llama.cpp may be given.
+
+    Raises:
+        ModelLoadError: there is no such file, it is not a regular one, not a GGUF, or not a sound Gemma.
+    """
+    if path.is_dir():
+        raise ModelLoadError(f"{path} is a folder, not a GGUF file; {_REMEDY}")
+    try:
+        header = read_header(path)
+        check_model(header)
+    except ConvertError as error:
+        raise ModelLoadError(f"{error}; {_REMEDY}") from error
+    return header

@@ -1,0 +1,185 @@
+"""The memory of the lanes: for every weight with LoRA the A and B of all lanes, beside the template's own tensors.
+
+Lane 0 is all zeros: the base model.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.errors import ModelLoadError
+from runtime.llama import ggml
+from runtime.llama.lanes.graph import LaneWeight, Pair, buffer_type_of, columns_of, plane_bytes_of, rows_of
+
+LANE_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
+_F32, _I32 = 0, 26
+# The processor's products take rows in groups of four at least.
+_ROW_GROUP = 4
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class BankShape:
+    """How much the bank holds. ``n_lanes`` counts those that blends may sit in; lane 0 comes on top."""
+
+    n_lanes: int
+    rank: int
+    lane_type: str
+    n_batch: int
+    has_own_results: bool = False
+    """Give products room of their own even where the backend needs no scratch behind them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LanePart:
+    """One weight's share of a lane, in the bank's type: A as ``rank`` rows, B as ``n_out`` rows of ``rank``."""
+
+    name: str
+    a: Bytes
+    b: Bytes
+    rank: int
+    """Rows of A from here on are zero, and so are columns of B."""
+
+
+class Bank:
+    """Owns the lanes' native memory. Lanes that no running batch uses may be written from any one thread."""
+
+    def __init__(self, pairs: Mapping[str, Pair], shapes: Mapping[str, tuple[int, int]], shape: BankShape) -> None:
+        """Allocate all lanes, zeroed.
+
+        Args:
+            pairs: the template's tensors, which say where each weight's share of the bank has to be.
+            shapes: ``(n_in, n_out)`` of each weight.
+            shape: how much to hold.
+
+        Raises:
+            ModelLoadError: there is not enough memory.
+        """
+        self._contexts: list[int] = []
+        self._buffers: list[int] = []
+        self.weights: dict[str, LaneWeight] = {}
+        self._ids: list[tuple[int, int]] = []
+        self.rank = _ROW_GROUP
+        """Rows of A that some lane has ever used."""
+        self._touched: dict[int, set[str]] = defaultdict(set)
+        by_type: dict[int, list[str]] = defaultdict(list)
+        for name, pair in pairs.items():
+            by_type[buffer_type_of(pair.a)].append(name)
+        for buffer_type, names in by_type.items():
+            self._allocate(buffer_type, {name: shapes[name] for name in names}, shape)
+
+    def _allocate(self, buffer_type: int, shapes: Mapping[str, tuple[int, int]], shape: BankShape) -> None:
+        """The share of one buffer type, with its own ids and, where the backend wants it, room for results."""
+        n_tensors = 2 * len(shapes) + 16
+        context = ggml.new_context(n_tensors)
+        if context is None:
+            raise ModelLoadError("no memory for the lanes' tensors")
+        self._contexts.append(context)
+        kind, n_planes = LANE_TYPES[shape.lane_type], shape.n_lanes + 1
+        ids = ggml.new_tensor_2d(context, _I32, 1, shape.n_batch), ggml.new_tensor_2d(context, _I32, 1, shape.n_batch)
+        stacks = {
+            name: (
+                ggml.new_tensor_3d(context, kind, n_in, shape.rank, n_planes),
+                ggml.new_tensor_3d(context, kind, shape.rank, n_out, n_planes),
+            )
+            for name, (n_in, n_out) in shapes.items()
+        }
+        results = self._results(context, buffer_type, stacks.values(), shape)
+        buffer = ggml.alloc_tensors(context, buffer_type)
+        if not buffer:
+            raise ModelLoadError(
+                f"not enough memory for {shape.n_lanes} lanes of rank {shape.rank}; "
+                "start with a smaller --lanes or --max-lora-rank, or with --adapter-batching grouped"
+            )
+        self._buffers.append(buffer)
+        ggml.clear_buffer(buffer, 0)
+        self._ids.append(ids)
+        for name, (a, b) in stacks.items():
+            has_narrow_a = bool(ggml.is_host(buffer_type))
+            self.weights[name] = LaneWeight(a, b, ids[0], ids[1], *results, has_narrow_a=has_narrow_a)
+
+    def _results(
+        self, context: int, buffer_type: int, stacks: Iterable[tuple[int, int]], shape: BankShape
+    ) -> tuple[int, int]:
+        """Rooms for the results of ``a`` and ``b`` at the largest batch, shared by all weights; 0 where none is needed.
+
+        Metal keeps scratch behind the result of ``MUL_MAT_ID`` (ggml_backend_metal_buffer_type_get_alloc_size), where
+        llama.cpp made room for a plain product only. It orders nodes by the memory they touch, so weights can share. On
+        the processor ``a`` computes only the rows that ranks need, and the others must be and stay zero.
+        """
+        # The operands' shapes alone matter; they live in a context that gets no memory.
+        operands = ggml.new_context(4)
+        if operands is None:
+            raise ModelLoadError("no memory for the lanes' tensors")
+        self._contexts.append(operands)
+        a, b = max(stacks, key=lambda pair: rows_of(pair[1]))
+        ids = ggml.new_tensor_2d(operands, _I32, 1, shape.n_batch)
+        x = ggml.new_tensor_3d(operands, _F32, columns_of(a), 1, shape.n_batch)
+        probe = ggml.mul_mat_id(operands, a, x, ids)
+        needs_scratch = ggml.alloc_size(buffer_type, probe) > ggml.nbytes(probe) or shape.has_own_results
+        result_a = ggml.mul_mat_id(context, a, x, ids) if needs_scratch or ggml.is_host(buffer_type) else 0
+        result_b = ggml.mul_mat_id(context, b, probe, ids) if needs_scratch else 0
+        return result_a, result_b
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of all lanes."""
+        return sum(ggml.buffer_size(buffer) for buffer in self._buffers)
+
+    def fill(self, lane: int, parts: Iterable[LanePart]) -> None:
+        """Write a lane; weights that are not among ``parts`` become zero in it."""
+        touched = set()
+        for part in parts:
+            # Noted first: a fill that ends halfway leaves weights that the next one has to clear.
+            self._touched[lane].add(part.name)
+            n_rows = -(-part.rank // _ROW_GROUP) * _ROW_GROUP
+            self.rank = max(self.rank, min(n_rows, rows_of(self.weights[part.name].a)))
+            self._write(lane, part)
+            touched.add(part.name)
+        for name in self._touched[lane] - touched:
+            weight = self.weights[name]
+            zeros = np.zeros(plane_bytes_of(weight.b), np.uint8)
+            ggml.write(weight.b, zeros.ctypes.data, lane * zeros.size, zeros.size)
+        self._touched[lane] = touched
+
+    def _write(self, lane: int, part: LanePart) -> None:
+        weight = self.weights[part.name]
+        for stack, data in ((weight.a, part.a), (weight.b, part.b)):
+            if data.size != plane_bytes_of(stack):
+                raise ValueError(f"{part.name}: {data.size} bytes for a lane of {plane_bytes_of(stack)}")
+            ggml.write(stack, data.ctypes.data, lane * data.size, data.size)
+
+    def read(self, lane: int, name: str) -> LanePart:
+        """What a lane holds for a weight."""
+        weight = self.weights[name]
+        planes = []
+        for stack in (weight.a, weight.b):
+            plane = np.empty(plane_bytes_of(stack), np.uint8)
+            ggml.read(stack, plane.ctypes.data, lane * plane.size, plane.size)
+            planes.append(plane)
+        return LanePart(name, planes[0], planes[1], self.rank)
+
+    def touched_by(self, lanes: Iterable[int]) -> frozenset[str]:
+        """The weights that some of these lanes change."""
+        return frozenset().union(*(self._touched[lane] for lane in lanes))
+
+    def set_ids(self, of_tokens: npt.NDArray[np.int32], of_outputs: npt.NDArray[np.int32]) -> None:
+        """Say which lane each token of the next batch uses, and each token whose logits are wanted."""
+        for ids_of_tokens, ids_of_outputs in self._ids:
+            ggml.write(ids_of_tokens, of_tokens.ctypes.data, 0, of_tokens.nbytes)
+            if of_outputs.size:
+                ggml.write(ids_of_outputs, of_outputs.ctypes.data, 0, of_outputs.nbytes)
+
+    def free(self) -> None:
+        """Give the native memory back, after the context that uses it."""
+        for buffer in self._buffers:
+            ggml.free_buffer(buffer)
+        for context in self._contexts:
+            ggml.free(context)
+        self._buffers.clear()
+        self._contexts.clear()

@@ -1,0 +1,134 @@
+"""Each model file that llama.cpp would abort on, or quietly misread, is refused by name before it sees the file."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convert.conversion.conversion import Options, planned_model
+from convert.errors import RejectedModel
+from convert.gguf.header import ValueType
+from convert.gguf.types import GgmlType
+from convert.gguf.writer import FilePlan, KeyValue, TensorPlan, write_gguf
+from convert.rules.check import validate_model
+from tests.convert.checkpoints import BASE
+
+Change = Callable[[FilePlan], FilePlan]
+U32, STRING, ARRAY = ValueType.UINT32, ValueType.STRING, ValueType.ARRAY
+
+
+def put(key: str, kind: ValueType, value: object) -> Change:
+    """Replace or add a metadata entry."""
+
+    def change(plan: FilePlan) -> FilePlan:
+        kept = [entry for entry in plan.metadata if entry.key != key]
+        return replace(plan, metadata=[*kept, KeyValue(key, kind, value)])  # type: ignore[arg-type]
+
+    return change
+
+
+def drop(key: str) -> Change:
+    """Leave a metadata entry out."""
+    return lambda plan: replace(plan, metadata=[entry for entry in plan.metadata if entry.key != key])
+
+
+def retensor(change: Callable[[list[TensorPlan]], list[TensorPlan]]) -> Change:
+    """Change the list of tensors."""
+    return lambda plan: replace(plan, tensors=change(list(plan.tensors)))
+
+
+def token(number: int, text: bytes) -> Change:
+    """Replace one token's text."""
+
+    def change(plan: FilePlan) -> FilePlan:
+        entry = next(entry for entry in plan.metadata if entry.key == "tokenizer.ggml.tokens")
+        tokens = list(entry.value)  # type: ignore[arg-type]
+        tokens[number] = text
+        return put(entry.key, ARRAY, tokens)(plan)
+
+    return change
+
+
+def filled(name: str, kind: GgmlType, shape: tuple[int, ...]) -> TensorPlan:
+    """A tensor of zeros."""
+    plan = TensorPlan(name, kind, shape, lambda: ())
+    return replace(plan, chunks=lambda: [np.zeros(plan.size_bytes, np.uint8)])
+
+
+CASES: dict[str, tuple[Change, str]] = {
+    "another architecture": (put("general.architecture", STRING, "llama"), "general.architecture is 'llama'"),
+    "architecture a number": (put("general.architecture", U32, 1), "general.architecture must be the string 'gemma'"),
+    "no architecture": (drop("general.architecture"), "general.architecture must be the string"),
+    "an adapter": (put("general.type", STRING, "adapter"), "is a LoRA adapter, not a base model"),
+    "a part of a split": (put("split.count", ValueType.UINT16, 3), "join the parts"),
+    "another tokenizer": (put("tokenizer.ggml.model", STRING, "gpt2"), "tokenizer.ggml.model is 'gpt2'"),
+    "no block count": (drop("gemma.block_count"), "gemma.block_count must be a UINT32"),
+    "block count u64": (put("gemma.block_count", ValueType.UINT64, 2), "gemma.block_count must be a UINT32"),
+    "block count absurd": (put("gemma.block_count", U32, 1 << 23), "8388608 blocks, but only 20 tensors"),
+    "no key length": (drop("gemma.attention.key_length"), "gemma.attention.key_length must be"),
+    "key and value differ": (put("gemma.attention.value_length", U32, 64), "key_length and .value_length differ"),
+    "no epsilon": (drop("gemma.attention.layer_norm_rms_epsilon"), "rms_epsilon must be a float"),
+    "epsilon NaN": (
+        put("gemma.attention.layer_norm_rms_epsilon", ValueType.FLOAT32, float("nan")),
+        "rms_epsilon must be a float above 0",
+    ),
+    "rope base 0": (put("gemma.rope.freq_base", ValueType.FLOAT32, 0.0), "rope.freq_base must be a float above 0"),
+    "no tokens": (drop("tokenizer.ggml.tokens"), "tokenizer.ggml.tokens must be an array of STRING"),
+    "scores too short": (
+        put("tokenizer.ggml.scores", ARRAY, np.zeros(1000, np.float32)),
+        "tokenizer.ggml.scores has 1000 items for 1024 tokens",
+    ),
+    "types too short": (
+        put("tokenizer.ggml.token_type", ARRAY, np.zeros(7, np.int32)),
+        "tokenizer.ggml.token_type has 7 items",
+    ),
+    "scores no floats": (
+        put("tokenizer.ggml.scores", ARRAY, np.zeros(1024, np.int32)),
+        "tokenizer.ggml.scores must be an array of FLOAT32",
+    ),
+    "token twice": (token(600, b"<bos>"), "holds the same text twice"),
+    "byte missing": (token(217, b"other"), "lacks the byte token <0x00>"),
+    "bos beyond the vocabulary": (put("tokenizer.ggml.bos_token_id", U32, 1024), "bos_token_id is 1024, not from 0"),
+    "no eos": (drop("tokenizer.ggml.eos_token_id"), "eos_token_id is None"),
+    "space prefix": (drop("tokenizer.ggml.add_space_prefix"), "add_space_prefix must be false"),
+    "tensor missing": (retensor(lambda tensors: tensors[:-1]), "'output_norm.weight' is missing"),
+    "tensor too many": (
+        retensor(lambda tensors: [*tensors, filled("output.weight", GgmlType.F16, (1024, 256))]),
+        "'output.weight' is not part of architecture gemma",
+    ),
+    "tensor of another shape": (
+        retensor(lambda tensors: [filled(tensors[0].name, GgmlType.F16, (1000, 256)), *tensors[1:]]),
+        r"'token_embd.weight' has shape \[1000, 256\], but the model needs \[1024, 256\]",
+    ),
+    "a norm in F16": (
+        retensor(lambda tensors: [*tensors[:-1], filled("output_norm.weight", GgmlType.F16, (256,))]),
+        "vector 'output_norm.weight' has type F16, but must be F32",
+    ),
+    "integers": (
+        retensor(lambda tensors: [filled(tensors[0].name, GgmlType.I32, (1024, 256)), *tensors[1:]]),
+        "'token_embd.weight' has type I32",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refuses_by_name(case: str, tmp_path: Path) -> None:
+    """One line; it names the file, the key or tensor, and the rule."""
+    change, words = CASES[case]
+    path = tmp_path / "model.gguf"
+    with planned_model(BASE, (), Options("q8_0")) as conversion:
+        write_gguf(path, change(conversion.plan))
+    with pytest.raises(RejectedModel, match=words) as caught:
+        validate_model(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sound_model_is_summed_up(base_gguf: Path) -> None:
+    """Shapes, parameters and types."""
+    summary = validate_model(base_gguf)
+    h = summary.hyperparameters
+    assert (h.n_layers, h.n_embd, h.n_ff, h.n_heads, h.n_kv_heads, h.head_dim) == (2, 256, 512, 2, 1, 128)
+    assert (summary.n_parameters, summary.types, summary.has_chat_template) == (1_443_072, ("F32",), True)

@@ -1,0 +1,142 @@
+"""Lanes are given fairly, never taken from a user, and filled once."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from runtime.engine.adapters.lanes import BASE_LANE, Fill, Lanes
+from runtime.generation import BASE, Blend
+from tests.runtime.engine.values import blend
+
+N_LANES = 3
+BLENDS = [blend(name) for name in "abcdef"]
+blends = st.sampled_from(BLENDS)
+
+
+class LanesMachine(RuleBasedStateMachine):
+    """Sequences come and go under six blends over three lanes; fills take their time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lanes = Lanes(N_LANES)
+        self.users: dict[Blend, int] = {}
+        self.pending: list[Fill] = []
+        self.held: dict[int, Blend] = {}
+
+    @rule(wanted=blends)
+    def enter(self, wanted: Blend) -> None:
+        """A sequence enters if there is a place."""
+        if self.lanes.has_place(wanted):
+            self.lanes.enter(wanted)
+            self.users[wanted] = self.users.get(wanted, 0) + 1
+            self.pending += self.lanes.take_fills()
+
+    @rule(gone=blends)
+    def leave(self, gone: Blend) -> None:
+        """A sequence ends."""
+        if self.users.get(gone):
+            self.users[gone] -= 1
+            self.lanes.leave(gone)
+
+    @rule()
+    def fill(self) -> None:
+        """The oldest fill is done."""
+        if self.pending:
+            done = self.pending.pop(0)
+            self.held[done.lane_id] = done.blend
+            self.lanes.filled(done.lane_id)
+
+    @invariant()
+    def users_have_lanes_of_their_own(self) -> None:
+        """No two blends in use share a lane, and lane 0 is nobody's."""
+        lanes = [self.lanes.lane_of(one) for one, n in self.users.items() if n]
+        assert len(set(lanes)) == len(lanes)
+        assert BASE_LANE not in lanes
+
+    @invariant()
+    def what_may_run_is_in_its_lane(self) -> None:
+        """A blend that is chosen has its weights where its tokens look for them."""
+        for one in self.lanes.choose(one for one, n in self.users.items() if n):
+            assert self.held[self.lanes.lane_of(one)] == one
+
+    @invariant()
+    def no_lane_is_filled_twice_at_once(self) -> None:
+        """A lane that is being written belongs to that write alone."""
+        lanes = [fill.lane_id for fill in self.pending]
+        assert len(set(lanes)) == len(lanes)
+
+
+TestLanes = LanesMachine.TestCase
+
+
+def filled(*entered: Blend) -> Lanes:
+    """Lanes into which these have entered, all filled."""
+    lanes = Lanes(N_LANES)
+    for one in entered:
+        lanes.enter(one)
+    for fill in lanes.take_fills():
+        lanes.filled(fill.lane_id)
+    return lanes
+
+
+def test_the_base_needs_no_lane() -> None:
+    """It runs beside full lanes, in lane 0, with nothing to fill."""
+    lanes = filled(*BLENDS[:N_LANES])
+    assert lanes.has_place(BASE)
+    lanes.enter(BASE)
+    assert lanes.take_fills() == []
+    assert lanes.lane_of(BASE) == BASE_LANE
+    lanes.leave(BASE)
+
+
+def test_a_full_house_has_places_for_those_inside_only() -> None:
+    """A blend that has a lane may bring more sequences; another waits."""
+    lanes = filled(*BLENDS[:N_LANES])
+    assert lanes.has_place(BLENDS[0])
+    assert not lanes.has_place(BLENDS[3])
+
+
+def test_the_lane_idle_longest_goes_first() -> None:
+    """And a blend that comes back to its lane is filled no second time."""
+    lanes = filled(*BLENDS[:N_LANES])
+    for one in (BLENDS[1], BLENDS[0], BLENDS[2]):
+        lanes.leave(one)
+    lanes.enter(BLENDS[1])
+    assert lanes.take_fills() == []
+    lanes.enter(BLENDS[3])
+    (fill,) = lanes.take_fills()
+    assert fill == Fill(fill.lane_id, BLENDS[3])
+    assert lanes.resident == {BLENDS[1], BLENDS[2], BLENDS[3]}
+
+
+def test_equal_adapters_of_other_scales_have_lanes_of_their_own() -> None:
+    """The scale is part of the weights."""
+    lanes = filled(blend("a"), blend("a", scale=0.5))
+    assert lanes.lane_of(blend("a")) != lanes.lane_of(blend("a", scale=0.5))
+
+
+def test_a_lane_in_use_or_being_filled_is_not_forgotten() -> None:
+    """Only an idle one holds nothing that somebody may still look at."""
+    lanes = Lanes(N_LANES)
+    lanes.enter(BLENDS[0])
+    lanes.leave(BLENDS[0])
+    lanes.forget(BLENDS[0])
+    assert BLENDS[0] in lanes.resident
+    (fill,) = lanes.take_fills()
+    lanes.filled(fill.lane_id)
+    lanes.forget(BLENDS[0])
+    assert lanes.resident == frozenset()
+
+
+@given(st.lists(blends, max_size=20))
+def test_blends_that_wait_for_their_weights_are_not_chosen(entered: list[Blend]) -> None:
+    """Until filled, nobody's tokens look into the lane."""
+    lanes = Lanes(N_LANES)
+    inside = []
+    for one in entered:
+        if lanes.has_place(one):
+            lanes.enter(one)
+            inside.append(one)
+    assert lanes.choose([*inside, BASE]) == {BASE}

@@ -1,0 +1,166 @@
+"""Prefixes on disk: whole or not at all, refused on any mismatch, bounded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime.engine.cache.disk import PrefixStore, SavedPrefix, identity_of
+from runtime.generation import BASE
+from tests.runtime.engine.values import blend
+
+TOKENS = tuple(range(100))
+PREFIX = SavedPrefix(blend("a", "b", scale=0.25), TOKENS, b"state" * 1000)
+
+
+def store(folder: Path, identity: str = "this model", max_bytes: int = 1 << 20) -> PrefixStore:
+    """A store of one model."""
+    return PrefixStore(folder, identity, max_bytes)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Everything in the folder, hidden files too."""
+    return sorted(folder.iterdir())
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    """Blend with scales, tokens, state; into a folder that was not there."""
+    folder = tmp_path / "new" / "folder"
+    store(folder).save(PREFIX)
+    assert store(folder).has(PREFIX.blend, TOKENS)
+    assert list(store(folder).load()) == [PREFIX]
+
+
+def test_every_blend_and_every_text_has_its_file(tmp_path: Path) -> None:
+    """Scales and single tokens count."""
+    one = store(tmp_path)
+    one.save(PREFIX)
+    for other in (blend("a", "b", scale=0.5), blend("a"), BASE):
+        assert not one.has(other, TOKENS)
+    assert not one.has(PREFIX.blend, (*TOKENS[:-1], 7))
+
+
+def test_another_models_files_are_left_alone(tmp_path: Path) -> None:
+    """Not used, not deleted."""
+    store(tmp_path, "another model").save(PREFIX)
+    assert list(store(tmp_path).load()) == []
+    assert len(files_in(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("position", [0, 40, 200, 500, -1])
+def test_a_broken_file_is_deleted(tmp_path: Path, position: int, caplog: pytest.LogCaptureFixture) -> None:
+    """One changed byte anywhere: never used, told in the log; a file of another model's name is not ours to delete."""
+    one = store(tmp_path)
+    one.save(PREFIX)
+    (path,) = files_in(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+    assert list(one.load()) == []
+    assert len(files_in(tmp_path)) == (1 if "deleting" not in caplog.text else 0)
+
+
+@pytest.mark.parametrize("size", [0, 10, 400, -1])
+def test_a_cut_file_is_deleted(tmp_path: Path, size: int) -> None:
+    """Also an empty one."""
+    one = store(tmp_path)
+    one.save(PREFIX)
+    (path,) = files_in(tmp_path)
+    path.write_bytes(path.read_bytes()[:size])
+    assert list(one.load()) == []
+    assert files_in(tmp_path) == []
+
+
+def test_a_file_under_anothers_name_is_deleted(tmp_path: Path) -> None:
+    """The name is made of what is in it."""
+    one = store(tmp_path)
+    one.save(PREFIX)
+    (path,) = files_in(tmp_path)
+    path.rename(tmp_path / f"{'0' * 40}.prefix")
+    assert list(one.load()) == []
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("fields", ["[" * 60_000, '{"identity": "this model", "sha256": "%s", "n_tokens": 1e999}'])
+def test_a_line_that_is_no_description_is_deleted(tmp_path: Path, fields: str) -> None:
+    """Nested beyond reason, or with a number of tokens that no integer holds."""
+    line = fields.replace("%s", hashlib.sha256(b"").hexdigest())
+    (tmp_path / f"{'0' * 40}.prefix").write_text(line + "\n")
+    assert list(store(tmp_path).load()) == []
+    assert files_in(tmp_path) == []
+
+
+def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
+    """A folder, a link that leads nowhere, a pipe that would block for ever; the prefixes beside them serve."""
+    (tmp_path / "folder.prefix").mkdir()
+    (tmp_path / "link.prefix").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.prefix")
+    one = store(tmp_path)
+    one.save(PREFIX)
+    assert list(one.load()) == [PREFIX]
+    assert len(files_in(tmp_path)) == 4
+
+
+def test_a_folder_of_somebody_elses_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that may not be touched, or that another server has just removed."""
+    one = store(tmp_path)
+    one.save(PREFIX)
+
+    def refuse(*_arguments: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    one.touch(PREFIX.blend, TOKENS)
+    one.touch(BASE, TOKENS)
+
+
+def test_a_disk_that_refuses_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No half-written file, one line in the log."""
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    store(tmp_path).save(PREFIX)
+    assert files_in(tmp_path) == []
+    assert "No space left on device" in caplog.text
+
+
+def test_the_folder_is_bounded(tmp_path: Path) -> None:
+    """The one used longest ago goes first; what is larger than all is not written."""
+    one = store(tmp_path, max_bytes=18_000)
+    prefixes = [SavedPrefix(BASE, (*TOKENS, number), b"x" * 5000) for number in range(4)]
+    for age, prefix in enumerate(prefixes[:3]):
+        one.save(prefix)
+        path = max(files_in(tmp_path), key=lambda path: path.stat().st_mtime)
+        os.utime(path, (age, age))
+    one.touch(BASE, prefixes[0].tokens)
+    one.save(prefixes[3])
+    assert [one.has(BASE, prefix.tokens) for prefix in prefixes] == [True, False, True, True]
+    one.save(SavedPrefix(BASE, TOKENS, b"x" * 20_000))
+    assert not one.has(BASE, TOKENS)
+
+
+def test_left_overs_of_a_crash_go(tmp_path: Path) -> None:
+    """A process killed while it wrote leaves a hidden file; the next save removes it."""
+    (tmp_path / ".writing-abc").write_bytes(b"half")
+    store(tmp_path).save(PREFIX)
+    assert [path.suffix for path in files_in(tmp_path)] == [".prefix"]
+
+
+def test_the_identity_is_made_of_the_model(tmp_path: Path) -> None:
+    """Its header, its weights, its size, the cache's format, and llama.cpp's version."""
+    model = tmp_path / "model"
+    model.write_bytes(b"header" + bytes(100_000))
+    identities = {identity_of(model, 6, "f16", "1")}
+    identities.add(identity_of(model, 6, "q8_0", "1"))
+    identities.add(identity_of(model, 6, "f16", "2"))
+    for content in (b"Header" + bytes(100_000), b"header" + b"\1" * 100_000, b"header" + bytes(100_001)):
+        model.write_bytes(content)
+        identities.add(identity_of(model, 6, "f16", "1"))
+    assert len(identities) == 6

@@ -1,0 +1,162 @@
+"""What is kept, who may use it, and who has to make way."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime.engine.cache.prefixes import Drop, Operation, Prefixes, Share
+from runtime.generation import BASE, Blend
+from tests.runtime.engine.values import blend
+
+KEPT_IDS = range(10, 13)
+A = blend("a")
+
+
+def prefixes(n_cells: int = 200) -> Prefixes:
+    """An empty cache with room for three kept prefixes."""
+    return Prefixes(n_cells, KEPT_IDS)
+
+
+def run(cache: Prefixes, tokens: list[int], under: Blend = BASE, *, sequence_id: int = 0) -> int:
+    """A sequence that computes ``tokens`` and ends; how many of them were there before."""
+    n_cached = cache.begin(sequence_id, under, tokens, len(tokens))
+    cache.grow(sequence_id, len(tokens) - n_cached)
+    cache.end(sequence_id, is_kept=True)
+    return n_cached
+
+
+def tokens_of(n: int, *, first: int = 0) -> list[int]:
+    """``n`` tokens like no others."""
+    return list(range(first, first + n))
+
+
+def test_the_longest_prefix_is_found() -> None:
+    """Of two kept ones, the one with more in common; all but the prompt's last token."""
+    cache = prefixes()
+    run(cache, tokens_of(20))
+    run(cache, [*tokens_of(30), 99])
+    assert run(cache, [*tokens_of(30), 98]) == 30
+    assert run(cache, tokens_of(20)) == 19
+
+
+def test_a_second_turn_pays_for_its_new_words() -> None:
+    """Prompt and answer of the first turn are the beginning of the second."""
+    cache = prefixes()
+    tokens = tokens_of(20)
+    assert cache.begin(0, A, tokens, 30) == 0
+    cache.grow(0, 20)
+    tokens += [50, 51, 52]
+    cache.grow(0, 2)
+    cache.end(0, is_kept=True)
+    assert cache.begin(0, A, [*tokens, 60, 61], 40) == 22
+
+
+@pytest.mark.parametrize("other", [BASE, blend("b"), blend("a", scale=0.5), blend("a", "b")], ids=str)
+def test_no_other_blend_finds_it(other: Blend) -> None:
+    """Same words, other weights: other keys and values."""
+    cache = prefixes()
+    run(cache, tokens_of(30), A)
+    assert run(cache, tokens_of(30), other) == 0
+    assert run(cache, tokens_of(30), A) == 29
+
+
+def test_operations_come_in_order() -> None:
+    """The end keeps under another id and frees its own; the next one shares from there."""
+    cache = prefixes()
+    run(cache, tokens_of(20))
+    kept_id = KEPT_IDS[-1]
+    assert cache.take_operations() == [Share(0, kept_id, 20), Drop(0)]
+    cache.begin(1, BASE, tokens_of(25), 25)
+    expected: list[Operation] = [Share(kept_id, 1, 20)]
+    assert cache.take_operations() == expected
+
+
+def test_a_longer_prefix_replaces_those_it_begins_with() -> None:
+    """And a shorter one is not kept beside it."""
+    cache = prefixes()
+    run(cache, tokens_of(20))
+    run(cache, tokens_of(40))
+    run(cache, tokens_of(18))
+    assert cache.n_cells_kept == 40
+
+
+def test_the_least_recently_used_makes_way() -> None:
+    """For cells, and for ids."""
+    cache = prefixes(100)
+    for first in (0, 1000, 2000):
+        run(cache, tokens_of(30, first=first))
+    run(cache, [*tokens_of(20), 7777, 7778])
+    assert cache.n_cells_kept <= 100
+    assert cache.begin(0, BASE, tokens_of(31, first=1000), 40) == 0
+    cache.end(0, is_kept=False)
+    assert cache.begin(0, BASE, tokens_of(31), 40) == 30
+
+
+def test_kept_prefixes_never_keep_a_request_out() -> None:
+    """A cache full of them has room for whoever fits into an empty one."""
+    cache = prefixes(100)
+    for first in (0, 1000, 2000):
+        run(cache, tokens_of(33, first=first))
+    assert cache.has_room(BASE, tokens_of(50, first=5000), 100)
+    assert not cache.has_room(BASE, tokens_of(50, first=5000), 101)
+    assert cache.begin(0, BASE, tokens_of(50, first=5000), 100) == 0
+    assert cache.n_cells_kept == 0
+
+
+def test_a_kept_answer_makes_way_for_its_own_prompt() -> None:
+    """Of a kept prefix, only what is shared counts against the request that shares it."""
+    cache = prefixes(100)
+    run(cache, tokens_of(90))
+    assert cache.has_room(BASE, tokens_of(20), 95)
+    assert cache.begin(0, BASE, tokens_of(20), 95) == 19
+    cache.grow(0, 76)
+
+
+def test_room_counts_what_is_shared_once() -> None:
+    """A prompt that begins like a running one needs cells for the rest alone."""
+    cache = prefixes(100)
+    cache.begin(0, BASE, tokens_of(60), 70)
+    cache.grow(0, 60)
+    assert not cache.has_room(BASE, tokens_of(60, first=1000), 70)
+    assert cache.has_room(BASE, [*tokens_of(60), 99], 90)
+    assert not cache.has_room(BASE, [*tokens_of(60), 99], 91)
+
+
+def test_short_and_unwanted_ones_are_not_kept() -> None:
+    """What every prompt begins with saves nobody anything; what failed cannot be trusted."""
+    cache = prefixes()
+    run(cache, tokens_of(5))
+    cache.begin(0, BASE, tokens_of(30, first=50), 30)
+    cache.grow(0, 30)
+    cache.end(0, is_kept=False)
+    assert cache.n_cells_kept == 0
+
+
+def test_a_prompt_waits_for_one_that_is_coming() -> None:
+    """As long as it is being computed, and no longer."""
+    cache = prefixes()
+    prompt = tokens_of(150)
+    cache.begin(0, A, prompt, 150)
+    coming = cache.find_coming(A, [*prompt, 1])
+    assert coming is not None
+    assert cache.find_coming(BASE, [*prompt, 1]) is None
+    assert cache.find_coming(A, tokens_of(40)) is None
+    cache.grow(0, 149)
+    assert cache.is_coming(coming)
+    cache.grow(0, 1)
+    assert not cache.is_coming(coming)
+    assert cache.find_coming(A, [*prompt, 1]) is None
+    assert cache.begin(1, A, [*prompt, 1], 151) == 150
+
+
+def test_nobody_waits_for_one_that_has_ended() -> None:
+    """A cancelled leader's followers look for themselves, also if another has its id."""
+    cache = prefixes()
+    prompt = tokens_of(150)
+    cache.begin(0, A, prompt, 150)
+    coming = cache.find_coming(A, prompt)
+    assert coming is not None
+    cache.end(0, is_kept=True)
+    assert not cache.is_coming(coming)
+    cache.begin(0, A, prompt, 150)
+    assert not cache.is_coming(coming)

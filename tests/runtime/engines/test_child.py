@@ -1,0 +1,306 @@
+"""The child engine: every request ends exactly once, also when the process does not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from runtime import messages
+from runtime.config import EngineSettings
+from runtime.engines.protocol import GenerationEvent
+from runtime.engines.supervisor import ChildEngine
+from runtime.errors import (
+    ContextExceeded,
+    EngineDied,
+    EngineUnavailable,
+    InvalidAdapter,
+    ModelLoadError,
+    Overloaded,
+)
+from runtime.generation import FinishReason, GenerationRequest, Prompt, Segment, Usage
+
+SCRIPT = Path(__file__).parent / "scripted_engine.py"
+DIGEST = "a" * 64
+
+
+def request(request_id: str, order: str) -> GenerationRequest:
+    """A request whose prompt is an order to the scripted engine."""
+    return GenerationRequest(request_id, Prompt((Segment(order, has_control_tokens=False),)))
+
+
+async def ask(engine: ChildEngine, request_id: str, order: str) -> list[GenerationEvent]:
+    """Every event of one request."""
+    async with engine.generate(request(request_id, order)) as events:
+        return [event async for event in events]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop run until the condition holds; the test's own time limit is the bound."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 -- what is waited for happens in another process
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def heard(tmp_path: Path) -> Callable[[], list[messages.Message]]:
+    """The commands that engines of this test were sent, over all restarts."""
+    log = tmp_path / "heard"
+
+    def read() -> list[messages.Message]:
+        return [messages.decode(line) for line in log.read_text().splitlines()]
+
+    return read
+
+
+@contextlib.asynccontextmanager
+async def running(tmp_path: Path, model: str = "m.gguf", **options: object) -> AsyncIterator[ChildEngine]:
+    """A client with a scripted child, not yet started."""
+    command = (sys.executable, str(SCRIPT), str(tmp_path / "heard"))
+    engine = ChildEngine(EngineSettings(model=model), **{"max_in_flight": 4, "command": command, **options})  # type: ignore[arg-type]
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+async def test_events_arrive_in_order_and_end(tmp_path: Path) -> None:
+    """Started, the text, Finished; then nothing."""
+    async with running(tmp_path) as engine:
+        assert (await engine.start()).adapter_batching == "grouped"
+        assert await ask(engine, "r", "say one two") == [
+            messages.Started("r", 3),
+            messages.Text("r", "one"),
+            messages.Text("r", "two"),
+            messages.Finished("r", FinishReason.STOP, Usage(3, 2)),
+        ]
+        assert engine.n_in_flight == 0
+
+
+async def test_progress_of_loading_is_told(tmp_path: Path) -> None:
+    """Fractions reach whoever draws the bar."""
+    seen: list[float] = []
+    async with running(tmp_path, on_loading=seen.append) as engine:
+        await engine.start()
+    assert seen == [0.5]
+
+
+async def test_before_the_start_nothing_is_served(tmp_path: Path) -> None:
+    """A typed error, not a hang."""
+    async with running(tmp_path) as engine:
+        assert engine.ready is None
+        with pytest.raises(EngineUnavailable):
+            await ask(engine, "r", "say one")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("missing.gguf", "no such file: missing.gguf"), ("silent.gguf", "the engine process ended with status 3")],
+)
+async def test_a_model_that_cannot_be_loaded_is_told_at_start(tmp_path: Path, model: str, message: str) -> None:
+    """The engine's own words, or its exit status if it had none; it is not tried for ever."""
+    async with running(tmp_path, model) as engine:
+        with pytest.raises(ModelLoadError) as error:
+            await engine.start()
+    assert str(error.value) == message
+
+
+async def test_an_abort_before_it_is_ready_costs_only_the_lanes(
+    tmp_path: Path, heard: Callable[[], list[messages.Message]]
+) -> None:
+    """Started once more, with grouped batches; a setting that asks for mixed ones is not overruled."""
+    async with running(tmp_path, "lanes-abort.gguf") as engine:
+        await engine.start()
+        assert await ask(engine, "r", "say one")
+    assert [load.settings.adapter_batching for load in heard() if isinstance(load, messages.Load)] == [
+        "auto",
+        "grouped",
+    ]
+
+
+async def test_a_refusal_is_the_class_its_code_names(tmp_path: Path) -> None:
+    """And the engine goes on."""
+    async with running(tmp_path) as engine:
+        await engine.start()
+        with pytest.raises(ContextExceeded, match="too long"):
+            await ask(engine, "r", "fail")
+        assert await ask(engine, "s", "say one")
+
+
+@pytest.mark.parametrize("order", ["die", "babble"])
+async def test_the_end_of_the_process_ends_every_request_once(tmp_path: Path, order: str) -> None:
+    """Those in flight get EngineDied; the next engine serves on, and knows the adapters."""
+    async with running(tmp_path) as engine:
+        await engine.start()
+        await engine.add_adapter(DIGEST, tmp_path / "good.gguf")
+        first_process = engine.process_id
+        waiting = [asyncio.create_task(ask(engine, f"w{index}", "wait")) for index in range(2)]
+        await until(lambda: engine.n_in_flight == 2)
+        with pytest.raises(EngineDied):
+            await ask(engine, "r", order)
+        for task in waiting:
+            with pytest.raises(EngineDied):
+                await task
+        await until(lambda: engine.ready is not None)
+        assert engine.process_id != first_process
+        assert await ask(engine, "r", "say again")
+
+
+async def test_a_request_waits_for_the_next_engine(tmp_path: Path) -> None:
+    """Who comes while it starts again is answered, not refused."""
+    async with running(tmp_path) as engine:
+        await engine.start()
+        with pytest.raises(EngineDied):
+            await ask(engine, "r", "die")
+        assert engine.ready is None
+        assert len(await ask(engine, "s", "say one")) == 3
+
+
+async def test_nobody_waits_for_ever(tmp_path: Path) -> None:
+    """An engine that does not come up in time is said to be unavailable."""
+    async with running(tmp_path, "slow.gguf", ready_timeout_s=0.2) as engine:
+        starting = asyncio.create_task(engine.start())
+        with pytest.raises(EngineUnavailable, match="being loaded"):
+            await ask(engine, "r", "say one")
+        assert engine.n_in_flight == 0
+        starting.cancel()
+
+
+async def test_a_restarted_engine_is_told_its_adapters(
+    tmp_path: Path, heard: Callable[[], list[messages.Message]]
+) -> None:
+    """Before any request can name one."""
+    addition = messages.AddAdapter(DIGEST, str(tmp_path / "good.gguf"))
+    async with running(tmp_path) as engine:
+        await engine.start()
+        await engine.add_adapter(DIGEST, tmp_path / "good.gguf")
+        with pytest.raises(EngineDied):
+            await ask(engine, "r", "die")
+        await until(lambda: engine.ready is not None)
+        await ask(engine, "s", "say one")
+    assert heard().count(addition) == 2
+    assert heard()[-2:] == [addition, messages.Generate(request("s", "say one"))]
+
+
+async def test_leaving_early_cancels(tmp_path: Path, heard: Callable[[], list[messages.Message]]) -> None:
+    """The engine hears of it and the place in the queue is free."""
+    async with running(tmp_path) as engine:
+        await engine.start()
+        async with engine.generate(request("r", "wait")):
+            assert engine.n_in_flight == 1
+        assert engine.n_in_flight == 0
+        await ask(engine, "s", "say done")
+    assert messages.Cancel("r") in heard()
+
+
+async def test_a_finished_request_is_not_cancelled(tmp_path: Path, heard: Callable[[], list[messages.Message]]) -> None:
+    """Nor one whose end lies unread in the queue."""
+    async with running(tmp_path) as engine:
+        await engine.start()
+        async with engine.generate(request("r", "say one two")):
+            await until(lambda: engine.n_in_flight == 0)
+        await ask(engine, "s", "say done")
+    assert not any(isinstance(message, messages.Cancel) for message in heard())
+
+
+async def test_the_queue_is_bounded(tmp_path: Path) -> None:
+    """One too many is refused before anything is sent."""
+    async with running(tmp_path, max_in_flight=1) as engine:
+        await engine.start()
+        async with engine.generate(request("r", "wait")):
+            with pytest.raises(Overloaded):
+                await ask(engine, "s", "say one")
+        assert await ask(engine, "s", "say one")
+
+
+async def test_a_refused_adapter_is_an_error_and_forgotten(
+    tmp_path: Path, heard: Callable[[], list[messages.Message]]
+) -> None:
+    """The engine's reason reaches whoever added it; a restart does not bring it back."""
+    async with running(tmp_path) as engine:
+        await engine.start()
+        with pytest.raises(InvalidAdapter, match="rank 0"):
+            await engine.add_adapter(DIGEST, tmp_path / "bad.gguf")
+        with pytest.raises(EngineDied):
+            await ask(engine, "r", "die")
+        await until(lambda: engine.ready is not None)
+    assert sum(isinstance(message, messages.AddAdapter) for message in heard()) == 1
+
+
+async def test_a_removed_adapter_stays_removed(tmp_path: Path, heard: Callable[[], list[messages.Message]]) -> None:
+    """The engine is told, and the next one never hears of it."""
+    async with running(tmp_path) as engine:
+        await engine.add_adapter(DIGEST, tmp_path / "good.gguf")
+        await engine.start()
+        await engine.remove_adapter(DIGEST)
+        with pytest.raises(EngineDied):
+            await ask(engine, "r", "die")
+        await until(lambda: engine.ready is not None)
+    assert [type(message).__name__ for message in heard()][:3] == ["Load", "AddAdapter", "RemoveAdapter"]
+    assert sum(isinstance(message, messages.AddAdapter) for message in heard()) == 1
+
+
+async def test_a_hung_engine_is_replaced(tmp_path: Path) -> None:
+    """Silence with requests running is a failure; silence without is rest."""
+    async with running(tmp_path, hang_timeout_s=0.3) as engine:
+        await engine.start()
+        with pytest.raises(EngineDied):
+            await ask(engine, "r", "wait")
+        await until(lambda: engine.ready is not None)
+        assert await ask(engine, "s", "say again")
+
+
+async def test_rest_before_a_request_is_not_counted_as_silence(tmp_path: Path) -> None:
+    """Who asks an engine that has rested gets the whole time for the first word."""
+    timeout_s = 0.5
+    now = asyncio.get_running_loop().time
+    async with running(tmp_path, hang_timeout_s=timeout_s) as engine:
+        await engine.start()
+        rested_until = now() + timeout_s / 2
+        await until(lambda: now() > rested_until)
+        asked_at = now()
+        with pytest.raises(EngineDied):
+            await ask(engine, "r", "wait")
+        assert now() - asked_at >= timeout_s
+
+
+async def test_an_engine_that_cannot_be_started_again_is_tried_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No process to be had, as when memory is short: the next attempt may have one."""
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "heard")]
+    async with running(tmp_path, command=command) as engine:
+        await engine.start()
+        command[0] = str(tmp_path / "missing")
+        with pytest.raises(EngineDied):
+            await ask(engine, "r", "die")
+        await until(lambda: "cannot be started" in caplog.text)
+        command[0] = sys.executable
+        assert await ask(engine, "s", "say again")
+
+
+async def test_an_engine_that_cannot_be_started_at_all_is_told(tmp_path: Path) -> None:
+    """An error for the user, at the start."""
+    async with running(tmp_path, command=(str(tmp_path / "missing"),)) as engine:
+        with pytest.raises(ModelLoadError, match="cannot be started: No such file"):
+            await engine.start()
+
+
+async def test_stopping_tells_those_who_wait_and_ends_the_process(tmp_path: Path) -> None:
+    """No orphan, no silent stream."""
+    async with running(tmp_path) as engine:
+        await engine.start()
+        process_id = engine.process_id
+        waiting = asyncio.create_task(ask(engine, "r", "wait"))
+        await until(lambda: engine.n_in_flight == 1)
+        await engine.stop()
+        with pytest.raises(EngineUnavailable, match="shutting down"):
+            await waiting
+    assert process_id is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(process_id, 0)

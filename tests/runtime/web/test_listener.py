@@ -1,0 +1,125 @@
+"""Clients that take too much: too many, too slow, too large. Each over a bare socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+from aiohttp import ClientSession
+
+from runtime.web.limits import HttpLimits
+from tests.runtime.conftest import Serve
+from tests.runtime.double import ScriptedEngine
+
+RUN = "/client/v4/accounts/a/ai/run/@cf/google/gemma-7b-it-lora"
+
+
+@asynccontextmanager
+async def connection(
+    client: ClientSession, **options: int
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection of its own to the server of ``client``."""
+    base = client._base_url
+    assert base is not None
+    peer = socket.socket()
+    peer.setblocking(False)
+    if "receive_buffer" in options:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options["receive_buffer"])
+    await asyncio.get_running_loop().sock_connect(peer, (base.host, base.port))
+    reader, writer = await asyncio.open_connection(sock=peer, limit=1024)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+def post(body: bytes, length: int | None = None) -> bytes:
+    """A run request, which may promise more than it brings."""
+    return f"POST {RUN} HTTP/1.1\r\nHost: h\r\nContent-Length: {length or len(body)}\r\n\r\n".encode() + body
+
+
+@pytest.mark.parametrize("start", [b"", b"POST / HTTP/1.1\r\nHost: h\r\nX-Slow: "])
+async def test_a_client_that_never_finishes_its_headers(serve: Serve, start: bytes) -> None:
+    """It is cut off; one that spoke in time is not."""
+    client = await serve(limits=HttpLimits(header_s=0.2))
+    async with connection(client) as (good, ask), connection(client) as (slow, stall):
+        ask.write(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (await good.readline()).startswith(b"HTTP/1.1 200")
+        stall.write(start)
+        assert await asyncio.wait_for(slow.read(), 5) == b""
+        ask.write(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert b"HTTP/1.1 200" in await asyncio.wait_for(good.readuntil(b"HTTP/1.1 200"), 5)
+
+
+async def test_a_client_that_never_finishes_its_body(serve: Serve, engine: ScriptedEngine) -> None:
+    """It is told so."""
+    client = await serve(limits=HttpLimits(body_s=0.1))
+    async with connection(client) as (reader, writer):
+        writer.write(post(b'{"prompt":', length=100))
+        assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 408")
+    assert engine.requests == []
+
+
+async def test_too_many_connections(serve: Serve) -> None:
+    """The one too many is told to come back; when one leaves, another may come."""
+    client = await serve(limits=HttpLimits(n_connections=2))
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(connection(client))
+        for reader, writer in (first, await stack.enter_async_context(connection(client))):
+            writer.write(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        async with connection(client) as (reader, _):
+            assert (await reader.read()).startswith(b"HTTP/1.1 503")
+        first[1].write(b"GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        await first[0].read()
+        async with connection(client) as (reader, writer):
+            writer.write(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /health HTTP/1.1\r\nHost: h\r\nX-Long: " + b"x" * 10_000 + b"\r\n\r\n",
+        b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: h\r\n" + b"X-Many: x\r\n" * 200 + b"\r\n",
+        b"nonsense\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+    ids=["long header", "long path", "many headers", "no HTTP", "bad chunk"],
+)
+async def test_what_is_no_proper_request(
+    client: ClientSession, request_bytes: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a 400, the log is not filled with it, and the server goes on."""
+    async with connection(client) as (reader, writer):
+        writer.write(request_bytes)
+        assert re.match(rb"HTTP/1\.[01] 400", await asyncio.wait_for(reader.readline(), 5))
+    assert "Traceback" not in caplog.text
+    async with client.get("/health") as response:
+        assert response.status == 200
+
+
+async def test_a_slow_reader_is_cut(serve: Serve, engine: ScriptedEngine) -> None:
+    """A client that leaves its buffers full does not keep an answer in memory for ever; its sequence is freed."""
+    engine.script = ["x" * 100_000] * 200
+    client = await serve(limits=HttpLimits(write_s=0.2))
+    async with connection(client, receive_buffer=4096) as (_, writer):
+        writer.write(post(json.dumps({"prompt": "hi", "stream": True}).encode()))
+        await asyncio.wait_for(engine.left.wait(), 10)
+    assert engine.cancelled == [engine.requests[0].request_id]
+
+
+async def test_http_1_0(client: ClientSession) -> None:
+    """A stream to a client of HTTP/1.0 is not chunked, and ends with its connection."""
+    async with connection(client) as (reader, writer):
+        writer.write(post(b'{"prompt":"hi","stream":true}').replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+        head, _, body = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
+    assert b"chunked" not in head
+    assert body.startswith(b"data: ")
+    assert body.endswith(b"data: [DONE]\n\n")
