@@ -8,10 +8,13 @@ from aiohttp import web
 
 from runtime.adapters.registry import Registry
 from runtime.adapters.uploads import Finetunes
+from runtime.cloudflare import binding
 from runtime.cloudflare.dialect import DIALECT as CLOUDFLARE
 from runtime.config import ServerSettings
 from runtime.engines.protocol import Engine
 from runtime.openai.dialect import DIALECT as OPENAI
+from runtime.playground import routes as playground
+from runtime.playground.dialect import DIALECT as PLAYGROUND
 from runtime.web import health, openapi, plain
 from runtime.web.dialect import Dialect
 from runtime.web.first_request import FirstRequestTimeout
@@ -20,7 +23,7 @@ from runtime.web.limits import HttpLimits, limits_of
 from runtime.web.middleware import make_middleware, make_prepare_hook
 from runtime.web.tokens import load_tokens
 
-DIALECTS: Final[tuple[Dialect, ...]] = (CLOUDFLARE, OPENAI)
+DIALECTS: Final[tuple[Dialect, ...]] = (CLOUDFLARE, OPENAI, PLAYGROUND)
 
 
 def build_app(
@@ -55,8 +58,14 @@ def build_app(
     for dialect in DIALECTS:
         for add_routes in dialect.add_routes:
             add_routes(app)
+    app.router.add_get("/", _root)
     openapi.add_routes(app, health.PATHS, *(dialect.paths for dialect in DIALECTS))
     return app
+
+
+async def _root(request: web.Request) -> web.StreamResponse:
+    """``GET /``: a call of the Worker binding's proxy, else the playground."""
+    return await (binding.proxied(request) if binding.is_proxied(request) else playground.page(request))
 
 
 async def _close_finetunes(app: web.Application) -> None:

@@ -54,10 +54,15 @@ async def proxied(request: web.Request) -> web.StreamResponse:
     Raises:
         UnknownRoute: no ``MF-URL`` came.
     """
-    if "MF-URL" not in request.headers:
-        raise UnknownRoute("nothing lives at that path")
+    if not is_proxied(request):
+        raise UnknownRoute("no such path")
     model = request.headers.get("MF-Header-cf-consn-model-id", "")
     return await _serve(request, _call(request.headers["MF-URL"], model))
+
+
+def is_proxied(request: web.BaseRequest) -> bool:
+    """Whether Miniflare's remote proxy sent this request."""
+    return "MF-URL" in request.headers
 
 
 async def forwarded(request: web.Request) -> web.StreamResponse:
@@ -67,14 +72,13 @@ async def forwarded(request: web.Request) -> web.StreamResponse:
 
 
 def add_routes(app: web.Application) -> None:
-    """The binding's own paths, and those of its proxies."""
+    """The binding's own paths, and those of its proxies; the application registers ``GET /``, which has a page too."""
     for path in _RUNS:
         app.router.add_post(path, direct)
     app.router.add_get(_SEARCH, direct)
     app.router.add_post(_PROXY, forwarded)
     app.router.add_get(_PROXY, forwarded)
     app.router.add_post("/", proxied)
-    app.router.add_get("/", proxied)
 
 
 async def _serve(request: web.Request, call: Call) -> web.StreamResponse:
@@ -132,7 +136,7 @@ def _call(url: str, model: str) -> Call:
 
 def _is_mine(request: web.BaseRequest) -> bool:
     path = request.path.rstrip("/")
-    return path in _RUNS or path.endswith("/ai/run/proxy") or (not path and "MF-URL" in request.headers)
+    return path in _RUNS or path.endswith("/ai/run/proxy") or (not path and is_proxied(request))
 
 
 def _render_error(error: Exception, _request_id: str) -> ErrorAnswer:

@@ -27,11 +27,12 @@ def render_error(error: Exception, request_id: str) -> ErrorAnswer:
     return ErrorAnswer(status, render_json(body))
 
 
-def _headers(request_id: str) -> dict[str, str]:
+def headers(request_id: str) -> dict[str, str]:
+    """What every answer outside the two API dialects carries."""
     return {"X-Request-Id": request_id}
 
 
-ERROR_FORMAT: Final = ErrorFormat(lambda _: True, _headers, render_error)
+ERROR_FORMAT: Final = ErrorFormat(lambda _: True, headers, render_error)
 """Claims every request that is left."""
-OPEN_FORMAT: Final = ErrorFormat(lambda request: request.path == "/health", _headers, render_error, is_open=True)
+OPEN_FORMAT: Final = ErrorFormat(lambda request: request.path == "/health", headers, render_error, is_open=True)
 """What needs no token."""

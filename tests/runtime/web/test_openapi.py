@@ -17,8 +17,8 @@ from runtime.app import build_app
 from runtime.config import ServerSettings
 from tests.runtime.double import ScriptedEngine
 
-UNDESCRIBED = re.compile(r"/|.*/run/proxy|.*/ai/v1/(embeddings|responses|models)")
-"""Proxies of what is described, and places where nothing is."""
+UNDESCRIBED = re.compile(r"/|/playground/.*|.*/run/proxy|.*/ai/v1/(embeddings|responses|models)")
+"""Proxies of what is described, places where nothing is, and the files of the playground."""
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2.5, 1e308, 10**30, "", "hi", "true", "\x00", "é😀", "\ud800", "x" * 7000, [], {},
     [None], ["hi"], [{"role": "user", "content": "hi"}], [{"role": "user", "content": [{"type": "text", "text": "a"}]}],

@@ -1,0 +1,188 @@
+// The turns of the conversation: each prompt across the board, the columns' answers below it, and what the batch took.
+
+import { isSameBlend, titleOf } from "./blends.js";
+import { laneOf } from "./columns.js";
+import { costRow } from "./cost.js";
+import { byId, copyText, element, icon, iconButton } from "./dom.js";
+import { renderMarkdown } from "./markdown.js";
+
+const RENDER_EVERY_MS = 100; // Markdown of a growing answer, ten times a second at most
+
+/** Shows the turns of `session`. `actions`: {edit(index), ask(index, columns), measure(index, columns)}. */
+export class Thread {
+  #cells = new Map(); // `${turn.id}/${column.id}` to the cell's parts
+  #due = new Map(); // cells with text that is not shown yet
+  #timer = null;
+
+  constructor(session, actions) {
+    this.session = session;
+    this.actions = actions;
+    this.place = byId("turns");
+    this.board = byId("board");
+    session.addEventListener("change", ({ detail }) => {
+      if (["conversation", "columns", "turns", "answers", "running"].includes(detail)) this.render();
+    });
+    this.render();
+  }
+
+  /** A piece of text came: show it with the next batch of pieces. */
+  onpiece(turn, column) {
+    this.#due.set(`${turn.id}/${column.id}`, [turn, column]);
+    this.#timer ??= setTimeout(() => {
+      this.#timer = null;
+      this.#flush();
+    }, RENDER_EVERY_MS);
+  }
+
+  render() {
+    const isAtEnd = this.#isAtEnd();
+    const focused = document.activeElement?.dataset?.focus;
+    const { turns } = this.session;
+    this.#cells.clear();
+    this.#due.clear();
+    byId("welcome").hidden = turns.length > 0;
+    this.place.replaceChildren(...turns.map((turn, index) => this.#turn(turn, index)));
+    if (focused) this.place.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+    if (isAtEnd) this.#scrollToEnd();
+  }
+
+  #flush() {
+    const isAtEnd = this.#isAtEnd();
+    for (const [key, [turn, column]] of this.#due) {
+      const cell = this.#cells.get(key);
+      if (cell) this.#fill(cell, turn.answers[column.id]);
+    }
+    this.#due.clear();
+    if (isAtEnd) this.#scrollToEnd();
+  }
+
+  #turn(turn, index) {
+    const { columns } = this.session;
+    return element(
+      "article",
+      { class: "turn", "aria-label": `Prompt ${index + 1}` },
+      this.#prompt(turn, index),
+      ...columns.map((column, place) => this.#cell(turn, index, column, place)),
+      costRow(this.session, turn, index, this.actions),
+    );
+  }
+
+  #prompt(turn, index) {
+    const { isRunning, columns, conversation } = this.session;
+    return element(
+      "div",
+      { class: "asked" },
+      element("div", { class: conversation.mode === "raw" ? "asked-text raw" : "asked-text" }, turn.prompt),
+      element(
+        "div",
+        { class: "asked-actions" },
+        iconButton("edit", "Edit this prompt", () => this.actions.edit(index), { disabled: isRunning, "data-focus": `edit-${turn.id}` }),
+        iconButton("again", "Ask every column again", () => this.actions.ask(index, columns), { disabled: isRunning, "data-focus": `again-${turn.id}` }),
+      ),
+    );
+  }
+
+  #cell(turn, index, column, place) {
+    const body = element("div", { class: "answer-text" });
+    const foot = element("p", { class: "answer-foot" });
+    const fault = element("div", { class: "answer-fault" });
+    const tools = element("div", { class: "answer-tools" });
+    const title = titleOf(column.members);
+    const whole = element(
+      "section",
+      { class: "answer", "data-lane": laneOf(this.session.columns, place), "data-column": column.id, "aria-label": `Answer of ${title}` },
+      element("p", { class: "answer-name", "aria-hidden": "true" }, title),
+      body, fault, element("div", { class: "answer-end" }, foot, tools),
+    );
+    const cell = { whole, body, foot, fault, tools, turn, index, column };
+    this.#cells.set(`${turn.id}/${column.id}`, cell);
+    this.#fill(cell, turn.answers[column.id]);
+    return whole;
+  }
+
+  #fill(cell, answer) {
+    const { whole, body, foot, fault, tools } = cell;
+    whole.dataset.status = answer?.status ?? "unasked";
+    whole.setAttribute("aria-busy", String(answer?.status === "waiting" || answer?.status === "streaming"));
+    body.replaceChildren(...this.#text(answer));
+    foot.replaceChildren(...footOf(cell, answer));
+    fault.replaceChildren(...this.#fault(cell, answer));
+    tools.replaceChildren(...this.#tools(cell, answer));
+  }
+
+  #text(answer) {
+    if (!answer) return [element("span", { class: "unasked" }, "Not asked yet")];
+    if (answer.status === "waiting") return [element("span", { class: "waiting" }, "waiting", element("span", { class: "dots", "aria-hidden": "true" }))];
+    if (answer.status === "done" && answer.text === "") return [element("span", { class: "unasked" }, "An empty answer")];
+    if (this.session.conversation.mode === "raw") return [element("div", { class: "raw" }, answer.text)];
+    return [renderMarkdown(answer.text)];
+  }
+
+  #fault({ index, column }, answer) {
+    if (answer?.status !== "failed") return [];
+    const { message, advice } = answer.error;
+    const again = element("button", { type: "button", disabled: this.session.isRunning, onclick: () => this.actions.ask(index, [column]) }, "Try again");
+    return [element("p", {}, element("strong", {}, message), advice && ` ${advice}`), again];
+  }
+
+  #tools({ turn, index, column }, answer) {
+    const { isRunning } = this.session;
+    if (isRunning && (!answer || answer.status === "waiting" || answer.status === "streaming")) return [];
+    const title = titleOf(column.members);
+    const ask = answer
+      ? iconButton("again", `Ask ${title} again`, () => this.actions.ask(index, [column]), { disabled: isRunning, "data-focus": `ask-${turn.id}-${column.id}` })
+      : element("button", { type: "button", class: "small", disabled: isRunning, onclick: () => this.actions.ask(index, [column]) }, icon("send"), "Ask this column");
+    const copy = answer?.text && iconButton("copy", `Copy the answer of ${title}`, ({ currentTarget }) => copyText(answer.text, currentTarget));
+    return [copy, ask].filter(Boolean);
+  }
+
+  #isAtEnd() {
+    return this.board.scrollHeight - this.board.scrollTop - this.board.clientHeight < 48;
+  }
+
+  #scrollToEnd() {
+    this.board.scrollTop = this.board.scrollHeight;
+  }
+}
+
+/** The figures below an answer, each with its unit. */
+function footOf({ turn, column }, answer) {
+  if (!answer || answer.status === "waiting") return [];
+  const figures = [];
+  if (answer.rate !== null) figures.push(rateFigure(answer.rate));
+  if (answer.firstTokenMs !== null) figures.push(figure(duration(answer.firstTokenMs), "to first token", reused(answer.usage)));
+  if (answer.nTokens) figures.push(figure(String(answer.nTokens), answer.nTokens === 1 ? "token" : "tokens"));
+  const alone = turn.cost?.measured?.alone[column.id];
+  if (alone) figures.push(figure(speed(alone), "tok/s alone"));
+  if (answer.status === "stopped") figures.push(element("span", { class: "ending" }, "stopped"));
+  if (answer.reason === "length") figures.push(element("span", { class: "ending", title: "The answer reached the longest length that was asked for" }, "cut at the limit"));
+  if (!isSameBlend(answer.members, column.members)) figures.push(element("span", { class: "ending" }, `by ${titleOf(answer.members)}`));
+  return figures;
+}
+
+function rateFigure({ perSecond, isWhole }) {
+  const words = isWhole
+    ? "Tokens a second over the whole time, reading the prompt included: the answer is too short to time its tokens alone"
+    : "Tokens a second, from the first token to the last";
+  return figure(`${isWhole ? "≈ " : ""}${speed(perSecond)}`, "tok/s", words);
+}
+
+function figure(value, unit, words = null) {
+  return element("span", { class: "figure", title: words }, element("b", {}, value), ` ${unit}`);
+}
+
+/** How much of the prompt was not read again. */
+function reused(usage) {
+  const n_cached = usage?.prompt_tokens_details?.cached_tokens;
+  return n_cached ? `${n_cached} of ${usage.prompt_tokens} prompt tokens were kept from an earlier request` : null;
+}
+
+/** Tokens a second, as short as it is honest. */
+export function speed(rate) {
+  return rate < 10 ? rate.toFixed(1) : String(Math.round(rate));
+}
+
+/** A time as short as it is honest. */
+export function duration(ms) {
+  return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 2 : 1)} s`;
+}
