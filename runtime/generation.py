@@ -12,6 +12,8 @@ from enum import StrEnum
 
 # Where vLLM draws the line too (vllm/sampling_params.py, _SAMPLING_EPS).
 _MIN_TEMPERATURE = 1e-5
+MAX_SCALE = 100.0
+"""The largest factor on an adapter's change, either sign."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -117,7 +119,7 @@ class BlendMember:
         """
         if not _DIGEST.fullmatch(self.digest):
             raise ValueError(f"digest must be 64 hexadecimal digits, not {self.digest!r}")
-        _check_range("scale", self.scale, -100, 100)
+        _check_range("scale", self.scale, -MAX_SCALE, MAX_SCALE)
 
 
 @dataclass(frozen=True, slots=True)

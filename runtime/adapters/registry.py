@@ -75,7 +75,15 @@ class Registry:
         return self._by_id.get(name_or_id) or self._by_name.get(name_or_id)
 
     def resolve(self, name_or_id: str) -> Blend:
-        """The adapter as what the engine applies.
+        """The adapter, at scale 1, as what the engine applies.
+
+        Raises:
+            UnknownAdapter, IncompleteAdapter: as ``member``.
+        """
+        return Blend((BlendMember(self.member(name_or_id)),))
+
+    def member(self, name_or_id: str) -> str:
+        """The content digest of an adapter.
 
         Raises:
             UnknownAdapter: no adapter has that id or name.
@@ -86,7 +94,7 @@ class Registry:
             raise IncompleteAdapter("the adapter still waits for one of its two files")
         if adapter is None:
             raise UnknownAdapter("no adapter has that name or id; GET /health lists those there are", name_or_id)
-        return Blend((BlendMember(adapter.digest),))
+        return adapter.digest
 
     def add(self, adapter: ServedAdapter) -> None:
         """Let requests name ``adapter``.

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from runtime.adapters.blend import BlendTerm, parse_lora
 from runtime.errors import InvalidRequest
 from runtime.generation import Sampling
 from runtime.prompt.gemma import Message
@@ -83,7 +84,8 @@ class CompletionInput:
     """What a completion asks for, prompt or messages aside. ``max_tokens`` None is the dialect's default."""
 
     model: str
-    lora: str
+    lora: tuple[BlendTerm, ...]
+    """The adapters it names; none for the base model."""
     max_tokens: int | None
     sampling: Sampling
     stop: tuple[str, ...]
@@ -105,7 +107,7 @@ def parse_completion(body: Mapping[str, Any], *, is_strict: bool = True) -> Comp
     stream_options = _typed(fields, "stream_options", dict, "an object") or {}
     return CompletionInput(
         model=_typed(fields, "model", str, "a string") or "",
-        lora=_typed(fields, "lora", str, "a string") or "",
+        lora=parse_lora(fields.get("lora")),
         max_tokens=None if max_tokens is None else min(max_tokens, _MAX_TOKENS),
         sampling=_sampling(fields),
         stop=_stops(fields.get("stop")),

@@ -12,11 +12,12 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from runtime.adapters.blend import blend_of, parse_lora
 from runtime.chat.body import parse_completion, parse_messages
 from runtime.cloudflare.run import NEURONS
 from runtime.cloudflare.wire import DONE, MODEL, check_model, render_frame, render_usage
 from runtime.errors import MethodNotAllowed, UnknownModel
-from runtime.generation import BASE, FinishReason, GenerationRequest, Usage
+from runtime.generation import FinishReason, GenerationRequest, Usage
 from runtime.prompt import gemma
 from runtime.prompt.gemma import SystemRole
 from runtime.web.answers import collect, stream
@@ -73,13 +74,13 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     asked = parse_completion(body, is_strict=False)
     messages = parse_messages(body)
     check_model(asked.model)
-    lora = asked.lora or request.query.get("lora", "")
+    lora = asked.lora or parse_lora(request.query.get("lora"))
     generation = GenerationRequest(
         request_id=request[REQUEST_ID],
         prompt=gemma.render(messages, SystemRole(request.app[SETTINGS].system_role)),
         max_tokens=_DEFAULT_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens,
         sampling=asked.sampling,
-        blend=request.app[REGISTRY].resolve(lora) if lora else BASE,
+        blend=blend_of(lora, request.app[REGISTRY].member),
         stop=asked.stop,
     )
     created_ms = time.time_ns() // 1_000_000

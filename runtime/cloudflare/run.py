@@ -7,10 +7,11 @@ from typing import Final
 
 from aiohttp import web
 
+from runtime.adapters.blend import blend_of
 from runtime.adapters.registry import Registry
 from runtime.cloudflare.wire import RunFrames, RunInput, render_result
 from runtime.config import ServerSettings
-from runtime.generation import BASE, GenerationRequest
+from runtime.generation import GenerationRequest
 from runtime.prompt import gemma
 from runtime.prompt.gemma import Message, SystemRole
 from runtime.web.answers import collect, stream
@@ -40,7 +41,7 @@ def to_generation(
         prompt=prompt,
         max_tokens=run_input.max_tokens,
         sampling=run_input.sampling,
-        blend=registry.resolve(run_input.lora) if run_input.lora else BASE,
+        blend=blend_of(run_input.lora, registry.member),
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from runtime.adapters.blend import BlendTerm, parse_lora
 from runtime.cloudflare.validator import type_mismatch, validate
 from runtime.errors import InvalidRequest, UnknownModel
 from runtime.generation import FinishReason, Sampling, Usage
@@ -33,13 +34,13 @@ Padding = Callable[[], str]
 
 @dataclass(frozen=True, slots=True)
 class RunInput:
-    """What one ``run`` asks for. Exactly one of ``prompt`` and ``messages`` is given; ``lora`` "" is the base model."""
+    """What one ``run`` asks for. Exactly one of ``prompt`` and ``messages`` is given; ``lora`` () is the base model."""
 
     prompt: str | None
     messages: tuple[Message, ...] | None
     is_raw: bool
     is_stream: bool
-    lora: str
+    lora: tuple[BlendTerm, ...]
     max_tokens: int
     sampling: Sampling
 
@@ -54,11 +55,14 @@ def parse_run(body: bytes, *, query_lora: str = "") -> RunInput:
 
 
 def parse_inputs(inputs: Any, *, query_lora: str = "") -> RunInput:
-    """The input that an already decoded JSON value holds.
+    """The input that an already decoded JSON value holds. A list in ``lora`` is an addition to the schema.
 
     Raises:
-        InvalidRequest: not what the schema asks for, in the contract's words.
+        InvalidRequest: not what the schema asks for, in the contract's words; or ``lora`` cannot be read.
     """
+    lora = inputs.get("lora") if isinstance(inputs, dict) else None
+    if isinstance(lora, list):
+        inputs = {key: value for key, value in inputs.items() if key != "lora"}
     validated = validate(_with_boolean_raw(inputs), SCHEMA["input"])
     values = validated.values
     has_messages = validated.branch == "messages"
@@ -67,7 +71,7 @@ def parse_inputs(inputs: Any, *, query_lora: str = "") -> RunInput:
         messages=parse_messages(values["messages"]) if has_messages else None,
         is_raw=not has_messages and values["raw"],
         is_stream=values["stream"],
-        lora=_lora(values.get("lora")) or query_lora,
+        lora=_lora(lora) or parse_lora(query_lora),
         max_tokens=int(min(max(values["max_tokens"], 0), _MAX_TOKENS)),
         sampling=_sampling(values),
     )
@@ -151,13 +155,11 @@ def _with_boolean_raw(inputs: Any) -> Any:
     return inputs
 
 
-def _lora(value: Any) -> str:
-    """The adapter's name or id; the messages branch does not look at it, so its type is checked here."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
+def _lora(value: Any) -> tuple[BlendTerm, ...]:
+    """The adapters that a body names; the messages branch of the schema does not know the key."""
+    if not isinstance(value, str | list | None):
         raise InvalidRequest(f"oneOf at '/' not met, 0 matches: {type_mismatch('lora', 'string', value)}")
-    return value
+    return parse_lora(value)
 
 
 def _sampling(values: dict[str, Any]) -> Sampling:

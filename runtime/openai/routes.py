@@ -1,6 +1,7 @@
 """``/v1``: chat completions, completions and models, for OpenAI's clients and everything that speaks like them.
 
-The base model is ``gemma-7b-it-lora``; an adapter is the model ``gemma-7b-it-lora:NAME`` (or the key ``lora``).
+The base model is ``gemma-7b-it-lora``; an adapter is the model ``gemma-7b-it-lora:NAME`` (or the key ``lora``),
+and a blend the model ``gemma-7b-it-lora:NAME:SCALE+NAME:SCALE``.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from typing import Final
 
 from aiohttp import web
 
+from runtime.adapters.blend import blend_of, is_plain_name, parse_lora
 from runtime.chat.body import CompletionInput, parse_completion, parse_messages, parse_prompt
 from runtime.errors import InvalidRequest, UnknownModel
-from runtime.generation import BASE, Blend, FinishReason, GenerationRequest, Prompt, Usage
+from runtime.generation import Blend, FinishReason, GenerationRequest, Prompt, Usage
 from runtime.openai.errors import render_error
 from runtime.openai.wire import ChatFrames, Head, TextFrames, render_chat, render_model, render_models, render_text
 from runtime.prompt import gemma
@@ -78,7 +80,10 @@ def add_routes(app: web.Application) -> None:
 
 
 def _models(request: web.Request) -> list[tuple[str, int]]:
-    adapters = [(f"{BASE_MODEL}:{one.name}", int(one.created_at.timestamp())) for one in request.app[REGISTRY]]
+    adapters = [
+        (f"{BASE_MODEL}:{one.name if is_plain_name(one.name) else one.id}", int(one.created_at.timestamp()))
+        for one in request.app[REGISTRY]
+    ]
     return [(BASE_MODEL, 0), *adapters]
 
 
@@ -93,10 +98,10 @@ def _blend(request: web.Request, asked: CompletionInput) -> Blend:
     base, _, suffix = asked.model.removeprefix(_CLOUDFLARE_PREFIX).partition(":")
     if base != BASE_MODEL:
         raise UnknownModel(f"no model {asked.model[:200]!r}; GET /v1/models lists those there are", asked.model)
-    if suffix and asked.lora and suffix != asked.lora:
+    terms = parse_lora(suffix)
+    if terms and asked.lora and terms != asked.lora:
         raise InvalidRequest(f"model names the adapter {suffix[:200]!r} and lora another; name one")
-    name = suffix or asked.lora
-    return request.app[REGISTRY].resolve(name) if name else BASE
+    return blend_of(terms or asked.lora, request.app[REGISTRY].member)
 
 
 def _generation(

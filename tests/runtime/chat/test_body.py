@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from runtime.adapters.blend import BlendTerm
 from runtime.chat.body import CompletionInput, parse_completion, parse_messages, parse_prompt
 from runtime.errors import InvalidRequest
 from runtime.generation import Sampling
@@ -14,7 +15,7 @@ MINIMAL = {"model": "m", "messages": []}
 
 def test_defaults() -> None:
     """What is not named, or null, has its default."""
-    expected = CompletionInput("m", "", None, Sampling(), (), is_stream=False, includes_usage=False)
+    expected = CompletionInput("m", (), None, Sampling(), (), is_stream=False, includes_usage=False)
     assert parse_completion(MINIMAL) == expected
     nulls = dict.fromkeys(["stop", "temperature", "max_tokens", "stream", "stream_options", "n", "tools", "seed"])
     assert parse_completion(MINIMAL | nulls) == expected
@@ -41,7 +42,7 @@ def test_every_parameter_arrives() -> None:
     }
     asked = parse_completion(MINIMAL | sampling | rest)
     assert asked == CompletionInput(
-        "m", "pirate", 7, Sampling(**sampling), ("a", "b"), is_stream=True, includes_usage=True
+        "m", (BlendTerm("pirate"),), 7, Sampling(**sampling), ("a", "b"), is_stream=True, includes_usage=True
     )
 
 

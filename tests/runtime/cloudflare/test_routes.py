@@ -18,6 +18,7 @@ from tests.runtime.double import ScriptedEngine
 ACCOUNT = "/client/v4/accounts/0123456789abcdef0123456789abcdef/ai"
 RUN = f"{ACCOUNT}/run/@cf/google/gemma-7b-it-lora"
 PIRATES = Blend((BlendMember(PIRATE.digest),))
+HALF = Blend((BlendMember(PIRATE.digest, 0.5),))
 
 
 async def test_curl_of_the_model_page(client: ClientSession, engine: ScriptedEngine) -> None:
@@ -90,6 +91,9 @@ async def test_stream(client: ClientSession) -> None:
         ("", {"lora": ""}, BASE),
         ("", {"lora": "pirate"}, PIRATES),
         ("?lora=pirate", {}, PIRATES),
+        ("?lora=pirate:0.5", {}, HALF),
+        ("", {"lora": "pirate:0.5"}, HALF),
+        ("", {"lora": [{"name": "pirate", "scale": 0.5}]}, HALF),
         (f"?lora={PIRATE.id}", {"lora": ""}, PIRATES),
     ],
 )

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from runtime.adapters.blend import BlendTerm
 from runtime.cloudflare.wire import RunFrames, parse_run, random_padding, render_envelope, render_result
 from runtime.errors import InvalidRequest, MissingBody
 from runtime.generation import FinishReason, Sampling, Usage
@@ -15,7 +16,7 @@ def test_prompt_with_defaults() -> None:
     run_input = parse_run(b'{"prompt":"hi"}')
     assert run_input.prompt == "hi"
     assert run_input.messages is None
-    assert (run_input.is_raw, run_input.is_stream, run_input.lora, run_input.max_tokens) == (False, False, "", 256)
+    assert (run_input.is_raw, run_input.is_stream, run_input.lora, run_input.max_tokens) == (False, False, (), 256)
     assert run_input.sampling == Sampling(temperature=0.6)
 
 
@@ -63,9 +64,18 @@ def test_max_tokens_is_clamped(given: float, meant: int) -> None:
 
 def test_lora_of_the_body_goes_before_that_of_the_url() -> None:
     """The URL's adapter is used where the body names none, or an empty one."""
-    assert parse_run(b'{"prompt":"hi","lora":"a"}', query_lora="b").lora == "a"
-    assert parse_run(b'{"prompt":"hi","lora":""}', query_lora="b").lora == "b"
-    assert parse_run(b'{"messages":[],"lora":null}', query_lora="b").lora == "b"
+    assert parse_run(b'{"prompt":"hi","lora":"a"}', query_lora="b").lora == (BlendTerm("a"),)
+    assert parse_run(b'{"prompt":"hi","lora":""}', query_lora="b").lora == (BlendTerm("b"),)
+    assert parse_run(b'{"messages":[],"lora":null}', query_lora="b").lora == (BlendTerm("b"),)
+
+
+@pytest.mark.parametrize("rest", ['"prompt":"hi"', '"messages":[]'])
+def test_a_list_of_adapters_is_read_beside_a_prompt_and_beside_messages(rest: str) -> None:
+    """The schema knows a string alone; the list is an addition, and an item that breaks its rules is refused."""
+    run_input = parse_run(f'{{{rest},"lora":[{{"name":"a","scale":0.5}},{{"id":"b"}}]}}'.encode())
+    assert run_input.lora == (BlendTerm("a", 0.5), BlendTerm("b"))
+    with pytest.raises(InvalidRequest, match="each item of lora"):
+        parse_run(f'{{{rest},"lora":["a"]}}'.encode())
 
 
 def test_lora_beside_messages_must_be_text() -> None:

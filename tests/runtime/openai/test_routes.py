@@ -1,11 +1,13 @@
 """``/v1`` over HTTP."""
 
+import dataclasses
 import json
 from typing import Any
 
 import pytest
 from aiohttp import ClientPayloadError, ClientSession
 
+from runtime.adapters.registry import Registry
 from runtime.errors import EngineDied, Overloaded
 from runtime.generation import BASE, Blend, BlendMember, FinishReason
 from tests.runtime.conftest import PIRATE, Serve
@@ -14,6 +16,7 @@ from tests.runtime.double import ScriptedEngine
 CHAT = "/v1/chat/completions"
 HI = {"model": "gemma-7b-it-lora", "messages": [{"role": "user", "content": "hi"}]}
 PIRATES = Blend((BlendMember(PIRATE.digest),))
+HALF = Blend((BlendMember(PIRATE.digest, 0.5),))
 
 
 async def test_chat(client: ClientSession, engine: ScriptedEngine) -> None:
@@ -66,6 +69,12 @@ async def test_completions(client: ClientSession, engine: ScriptedEngine) -> Non
         ({"model": f"gemma-7b-it-lora:{PIRATE.id}"}, PIRATES),
         ({"lora": "pirate"}, PIRATES),
         ({"model": "gemma-7b-it-lora:pirate", "lora": "pirate"}, PIRATES),
+        ({"model": "gemma-7b-it-lora:pirate:0.5"}, HALF),
+        ({"model": f"gemma-7b-it-lora:{PIRATE.id}:0.5", "lora": []}, HALF),
+        ({"lora": "pirate:0.5"}, HALF),
+        ({"lora": [{"name": "pirate", "scale": 0.5}]}, HALF),
+        ({"lora": [{"id": PIRATE.id, "scale": 0.5}]}, HALF),
+        ({"lora": "pirate:0"}, BASE),
     ],
 )
 async def test_adapters(client: ClientSession, engine: ScriptedEngine, fields: dict[str, Any], blend: Blend) -> None:
@@ -83,6 +92,13 @@ async def test_adapters(client: ClientSession, engine: ScriptedEngine, fields: d
         ({"model": "gemma-7b-it-lora:nobody"}, 404, "model_not_found"),
         ({"lora": "nobody"}, 404, "model_not_found"),
         ({"model": "gemma-7b-it-lora:pirate", "lora": "shout"}, 400, None),
+        ({"model": "gemma-7b-it-lora:pirate", "lora": "pirate:0.5"}, 400, None),
+        ({"model": "gemma-7b-it-lora:pirate:big"}, 400, None),
+        ({"model": "gemma-7b-it-lora:pirate+pirate"}, 400, None),
+        ({"model": "gemma-7b-it-lora:pirate+nobody"}, 404, "model_not_found"),
+        ({"lora": "pirate:nan"}, 400, None),
+        ({"lora": ["pirate"]}, 400, None),
+        ({"lora": {"name": "pirate"}}, 400, None),
         ({"lora": "\ud800"}, 404, "model_not_found"),
         ({"model": "\ud800"}, 404, "model_not_found"),
         ({"\ud800": 1}, 400, None),
@@ -125,6 +141,17 @@ async def test_a_stream_that_breaks_says_why(client: ClientSession, engine: Scri
         with pytest.raises(ClientPayloadError):
             received += await response.content.read()
     assert b"[DONE]" not in received
+
+
+async def test_a_name_that_a_string_cannot_hold_is_listed_by_its_id(client: ClientSession, registry: Registry) -> None:
+    """Every listed model can be asked for as it is listed."""
+    registry.add(dataclasses.replace(PIRATE, id="0f1e", name="a:b+c", digest="b" * 64))
+    async with client.get("/v1/models") as response:
+        names = [model["id"] for model in (await response.json())["data"]]
+    assert names == ["gemma-7b-it-lora", "gemma-7b-it-lora:0f1e", "gemma-7b-it-lora:pirate"]
+    for name in names:
+        async with client.post(CHAT, json=HI | {"model": name}) as response:
+            assert response.status == 200
 
 
 async def test_models(client: ClientSession) -> None:
