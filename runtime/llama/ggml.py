@@ -76,6 +76,14 @@ device_description = _declare("ggml_backend_dev_description", _text, _pointer)
 # (device, where free bytes go, where all bytes go)
 device_memory = _declare("ggml_backend_dev_memory", None, _pointer, _pointer, _pointer)
 
+backend_name = _declare("ggml_backend_name", _text, _pointer)
+device_of = _declare("ggml_backend_get_device", _pointer, _pointer)
+# (backend, node or buffer type)
+supports_op = _declare("ggml_backend_supports_op", ctypes.c_bool, _pointer, _pointer)
+supports_buffer_type = _declare("ggml_backend_supports_buft", ctypes.c_bool, _pointer, _pointer)
+# (scheduler, node): None if the scheduler does not know the node
+backend_of = _declare("ggml_backend_sched_get_tensor_backend", _pointer, _pointer, _pointer)
+
 # (scheduler, callback or None, user data)
 set_eval_callback = _declare("ggml_backend_sched_set_eval_callback", None, _pointer, _pointer, _pointer)
 

@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from runtime.errors import ModelLoadError
 from runtime.llama import ggml
-from runtime.llama.lanes.graph import LaneWeight, Pair, buffer_type_of, columns_of, plane_bytes_of, rows_of
+from runtime.llama.lanes.graph import Pair
+from runtime.llama.lanes.nodes import LaneWeight
+from runtime.llama.lanes.tensor import buffer_type_of, columns_of, plane_bytes_of, rows_of
 
 LANE_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 _F32, _I32 = 0, 26
@@ -75,7 +77,8 @@ class Bank:
 
     def _allocate(self, buffer_type: int, shapes: Mapping[str, tuple[int, int]], shape: BankShape) -> None:
         """The share of one buffer type, with its own ids and, where the backend wants it, room for results."""
-        n_tensors = 2 * len(shapes) + 16
+        modules = {name: _module_of(name) for name in shapes}
+        n_tensors = 2 * len(shapes) + 2 * len(set(modules.values())) + 16
         context = ggml.new_context(n_tensors)
         if context is None:
             raise ModelLoadError("no memory for the lanes' tensors")
@@ -89,7 +92,10 @@ class Bank:
             )
             for name, (n_in, n_out) in shapes.items()
         }
-        results = self._results(context, buffer_type, stacks.values(), shape)
+        results: dict[str, tuple[int, int]] = {}
+        for name, stack in stacks.items():
+            if modules[name] not in results:
+                results[modules[name]] = self._results(context, buffer_type, stack, shape)
         buffer = ggml.alloc_tensors(context, buffer_type)
         if not buffer:
             raise ModelLoadError(
@@ -100,31 +106,29 @@ class Bank:
         ggml.clear_buffer(buffer, 0)
         self._ids.append(ids)
         for name, (a, b) in stacks.items():
-            has_narrow_a = bool(ggml.is_host(buffer_type))
-            self.weights[name] = LaneWeight(a, b, ids[0], ids[1], *results, has_narrow_a=has_narrow_a)
+            self.weights[name] = LaneWeight(a, b, ids[0], ids[1], *results[modules[name]])
 
-    def _results(
-        self, context: int, buffer_type: int, stacks: Iterable[tuple[int, int]], shape: BankShape
-    ) -> tuple[int, int]:
-        """Rooms for the results of ``a`` and ``b`` at the largest batch, shared by all weights; 0 where none is needed.
+    def _results(self, context: int, buffer_type: int, stack: tuple[int, int], shape: BankShape) -> tuple[int, int]:
+        """Memory for the results of ``a`` and ``b`` at the largest batch; 0 where the graph's own is large enough.
 
-        Metal keeps scratch behind the result of ``MUL_MAT_ID`` (ggml_backend_metal_buffer_type_get_alloc_size), where
-        llama.cpp made room for a plain product only. It orders nodes by the memory they touch, so weights can share. On
-        the processor ``a`` computes only the rows that ranks need, and the others must be and stay zero.
+        Every layer's weight of one module has the same: a layer's nodes wait for those of the layer before. Modules of
+        one layer each have their own, since backends choose the order of nodes that do not wait for each other.
+
+        The graph holds ``a`` of a single row, so ``a`` always needs memory. ``b`` does where the backend keeps scratch
+        behind the result of ``MUL_MAT_ID`` (Metal: ggml-metal.cpp, ggml_backend_metal_buffer_type_get_alloc_size).
         """
         # The operands' shapes alone matter; they live in a context that gets no memory.
         operands = ggml.new_context(4)
         if operands is None:
             raise ModelLoadError("no memory for the lanes' tensors")
         self._contexts.append(operands)
-        a, b = max(stacks, key=lambda pair: rows_of(pair[1]))
+        a, b = stack
         ids = ggml.new_tensor_2d(operands, _I32, 1, shape.n_batch)
         x = ggml.new_tensor_3d(operands, _F32, columns_of(a), 1, shape.n_batch)
-        probe = ggml.mul_mat_id(operands, a, x, ids)
+        result_a = ggml.mul_mat_id(context, a, x, ids)
+        probe = ggml.mul_mat_id(operands, b, result_a, ids)
         needs_scratch = ggml.alloc_size(buffer_type, probe) > ggml.nbytes(probe) or shape.has_own_results
-        result_a = ggml.mul_mat_id(context, a, x, ids) if needs_scratch or ggml.is_host(buffer_type) else 0
-        result_b = ggml.mul_mat_id(context, b, probe, ids) if needs_scratch else 0
-        return result_a, result_b
+        return result_a, ggml.mul_mat_id(context, b, result_a, ids) if needs_scratch else 0
 
     @property
     def size_bytes(self) -> int:
@@ -183,3 +187,8 @@ class Bank:
             ggml.free(context)
         self._buffers.clear()
         self._contexts.clear()
+
+
+def _module_of(weight: str) -> str:
+    """``attn_q.weight`` of ``blk.3.attn_q.weight``."""
+    return weight.split(".", 2)[2]

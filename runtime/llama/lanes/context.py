@@ -14,7 +14,8 @@ from runtime.generation import Prompt
 from runtime.llama.adapter import NativeAdapter
 from runtime.llama.context import Chunk, Context, ContextShape
 from runtime.llama.lanes.bank import Bank, BankShape
-from runtime.llama.lanes.graph import LaneGraph, Pair, Plan
+from runtime.llama.lanes.graph import LaneGraph, Pair
+from runtime.llama.lanes.nodes import Plan
 from runtime.llama.lanes.template import Shapes, write_template
 from runtime.llama.lanes.tensor import LayoutError, prove_layout
 from runtime.llama.model import Model
@@ -40,10 +41,11 @@ class LanedContext:
         except LayoutError as error:
             raise ModelLoadError(f"this llama.cpp is not the one that lanes were built for: {error}") from error
         self.shapes = dict(shapes)
+        self._n_lanes = bank_shape.n_lanes
         with contextlib.ExitStack() as undo:
             self.context = Context(model, shape, self._graph.callback)
             undo.callback(self.context.free)
-            self._template = _load_template(model, shapes, bank_shape.rank)
+            self._template = _load_template(model, shapes)
             undo.callback(self._template.free)
             self.bank = Bank(self._find_pairs(model), shapes, bank_shape)
             undo.pop_all()
@@ -64,7 +66,10 @@ class LanedContext:
 
         Raises:
             DecodeError: llama.cpp refused or failed the batch, or its graph could not be given its lanes.
+            ValueError: there is no such lane; ggml checks that only in debug builds.
         """
+        if not 0 <= min(lanes) <= max(lanes) <= self._n_lanes:
+            raise ValueError(f"lanes {min(lanes)} to {max(lanes)} are not all among 0 to {self._n_lanes}")
         lengths = [len(chunk.tokens) for chunk in chunks]
         of_tokens = np.repeat(np.array(lanes, np.int32), lengths)
         wanted = [lane for chunk, lane in zip(chunks, lanes, strict=True) if chunk.wants_logits]
@@ -101,8 +106,8 @@ class LanedContext:
         self.bank.free()
 
 
-def _load_template(model: Model, shapes: Shapes, rank: int) -> NativeAdapter:
+def _load_template(model: Model, shapes: Shapes) -> NativeAdapter:
     with tempfile.TemporaryDirectory(prefix="gemlane-") as folder:
         path = Path(folder) / "template.gguf"
-        write_template(path, shapes, rank)
+        write_template(path, shapes)
         return NativeAdapter(model, path)

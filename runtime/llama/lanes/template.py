@@ -9,12 +9,10 @@ import gguf
 import numpy as np
 
 from convert.gguf.header import GgufHeader
-from convert.gguf.types import GgmlType
 from convert.rules.gemma import ARCHITECTURE, is_projection
 
 PROBE_RANK = 4
 Shapes = Mapping[str, tuple[int, int]]
-_BLOCK = 32
 
 
 def lora_shapes(base: GgufHeader) -> dict[str, tuple[int, int]]:
@@ -22,30 +20,20 @@ def lora_shapes(base: GgufHeader) -> dict[str, tuple[int, int]]:
     return {name: (tensor.shape[0], tensor.shape[1]) for name, tensor in base.tensors.items() if is_projection(name)}
 
 
-def write_template(path: Path, shapes: Shapes, rank: int) -> None:
+def write_template(path: Path, shapes: Shapes) -> None:
     """An adapter that changes nothing, on every weight: it exists so that llama.cpp's graph has LoRA nodes.
 
-    Its rank must be the lanes': the nodes' results are sized by it. Its weights are never read, so they take the
-    smallest type; the file is a hole of zeros.
+    Its rank is 1, whatever the lanes' is. So no backend that takes products from a certain size on gets its nodes (BLAS
+    asks for 32 in each dimension), and what the scheduler copies to other devices at each batch is small.
     """
-    has_blocks = rank % _BLOCK == 0 and all(n_in % _BLOCK == 0 for n_in, _ in shapes.values())
-    kind = GgmlType.Q4_0 if has_blocks else GgmlType.F16
-    writer = _writer(path, rank)
-    size = 0
+    writer = _writer(path, 1)
     for name, (n_in, n_out) in shapes.items():
-        for suffix, n_rows, n_columns in ((".lora_a", rank, n_in), (".lora_b", n_out, rank)):
-            n_bytes = n_rows * kind.row_size_bytes(n_columns)
-            writer.add_tensor_info(
-                name + suffix, (n_rows, n_columns), np.dtype(np.float16), n_bytes, gguf.GGMLQuantizationType(kind)
-            )
-            size += -(-n_bytes // _BLOCK) * _BLOCK
+        writer.add_tensor(name + ".lora_a", np.zeros((1, n_in), np.float16))
+        writer.add_tensor(name + ".lora_b", np.zeros((n_out, 1), np.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
+    writer.write_tensors_to_file()
     writer.close()
-    header_bytes = -(-path.stat().st_size // _BLOCK) * _BLOCK
-    with path.open("r+b") as file:
-        file.truncate(header_bytes + size)
 
 
 def write_probe(path: Path, shapes: Shapes, seed: int) -> None:

@@ -167,3 +167,37 @@ def _allocate(make: Callable[[int], int]) -> tuple[int, Callable[[], None]]:
         ggml.free(context)
 
     return address, free
+
+
+def copy_of(address: int) -> Tensor:
+    """A tensor of our own with the fields of another; its data is the other's."""
+    return Tensor.from_buffer_copy(ctypes.string_at(address, ctypes.sizeof(Tensor)))
+
+
+def name_of(address: int) -> str:
+    """A tensor's name; the original's for a copy on another backend, which the scheduler calls ``CUDA0#name#0``.
+
+    Source: ggml-backend.cpp, ggml_backend_sched_split_graph.
+    """
+    name: str = Tensor.from_address(address).name.decode(errors="replace")
+    return name.split("#")[-2] if name.count("#") > 1 else name
+
+
+def buffer_type_of(address: int) -> int:
+    """The buffer type a tensor lives in."""
+    return int(ggml.buffer_type(Tensor.from_address(address).buffer))
+
+
+def plane_bytes_of(address: int) -> int:
+    """Bytes of one matrix of a stack."""
+    return int(Tensor.from_address(address).nb[2])
+
+
+def columns_of(address: int) -> int:
+    """Values in a row of a tensor."""
+    return int(Tensor.from_address(address).ne[0])
+
+
+def rows_of(address: int) -> int:
+    """Rows of one matrix of a tensor."""
+    return int(Tensor.from_address(address).ne[1])

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
+import types
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from runtime.config import EngineSettings
 from runtime.engine.start.startup import start
 from runtime.errors import ModelLoadError
-from runtime.llama.lanes import bank, graph, tensor
+from runtime.llama import ggml
+from runtime.llama.lanes import bank, tensor
 from runtime.llama.lanes import context as laned
 from runtime.llama.lanes.bank import Bank, LanePart
+from runtime.llama.lanes.graph import LaneGraph
+from runtime.llama.lanes.nodes import WeightNodes
 from runtime.llama.lanes.tensor import Ops
 from runtime.llama.library import Library
 from tests.runtime.engine.conftest import MakeDriver
@@ -29,19 +35,19 @@ def wrong_layout(patch: pytest.MonkeyPatch) -> None:
 
 def wrong_lane(patch: pytest.MonkeyPatch) -> None:
     """The matrices of the lane beside."""
-    plane = graph._plane
-    patch.setattr(graph, "_plane", lambda stack, lane: plane(stack, (lane + 1) % 3))
+    point_at = WeightNodes.point_at
+    patch.setattr(WeightNodes, "point_at", lambda self, lane: point_at(self, lane % 2 + 1))
 
 
 def wrong_offset(patch: pytest.MonkeyPatch) -> None:
     """Every product reads its columns four bytes off."""
-    finish = graph._Nodes.__post_init__
+    take = WeightNodes.__init__
 
-    def shift(self: graph._Nodes) -> None:
-        finish(self)
-        self.x_rows.data += 4
+    def shift(self: WeightNodes, *arguments: Any, **options: Any) -> None:
+        take(self, *arguments, **options)
+        self._x_rows.data += 4
 
-    patch.setattr(graph._Nodes, "__post_init__", shift)
+    patch.setattr(WeightNodes, "__init__", shift)
 
 
 def wrong_op(patch: pytest.MonkeyPatch) -> None:
@@ -81,24 +87,43 @@ def corrupted_bank(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_memory(patch: pytest.MonkeyPatch) -> None:
-    """The bank cannot be allocated."""
-    patch.setattr(bank.ggml, "alloc_tensors", lambda *_: None)
+    """The bank cannot be allocated, though the proof of the layout can."""
+    without_memory = types.SimpleNamespace(**{**vars(ggml), "alloc_tensors": lambda *_: None})
+    patch.setattr(bank, "ggml", without_memory)
 
 
-FAULTS = [wrong_layout, wrong_lane, wrong_offset, wrong_op, unknown_op, wrong_ids, corrupted_bank, no_memory]
+def blind_walk(patch: pytest.MonkeyPatch) -> None:
+    """The callback is armed, and meets no node."""
+    look_at = LaneGraph._look_at
+    patch.setattr(LaneGraph, "_look_at", lambda self, node: None if self._is_rewriting else look_at(self, node))
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+OFF = r"sequence \d is [\d.e+-]+ off, where probes change"
+FAULTS = {
+    wrong_layout: "a tensor takes 376 bytes, not 368",
+    wrong_lane: OFF,
+    wrong_offset: OFF,
+    wrong_op: OFF,
+    unknown_op: "0 of 14 weights found in the graph",
+    wrong_ids: OFF,
+    corrupted_bank: r"the bank does not hold what was written for blk\.1\.ffn_down\.weight",
+    no_memory: "not enough memory for 8 lanes of rank 32",
+    blind_walk: "0 of 14 weights found in the graph",
+}
+"""Each with the words that its reason holds."""
+
+
+@pytest.mark.parametrize(("fault", "words"), FAULTS.items(), ids=[fault.__name__ for fault in FAULTS])
 def test_a_fault_means_grouped_batches_and_right_answers(
-    fault: Fault, make_driver: MakeDriver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fault: Fault, words: str, make_driver: MakeDriver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One clear log line, and every voice as it should be."""
+    """A fault is logged in one line that names it, and every adapter answers as it should."""
     fault(monkeypatch)
     with caplog.at_level(logging.WARNING, "gemlane.engine"):
         driver = make_driver(adapter_batching="auto")
     monkeypatch.undo()
     assert driver.ready.adapter_batching == "grouped"
-    assert driver.ready.batching_reason.startswith("mixed batches are not possible here: ")
+    assert re.match(f"mixed batches are not possible here: .*{words}", driver.ready.batching_reason)
     lines = [record.message for record in caplog.records if record.name == "gemlane.engine"]
     assert lines == [f"{driver.ready.batching_reason}; falling back to one adapter a batch"]
     outcomes = {style: driver.submit(style, QUESTIONS[0], driver.voice(style)) for style in STYLES}

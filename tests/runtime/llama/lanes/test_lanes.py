@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 
 from runtime.errors import DecodeError, InvalidAdapter
+from runtime.llama import ggml
 from runtime.llama.context import Chunk
+from runtime.llama.lanes import nodes
 from runtime.llama.lanes.bank import LanePart
 from runtime.llama.lanes.graph import LaneGraph
+from runtime.llama.lanes.tensor import Tensor
 from runtime.llama.lanes.weights import lane_parts
 from tests.runtime.llama.conftest import RANK, Bench, Logits, MakeBench, tokens_of
 
@@ -193,6 +196,78 @@ def test_the_base_beside_lanes_is_the_base_to_the_last_bit(bench: Bench) -> None
     assert np.array_equal(bench.plain.logits(plain), bench.laned.context.logits(laned))
     bench.plain.remove(0)
     bench.laned.context.remove(0)
+
+
+def test_a_sum_that_is_not_in_place_becomes_a_copy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ``W x`` and the sum have memory of their own each, a base-only batch copies one to the other.
+
+    Here both are the same memory, so that the copy changes nothing and the base stays the base to the last bit, before
+    and after a batch in lanes on the same graph.
+    """
+    copied: list[Tensor] = []
+    monkeypatch.setattr(nodes, "is_in_place", lambda out: bool(copied.append(out)))
+    tokens = tokens_of("copied", 3)
+    bench.plain.set_adapters([])
+    (row,) = bench.plain.decode([Chunk(0, tokens, 0, wants_logits=True)])
+    expected = bench.plain.logits(row)
+    for lane in (0, 2, 0):
+        (row,) = bench.laned.decode([Chunk(0, tokens, 0, wants_logits=True)], [lane])
+        assert np.array_equal(expected, bench.laned.context.logits(row)) == (lane == 0)
+        bench.laned.context.remove(0)
+    bench.plain.remove(0)
+    assert copied
+
+
+def test_a_lane_that_does_not_exist_is_refused(bench: Bench) -> None:
+    """Ggml reads beyond the bank for such a lane; so it is refused before anything is decoded."""
+    for lane in (-1, 5):
+        with pytest.raises(ValueError, match="not all among 0 to 4"):
+            bench.laned.decode([Chunk(0, [5], 0, wants_logits=True), Chunk(1, [5], 0, wants_logits=True)], [0, lane])
+
+
+def test_a_walk_that_changes_nothing_fails_the_batch(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch in lanes whose nodes are not met has no lanes in its results, which must not be used."""
+    assert run(bench, [1, 2], [[2, 2]]) < BOUND
+    monkeypatch.setattr(LaneGraph, "_look_at", lambda *_: None)
+    with pytest.raises(DecodeError, match="0 of 14 weights found in the graph"):
+        bench.laned.decode([Chunk(0, [5], 0, wants_logits=True)], [3])
+    monkeypatch.undo()
+    bench.laned.context.remove(0)
+    assert run(bench, [1, 2], [[2, 2]]) < BOUND
+
+
+def test_a_result_is_not_overwritten_before_it_is_read(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes that write one memory, in an order where the second comes before the first is read, fail the batch."""
+    write = LaneGraph._write
+    with monkeypatch.context() as faulty:
+        # One memory for all, and no reader that comes in time.
+        faulty.setattr(LaneGraph, "_write", lambda graph, _result, name: write(graph, 1, name))
+        bench = make_bench()
+        with pytest.raises(DecodeError, match=r"would overwrite the result of blk\.0\.attn_q\.weight before"):
+            bench.laned.decode([Chunk(0, [5], 0, wants_logits=True)], [0])
+    bench.laned.context.remove(0)
+    bench.laned.decode([Chunk(0, [5], 0, wants_logits=True)], [0])
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ("supports_op", "CPU was given a node that it cannot compute as MUL_MAT_ID"),
+        ("supports_buffer_type", "CPU computes a node whose lanes are in memory it cannot read"),
+    ],
+)
+def test_a_backend_that_cannot_compute_a_node_fails_the_batch(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, question: str, words: str
+) -> None:
+    """The node is not computed at all: some backends end the process for an operation they do not know."""
+    bench = make_bench()
+    for lane in (1, 2):
+        bench.fill(lane, **LANES[lane])
+    chunks = [Chunk(place, [5], 0, wants_logits=True) for place in range(2)]
+    with monkeypatch.context() as faulty:
+        faulty.setattr(ggml, question, lambda *_: False)
+        with pytest.raises(DecodeError, match=words):
+            bench.laned.decode(chunks, [1, 2])
 
 
 def test_random_batches(bench: Bench) -> None:

@@ -51,3 +51,23 @@ def test_another_size_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ggml, "tensor_overhead", lambda: 376)
     with pytest.raises(LayoutError, match="376"):
         prove_layout()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (b"blk.0.ffn_down.weight.lora_a", "blk.0.ffn_down.weight.lora_a"),
+        (b"CUDA0#blk.0.ffn_down.weight.lora_a#0", "blk.0.ffn_down.weight.lora_a"),
+        (b"RPC0[127.0.0.1:50052]#blk.11.attn_q.weight.lora_b#3", "blk.11.attn_q.weight.lora_b"),
+        (b"a#b", "a#b"),
+        (b"", ""),
+    ],
+)
+def test_a_copy_on_another_backend_has_the_name_of_its_original(name: bytes, expected: str) -> None:
+    """The scheduler calls a copy ``BACKEND#name#number``."""
+    context = ggml.new_context(2)
+    assert context
+    address = ggml.new_tensor_2d(context, 0, 3, 5)
+    ggml.set_name(address, name)
+    assert tensor.name_of(address) == expected
+    ggml.free(context)
