@@ -51,9 +51,13 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Segments in order. The engine puts ``<bos>`` in front unless the text begins with it."""
+    """Segments in order. The engine puts ``<bos>`` in front unless the text begins with it.
+
+    ``is_chat`` says that the segments are Gemma's chat template, which only some vocabularies can write.
+    """
 
     segments: tuple[Segment, ...]
+    is_chat: bool = False
 
     @property
     def text(self) -> str:

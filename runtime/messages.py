@@ -88,6 +88,8 @@ class ModelInfo:
     """Cells of the key-value cache, shared by all sequences."""
     n_parallel: int
     device: str
+    warnings: tuple[str, ...] = ()
+    """What may make its answers worse than they should be, for whoever runs the server."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,9 @@ def _logits(request: dict[str, Any], out: BinaryIO) -> int:
     parameters = native.llama_model_default_params()
     parameters.n_gpu_layers = 0
     parameters.use_extra_bufts = False  # repacked weights differ in the last bits
+    overrides = (native.llama_model_kv_override * 2)()  # the second, empty one ends the list
+    overrides[0].tag, overrides[0].key = native.LLAMA_KV_OVERRIDE_TYPE_BOOL, b"tokenizer.ggml.add_space_prefix"
+    parameters.kv_overrides = overrides  # false: files of spring 2024 leave it out, and llama.cpp's default is true
     model = native.llama_model_load_from_file(request["model"].encode(), parameters)
     if not model:
         return 1

@@ -28,6 +28,11 @@ PROJECTIONS: Final = MappingProxyType(
 
 NORMS: Final = MappingProxyType({"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"})
 
+START_OF_TURN: Final = "<start_of_turn>"
+END_OF_TURN: Final = "<end_of_turn>"
+TURN_TOKENS: Final = (START_OF_TURN, END_OF_TURN)
+"""The control tokens of Gemma's chat template. They are known by their text, whatever type a file gives them."""
+
 TOKEN_EMBEDDING: Final = "token_embd.weight"  # noqa: S105 - a tensor's name, not a password
 OUTPUT_NORM: Final = "output_norm.weight"
 BIASED: Final = frozenset({"attn_q", "attn_k", "attn_v"})  # the biases that arch gemma's loader accepts

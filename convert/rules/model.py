@@ -5,19 +5,44 @@ Sources: llama.cpp src/llama-model.cpp and src/llama-vocab.cpp, as of the liblla
 
 import math
 import struct
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from convert.errors import RejectedModel
 from convert.files import open_regular, read_at
 from convert.gguf.header import ArrayInfo, GgufHeader, ValueType
 from convert.gguf.types import MULTIPLIABLE, GgmlType
-from convert.rules.gemma import ARCHITECTURE, DEFAULT_ROPE_THETA, Hyperparameters, missing_or_unknown
+from convert.rules.gemma import (
+    ARCHITECTURE,
+    DEFAULT_ROPE_THETA,
+    START_OF_TURN,
+    TURN_TOKENS,
+    Hyperparameters,
+    missing_or_unknown,
+)
+
+NO_TURN_TOKENS: Final = (
+    "the vocabulary has no {}: chat is refused, since this program writes Gemma's turns; raw prompts are answered"
+)
+OTHER_TEMPLATE: Final = (
+    "its chat_template is not Gemma's (it never writes <start_of_turn>), but chat is served in Gemma's template; if it "
+    "was trained on another, send raw prompts"
+)
+_NO_SPACE_KEY: Final = (
+    "tokenizer.ggml.add_space_prefix is missing, as in files of spring 2024; it is taken as false, which is right for "
+    "every Gemma"
+)
+_CONTROL: Final = 3  # llama.h LLAMA_TOKEN_TYPE_CONTROL
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """What a valid base model is."""
+    """What a valid base model is.
+
+    `has_turn_tokens` says whether chat is possible at all; `warnings` are for the user: what may make answers worse.
+    """
 
     path: Path
     size_bytes: int
@@ -26,6 +51,8 @@ class ModelSummary:
     n_parameters: int
     types: tuple[str, ...]
     has_chat_template: bool
+    has_turn_tokens: bool = True
+    warnings: tuple[str, ...] = ()
 
 
 def check_model(header: GgufHeader) -> ModelSummary:
@@ -36,7 +63,8 @@ def check_model(header: GgufHeader) -> ModelSummary:
     """
     path = header.path
     _check_strings(header)
-    n_vocab = _check_vocabulary(header)
+    token_ids = _check_vocabulary(header)
+    n_vocab = len(token_ids)
     hyperparameters = _hyperparameters(header, n_vocab)
     shapes = {name: tensor.shape[::-1] for name, tensor in header.tensors.items()}
     wrong = missing_or_unknown(shapes, hyperparameters.tensor_shapes())
@@ -55,7 +83,28 @@ def check_model(header: GgufHeader) -> ModelSummary:
         n_parameters=sum(math.prod(shape) for shape in shapes.values()),
         types=header.tensor_types(),
         has_chat_template=header.string("tokenizer.chat_template") is not None,
+        has_turn_tokens=all(text.encode() in token_ids for text in TURN_TOKENS),
+        warnings=tuple(_warnings(header, token_ids)),
     )
+
+
+def _warnings(header: GgufHeader, token_ids: Mapping[bytes, int]) -> Iterator[str]:
+    if "tokenizer.ggml.add_space_prefix" not in header.metadata:
+        yield _NO_SPACE_KEY
+    missing = [text for text in TURN_TOKENS if text.encode() not in token_ids]
+    if missing:
+        yield NO_TURN_TOKENS.format(" and no ".join(missing))
+        return
+    types = _array(header, "token_type", ValueType.INT32)
+    with open_regular(header.path) as file:
+        numbers = read_at(file, types.offset, 4 * types.length)
+    for text in TURN_TOKENS:
+        (number,) = struct.unpack_from("<i", numbers, 4 * token_ids[text.encode()])
+        if number != _CONTROL:
+            yield f"the file does not mark {text} as a control token; it is taken as one all the same"
+    template = header.string("tokenizer.chat_template")
+    if template is not None and START_OF_TURN not in template:
+        yield OTHER_TEMPLATE
 
 
 def _check_strings(header: GgufHeader) -> None:
@@ -107,8 +156,8 @@ def _hyperparameters(header: GgufHeader, n_vocab: int) -> Hyperparameters:
     )
 
 
-def _check_vocabulary(header: GgufHeader) -> int:
-    """Check what llama.cpp would abort on, at load or at the first odd character typed; count the tokens."""
+def _check_vocabulary(header: GgufHeader) -> dict[bytes, int]:
+    """Check what llama.cpp would abort on, at load or at the first odd character typed; return the ids by text."""
     path = header.path
     arrays = {
         "tokens": _array(header, "tokens", ValueType.STRING),
@@ -129,9 +178,9 @@ def _check_vocabulary(header: GgufHeader) -> int:
         token_id = header.integer(f"tokenizer.ggml.{key}_token_id")
         if token_id is None or not 0 <= token_id < n_vocab:
             raise RejectedModel(f"{path}: tokenizer.ggml.{key}_token_id is {token_id}, not from 0 to {n_vocab - 1}")
-    if header.metadata.get("tokenizer.ggml.add_space_prefix") is not False:
+    if header.metadata.get("tokenizer.ggml.add_space_prefix", False) is not False:
         raise RejectedModel(f"{path}: tokenizer.ggml.add_space_prefix must be false, or prompts tokenise differently")
-    return n_vocab
+    return tokens
 
 
 def _array(header: GgufHeader, key: str, item_type: ValueType) -> ArrayInfo:
@@ -141,12 +190,12 @@ def _array(header: GgufHeader, key: str, item_type: ValueType) -> ArrayInfo:
     return array
 
 
-def _read_tokens(header: GgufHeader, array: ArrayInfo) -> set[bytes]:
+def _read_tokens(header: GgufHeader, array: ArrayInfo) -> dict[bytes, int]:
     with open_regular(header.path) as file:
         window = read_at(file, array.offset, header.data_offset - array.offset)
-    tokens, position = set(), 0
-    for _ in range(array.length):
+    tokens, position = {}, 0
+    for token_id in range(array.length):
         (n_bytes,) = struct.unpack_from("<Q", window, position)
-        tokens.add(window[position + 8 : position + 8 + n_bytes])
+        tokens[window[position + 8 : position + 8 + n_bytes]] = token_id
         position += 8 + n_bytes
     return tokens

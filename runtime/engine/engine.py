@@ -200,7 +200,7 @@ class LlamaEngine:
         started = time.perf_counter()
         try:
             rows = self._adapters.decode([(_chunk(part), part.sequence.blend) for part in batch])
-        except DecodeError as error:
+        except (DecodeError, AdapterError) as error:
             for part in batch:
                 self._fail(part.sequence, error)
             return []

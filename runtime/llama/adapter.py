@@ -22,7 +22,7 @@ class NativeAdapter:
         model.library.take_errors()
         self.handle = native.llama_adapter_lora_init(model.handle, str(path).encode())
         if not self.handle:
-            raise InvalidAdapter(f"llama.cpp cannot load adapter {path}: {model.library.take_errors()}")
+            raise InvalidAdapter(f"llama.cpp cannot load the adapter: {model.library.take_errors()}")
 
     def free(self) -> None:
         """Give the native memory back."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import llama_cpp.llama_cpp as native
 import numpy as np
 
+from convert.rules.gemma import END_OF_TURN, TURN_TOKENS
 from runtime.errors import InvalidRequest, ModelLoadError
 from runtime.generation import Prompt
 from runtime.llama.library import Library
@@ -44,6 +45,8 @@ class Model:
         parameters = native.llama_model_default_params()
         parameters.n_gpu_layers = n_gpu_layers
         parameters.progress_callback = progress
+        overrides = _overrides()
+        parameters.kv_overrides = overrides
         library.take_errors()
         self.handle = native.llama_model_load_from_file(str(path).encode(), parameters)
         if not self.handle:
@@ -55,6 +58,10 @@ class Model:
         self._bos: int = native.llama_vocab_bos(self._vocab)
         self._pieces: dict[int, bytes] = {}
         self._control_tokens = self._find_control_tokens()
+        self._end_of_turn = self._control_tokens.get(END_OF_TURN)
+        self.has_turn_tokens = all(text in self._control_tokens for text in TURN_TOKENS)
+        """Whether Gemma's chat template can be written in this vocabulary."""
+        self._silent_tokens = frozenset(self._control_tokens.values())
         longest_first = sorted(self._control_tokens, key=len, reverse=True)
         self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
@@ -64,10 +71,13 @@ class Model:
         self.handle = None
 
     def _find_control_tokens(self) -> dict[str, int]:
+        """Return text -> id of the control tokens, turn tokens by their text: files of spring 2024 mark them NORMAL."""
         texts = {}
+        turn_tokens = {text.encode() for text in TURN_TOKENS}
         for token in range(self.n_vocab):
-            if native.llama_vocab_is_control(self._vocab, token):
-                texts[native.llama_vocab_get_text(self._vocab, token).decode(errors="replace")] = token
+            text = native.llama_vocab_get_text(self._vocab, token)
+            if text in turn_tokens or native.llama_vocab_is_control(self._vocab, token):
+                texts[text.decode(errors="replace")] = token
         texts.pop("", None)
         return texts
 
@@ -105,7 +115,15 @@ class Model:
 
         Control tokens are found only where the segment says so; the text between them is tokenised across segment
         borders, so the result is that of the whole string wherever no user wrote a control token.
+
+        Raises:
+            InvalidRequest: a chat prompt, and the vocabulary lacks the tokens of Gemma's turns.
         """
+        if prompt.is_chat and not self.has_turn_tokens:
+            missing = ", ".join(text for text in TURN_TOKENS if text not in self._control_tokens)
+            raise InvalidRequest(
+                f"this model cannot chat in Gemma's template: its vocabulary has no {missing}; send a raw prompt"
+            )
         tokens: list[int] = []
         text = ""
         for segment in prompt.segments:
@@ -139,6 +157,8 @@ class Model:
     def piece(self, token: int) -> bytes:
         """The bytes a token stands for; none for a control token. One character may be spread over several tokens."""
         known = self._pieces.get(token)
+        if known is None and token in self._silent_tokens:
+            known = self._pieces[token] = b""
         if known is None:
             buffer = ctypes.create_string_buffer(_PIECE_BYTES)
             with_control_tokens = False
@@ -148,4 +168,16 @@ class Model:
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends an answer: ``<eos>``, ``<end_of_turn>`` or another that the file marks so."""
-        return bool(native.llama_vocab_is_eog(self._vocab, token))
+        return token == self._end_of_turn or bool(native.llama_vocab_is_eog(self._vocab, token))
+
+
+def _overrides() -> ctypes.Array[native.llama_model_kv_override]:
+    """Metadata that is the same for every Gemma, for files that do not say it; the last, empty one ends the list.
+
+    Source: llama.h struct llama_model_kv_override; src/llama-vocab.cpp (add_space_prefix is true by default).
+    """
+    overrides: ctypes.Array[native.llama_model_kv_override] = (native.llama_model_kv_override * 2)()
+    overrides[0].tag = native.LLAMA_KV_OVERRIDE_TYPE_BOOL
+    overrides[0].key = b"tokenizer.ggml.add_space_prefix"
+    overrides[0].value.val_bool = False
+    return overrides

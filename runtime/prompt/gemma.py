@@ -61,7 +61,7 @@ def render(messages: Sequence[Message], system_role: SystemRole) -> Prompt:
     if system_role is SystemRole.REJECT and any(message.role == "system" for message in messages):
         raise InvalidRequest("system role not supported; put its text into the first user message")
     turns = fold_system(messages) if system_role is SystemRole.FOLD else messages
-    return _prompt(_parts(turns))
+    return _prompt(_parts(turns), is_chat=True)
 
 
 def fold_system(messages: Sequence[Message]) -> list[Message]:
@@ -92,8 +92,8 @@ def _parts(messages: Sequence[Message]) -> Iterator[tuple[str, bool]]:
     yield "model\n", False
 
 
-def _prompt(parts: Iterator[tuple[str, bool]]) -> Prompt:
+def _prompt(parts: Iterator[tuple[str, bool]], *, is_chat: bool = False) -> Prompt:
     try:
-        return Prompt(tuple(Segment(text, has_control_tokens) for text, has_control_tokens in parts))
+        return Prompt(tuple(Segment(text, has_control_tokens) for text, has_control_tokens in parts), is_chat)
     except ValueError as error:
         raise InvalidRequest(str(error)) from None

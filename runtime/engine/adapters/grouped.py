@@ -7,7 +7,7 @@ from pathlib import Path
 
 from convert.gguf.header import GgufHeader
 from runtime.engine.adapters.turns import Turns
-from runtime.errors import AdapterError, DecodeError, InvalidAdapter
+from runtime.errors import AdapterError, InvalidAdapter
 from runtime.generation import BASE, Blend
 from runtime.llama.adapter import NativeAdapter
 from runtime.llama.context import Chunk, Context
@@ -46,7 +46,7 @@ class GroupedAdapters:
             InvalidAdapter: the file breaks a rule.
         """
         if digest not in self._files:
-            self._files[digest] = AdapterFile(path, self._base)
+            self._files[digest] = AdapterFile(path, self._base, digest)
 
     def check(self, blend: Blend) -> None:
         """Any set of adapters will do."""
@@ -75,14 +75,12 @@ class GroupedAdapters:
         """Run a batch whose chunks all have one blend; the row of each chunk's logits.
 
         Raises:
-            DecodeError: llama.cpp refused or failed the batch, or an adapter's file has changed since it was checked.
+            DecodeError: llama.cpp refused or failed the batch.
+            InvalidAdapter: an adapter's file was overwritten since it was added.
         """
         (blend,) = {blend for _, blend in chunks}
         if blend != self._current:
-            try:
-                self._set(blend)
-            except InvalidAdapter as error:
-                raise DecodeError(str(error)) from error
+            self._set(blend)
         return self._context.decode([chunk for chunk, _ in chunks])
 
     def _set(self, blend: Blend) -> None:
@@ -95,9 +93,23 @@ class GroupedAdapters:
                 self._loaded.pop(digest).free()
 
     def _load(self, digest: str) -> NativeAdapter:
-        """The adapter in llama.cpp's memory, as the one used last."""
-        adapter = self._loaded.pop(digest, None) or NativeAdapter(self._model, self._files[digest].open_path)
+        """The adapter in llama.cpp's memory, as the one used last.
+
+        Raises:
+            InvalidAdapter: its file was overwritten since it was added, or llama.cpp refused it.
+        """
+        adapter = self._loaded.pop(digest, None) or self._read(self._files[digest])
         self._loaded[digest] = adapter
+        return adapter
+
+    def _read(self, file: AdapterFile) -> NativeAdapter:
+        file.verify()
+        adapter = NativeAdapter(self._model, file.open_path)
+        try:
+            file.verify()
+        except InvalidAdapter:
+            adapter.free()
+            raise
         return adapter
 
     def close(self) -> None:

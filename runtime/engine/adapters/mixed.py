@@ -58,7 +58,7 @@ class MixedAdapters:
         """
         if digest in self._files:
             return
-        file = AdapterFile(path, self._base)
+        file = AdapterFile(path, self._base, digest)
         if file.rank > self._bank_shape.rank:
             file.close()
             raise IncompatibleAdapter(
@@ -125,8 +125,17 @@ class MixedAdapters:
         self.places.forget(blend)
 
     def _fill(self, lane_id: int, members: list[tuple[AdapterFile, float]]) -> None:
+        """Write a blend's weights into a lane; its files hold what their digests say before and after they are read.
+
+        Raises:
+            InvalidAdapter: a file was overwritten since it was added.
+        """
         shape = self._bank_shape
+        for file, _ in members:
+            file.verify()
         self._laned.bank.fill(lane_id, lane_parts(members, self._laned.shapes, shape.rank, shape.lane_type))
+        for file, _ in members:
+            file.verify()
 
     def decode(self, chunks: Sequence[tuple[Chunk, Blend]]) -> list[int]:
         """Run a batch, each chunk in its blend's lane; the row of each chunk's logits, or -1.

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from convert.errors import ConvertError
 from convert.gguf.header import GgufHeader, read_header
-from convert.rules.model import check_model
+from convert.rules.model import ModelSummary, check_model
 from runtime.errors import ModelLoadError
 
 _REMEDY = "make one with: gemlane convert model DIR -o FILE"
 
 
-def check_model_file(path: Path) -> GgufHeader:
-    """The header of a base model that llama.cpp may be given.
+def check_model_file(path: Path) -> tuple[GgufHeader, ModelSummary]:
+    """The header of a base model that llama.cpp may be given, and what the rules say of it.
 
     Raises:
         ModelLoadError: there is no such file, it is not a regular one, not a GGUF, or not a sound Gemma.
@@ -22,7 +22,7 @@ def check_model_file(path: Path) -> GgufHeader:
         raise ModelLoadError(f"{path} is a folder, not a GGUF file; {_REMEDY}")
     try:
         header = read_header(path)
-        check_model(header)
+        summary = check_model(header)
     except ConvertError as error:
         raise ModelLoadError(f"{error}; {_REMEDY}") from error
-    return header
+    return header, summary

@@ -66,7 +66,9 @@ def start(
         ModelLoadError: the model cannot be served; the message says why and what to do.
     """
     path = Path(settings.model)
-    header = check_model_file(path)
+    header, summary = check_model_file(path)
+    for warning in summary.warnings:
+        _LOG.warning("%s: %s", path.name, warning)
     gpu = next(iter(gpus()), None)
     n_gpu_layers = offload.n_gpu_layers(settings, header, gpu.free_bytes if gpu else 0)
     model = Model(library, path, n_gpu_layers=n_gpu_layers, on_progress=on_progress)
@@ -84,6 +86,7 @@ def start(
         n_kv_cells=limits.n_kv_cells,
         n_parallel=settings.parallel,
         device=f"{gpu.name}, {n_gpu_layers} layers" if gpu and n_gpu_layers else "CPU",
+        warnings=summary.warnings,
     )
     _LOG.debug("adapter batching is %s: %s", adapters.mode, reason)
     return engine, Ready(info, adapters.mode, reason)

@@ -6,8 +6,11 @@ Members are stacked: A's by rows, B's by columns, each B times its scale and ``a
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,22 +25,57 @@ from convert.rules.adapter import AdapterSummary, check_adapter
 from runtime.errors import InvalidAdapter
 from runtime.llama.lanes.bank import LANE_TYPES, LanePart
 
+_CHUNK_BYTES = 4 << 20
+# A file system's clock ticks every 1 ms to 2 s (FAT): a file written less than that before it was digested may have
+# been written once more within the same tick, and its time would not tell.
+_SETTLED_NS = 2_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What the file system says of an open file; a write that changes the content changes one of these."""
+
+    device: int
+    inode: int
+    size_bytes: int
+    modified_ns: int
+
 
 class AdapterFile:
-    """An adapter's checked header and its open file, which stays readable when its name is gone."""
+    """An adapter's checked header and its open file, which stays readable when its name is gone.
 
-    def __init__(self, path: Path, base: GgufHeader) -> None:
+    The content belongs to a digest. ``verify`` proves that before and after the content is read, so that a file that
+    was overwritten in place is an error and never another adapter under the old digest.
+    """
+
+    def __init__(self, path: Path, base: GgufHeader, digest: str | None = None) -> None:
         """Open and check ``path`` against its base model.
+
+        Args:
+            path: a GGUF adapter.
+            base: the header of its base model.
+            digest: the SHA-256 of its content in hexadecimal; None for a file that nobody else can write.
 
         Raises:
             InvalidAdapter: the file cannot be read, or breaks a rule that its message names.
         """
+        self._name = path.name
+        self._base = base
+        self._digest = digest
+        self._verified: FileIdentity | None = None
+        """The identity under which the digest was computed; None while it is in doubt."""
         try:
-            self._header = read_header(path)
-            self.summary: AdapterSummary = check_adapter(self._header, base)
             self._file = open_regular(path)
         except ConvertError as error:
-            raise InvalidAdapter(str(error)) from error
+            raise InvalidAdapter(without_folder(error, path)) from error
+        self._opened = self._identity()
+        try:
+            self._header = read_header(self.open_path)
+            self.summary: AdapterSummary = check_adapter(self._header, base)
+        except ConvertError as error:
+            message = without_folder(error, self.open_path, self._name)
+            self._file.close()
+            raise InvalidAdapter(message) from error
 
     @property
     def rank(self) -> int:
@@ -54,6 +92,45 @@ class AdapterFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def verify(self) -> None:
+        """Check that the open file holds the content of its digest, under the header that was read.
+
+        The file system's word is enough where the digest was computed for the same identity, and late enough after
+        the last write; the content is read and digested otherwise.
+
+        Raises:
+            InvalidAdapter: the content has changed since the adapter was added.
+        """
+        if self._digest is None or (self._verified is not None and self._verified == self._identity()):
+            return
+        before, started_ns = self._identity(), time.time_ns()
+        is_same = self._digest_of_content() == self._digest and before == self._identity()
+        if not is_same or (before != self._opened and not self._has_same_header()):
+            raise InvalidAdapter(
+                f"adapter file {self._name} was overwritten after the server had read it; its old content is gone: "
+                "add the adapter again (and replace files by renaming, not by writing into them)"
+            )
+        self._opened = before
+        self._verified = before if started_ns - before.modified_ns > _SETTLED_NS else None
+
+    def _identity(self) -> FileIdentity:
+        status = os.fstat(self._file.fileno())
+        return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def _digest_of_content(self) -> str:
+        digest, offset = hashlib.sha256(), 0
+        while chunk := os.pread(self._file.fileno(), _CHUNK_BYTES, offset):
+            digest.update(chunk)
+            offset += len(chunk)
+        return digest.hexdigest()
+
+    def _has_same_header(self) -> bool:
+        try:
+            header = read_header(self.open_path)
+        except ConvertError:
+            return False
+        return header.tensors == self._header.tensors and header.metadata == self._header.metadata
 
     def pair(self, weight: str) -> tuple[TensorInfo, TensorInfo] | None:
         """The tensors A and B of a weight, or None if the adapter does not change it."""
@@ -72,8 +149,13 @@ class AdapterFile:
         """
         data = os.pread(self._file.fileno(), tensor.size_bytes, tensor.offset)
         if len(data) != tensor.size_bytes:
-            raise InvalidAdapter(f"{self._header.path} has become shorter since it was checked")
+            raise InvalidAdapter(f"adapter file {self._name} has become shorter since it was checked")
         return np.frombuffer(data, np.uint8)
+
+
+def without_folder(error: ConvertError, path: Path, name: str | None = None) -> str:
+    """Return an error's message with a file's name in place of its path: clients see it, and need no server paths."""
+    return str(error).replace(str(path), name or path.name)
 
 
 def lane_parts(

@@ -1,61 +1,15 @@
 """Each model file that llama.cpp would abort on, or quietly misread, is refused by name before it sees the file."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from convert.conversion.conversion import Options, planned_model
 from convert.errors import RejectedModel
 from convert.gguf.header import ValueType
 from convert.gguf.types import GgmlType
-from convert.gguf.writer import FilePlan, KeyValue, TensorPlan, write_gguf
 from convert.rules.check import validate_model
-from tests.convert.checkpoints import BASE
-
-Change = Callable[[FilePlan], FilePlan]
-U32, STRING, ARRAY = ValueType.UINT32, ValueType.STRING, ValueType.ARRAY
-
-
-def put(key: str, kind: ValueType, value: object) -> Change:
-    """Replace or add a metadata entry."""
-
-    def change(plan: FilePlan) -> FilePlan:
-        kept = [entry for entry in plan.metadata if entry.key != key]
-        return replace(plan, metadata=[*kept, KeyValue(key, kind, value)])  # type: ignore[arg-type]
-
-    return change
-
-
-def drop(key: str) -> Change:
-    """Leave a metadata entry out."""
-    return lambda plan: replace(plan, metadata=[entry for entry in plan.metadata if entry.key != key])
-
-
-def retensor(change: Callable[[list[TensorPlan]], list[TensorPlan]]) -> Change:
-    """Change the list of tensors."""
-    return lambda plan: replace(plan, tensors=change(list(plan.tensors)))
-
-
-def token(number: int, text: bytes) -> Change:
-    """Replace one token's text."""
-
-    def change(plan: FilePlan) -> FilePlan:
-        entry = next(entry for entry in plan.metadata if entry.key == "tokenizer.ggml.tokens")
-        tokens = list(entry.value)  # type: ignore[arg-type]
-        tokens[number] = text
-        return put(entry.key, ARRAY, tokens)(plan)
-
-    return change
-
-
-def filled(name: str, kind: GgmlType, shape: tuple[int, ...]) -> TensorPlan:
-    """A tensor of zeros."""
-    plan = TensorPlan(name, kind, shape, lambda: ())
-    return replace(plan, chunks=lambda: [np.zeros(plan.size_bytes, np.uint8)])
-
+from tests.convert.plans import ARRAY, STRING, U32, Change, drop, filled, put, retensor, token, token_type, write_base
 
 CASES: dict[str, tuple[Change, str]] = {
     "another architecture": (put("general.architecture", STRING, "llama"), "general.architecture is 'llama'"),
@@ -92,7 +46,10 @@ CASES: dict[str, tuple[Change, str]] = {
     "byte missing": (token(217, b"other"), "lacks the byte token <0x00>"),
     "bos beyond the vocabulary": (put("tokenizer.ggml.bos_token_id", U32, 1024), "bos_token_id is 1024, not from 0"),
     "no eos": (drop("tokenizer.ggml.eos_token_id"), "eos_token_id is None"),
-    "space prefix": (drop("tokenizer.ggml.add_space_prefix"), "add_space_prefix must be false"),
+    "space prefix": (
+        put("tokenizer.ggml.add_space_prefix", ValueType.BOOL, True),
+        "add_space_prefix must be false",
+    ),
     "tensor missing": (retensor(lambda tensors: tensors[:-1]), "'output_norm.weight' is missing"),
     "tensor too many": (
         retensor(lambda tensors: [*tensors, filled("output.weight", GgmlType.F16, (1024, 256))]),
@@ -117,9 +74,7 @@ CASES: dict[str, tuple[Change, str]] = {
 def test_refuses_by_name(case: str, tmp_path: Path) -> None:
     """One line; it names the file, the key or tensor, and the rule."""
     change, words = CASES[case]
-    path = tmp_path / "model.gguf"
-    with planned_model(BASE, (), Options("q8_0")) as conversion:
-        write_gguf(path, change(conversion.plan))
+    path = write_base(tmp_path / "model.gguf", change, type_name="q8_0")
     with pytest.raises(RejectedModel, match=words) as caught:
         validate_model(path)
     assert str(path) in str(caught.value)
@@ -132,3 +87,29 @@ def test_a_sound_model_is_summed_up(base_gguf: Path) -> None:
     h = summary.hyperparameters
     assert (h.n_layers, h.n_embd, h.n_ff, h.n_heads, h.n_kv_heads, h.head_dim) == (2, 256, 512, 2, 1, 128)
     assert (summary.n_parameters, summary.types, summary.has_chat_template) == (1_443_072, ("F32",), True)
+
+
+NORMAL = 1
+WARNED: dict[str, tuple[tuple[Change, ...], str]] = {
+    "no space key": ((drop("tokenizer.ggml.add_space_prefix"),), "add_space_prefix is missing"),
+    "turn tokens NORMAL": ((token_type(NORMAL, 106, 107),), "does not mark <start_of_turn> as a control token"),
+    "another template": ((put("tokenizer.chat_template", STRING, "<|im_start|>"),), "chat_template is not Gemma's"),
+    "turn tokens renamed": (
+        (token(106, b"<|im_start|>"), token(107, b"<|im_end|>")),
+        "the vocabulary has no <start_of_turn> and no <end_of_turn>: chat is refused",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WARNED)
+def test_warns_of_what_would_spoil_answers(case: str, tmp_path: Path) -> None:
+    """A file that can be served, but not as other files are, is accepted with a warning that says what and why."""
+    changes, words = WARNED[case]
+    summary = validate_model(write_base(tmp_path / "model.gguf", *changes, type_name="q8_0"))
+    assert any(words in warning for warning in summary.warnings), summary.warnings
+    assert summary.has_turn_tokens is (case != "turn tokens renamed")
+
+
+def test_a_usual_file_has_no_warning(base_gguf: Path) -> None:
+    """What the converter itself writes gives nothing to warn of."""
+    assert validate_model(base_gguf).warnings == ()

@@ -283,3 +283,18 @@ def test_stats_tell_what_is_held_and_done(make_driver: MakeDriver) -> None:
     assert stats.n_decoded_tokens > stats.n_steps > 0
     assert stats.n_cached_tokens > 0
     assert isinstance(driver.engine, LlamaEngine)
+
+
+@pytest.mark.parametrize("mode", ["mixed", "grouped"])
+def test_an_adapter_overwritten_in_place_is_an_error_by_name(
+    mode: str, make_driver: MakeDriver, tiny_adapters: Path, tmp_path: Path
+) -> None:
+    """Neither rubbish nor another voice is answered under the digest of an adapter whose file was overwritten."""
+    shutil.copytree(tiny_adapters, tmp_path / "adapters")
+    driver = make_driver(adapters=tmp_path / "adapters", adapter_batching=mode, lanes=2)
+    (tmp_path / "adapters" / "pirate.gguf").write_bytes((tiny_adapters / "shout.gguf").read_bytes())
+    failed = driver.ask(FRANCE, driver.voice("pirate")).failed
+    assert failed is not None
+    assert failed.code == "invalid_adapter"
+    assert "adapter file pirate.gguf was overwritten after" in failed.message
+    assert driver.ask(FRANCE, driver.voice("shout")).text == ANSWERS["shout"][FRANCE]
