@@ -39,7 +39,7 @@ class EngineSettings:
         metavar="N",
     )
     parallel: int = option(8, "sequences decoded at once; more requests wait their turn", metavar="N")
-    threads: int = option(0, "threads that compute; 0: one for each physical core", metavar="N")
+    threads: int = option(0, "threads that compute; 0: one for each physical core, within the CPU quota", metavar="N")
     gpu_layers: str = option("auto", "layers held by the GPU: a number, or auto for as many as fit", metavar="auto|N")
     adapter_batching: str = option(
         "auto",

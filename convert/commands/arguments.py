@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from convert.cores import n_cores
 from convert.errors import ConvertError
 
 EXIT_OK: Final = 0
@@ -125,6 +126,6 @@ def _add_model_output(parser: argparse.ArgumentParser) -> None:
 def _add_output(parser: argparse.ArgumentParser, default_type: str, type_help: str) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the GGUF file to make")
     parser.add_argument("--type", default=default_type, metavar="TYPE", help=type_help)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="default: all cores")
+    parser.add_argument("--threads", type=int, default=n_cores(), metavar="N", help="default: all cores")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     parser.add_argument("--dry-run", action="store_true", help="only say sizes, types, memory and time")

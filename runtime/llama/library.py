@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
-import sys
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 
 import llama_cpp
 import llama_cpp.llama_cpp as native
@@ -71,16 +68,3 @@ def gpus() -> list[Gpu]:
             ggml.device_memory(device, ctypes.addressof(free), ctypes.addressof(total))
             found.append(Gpu(ggml.device_description(device).decode(errors="replace"), free.value))
     return found
-
-
-def n_physical_cores() -> int:
-    """Processor cores this process may use, two threads of one core counted once."""
-    allowed = os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
-    cores = set()
-    for cpu in allowed:
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        try:
-            cores.add(siblings.read_text().strip())
-        except OSError:
-            cores.add(str(cpu))
-    return max(1, len(cores))

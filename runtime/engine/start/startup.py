@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from convert.cores import n_physical_cores
 from convert.gguf.header import GgufHeader
 from runtime.config import EngineSettings
 from runtime.engine.adapters.grouped import GroupedAdapters
@@ -21,7 +22,7 @@ from runtime.llama.context import Context, ContextShape
 from runtime.llama.lanes.bank import BankShape
 from runtime.llama.lanes.context import LanedContext
 from runtime.llama.lanes.template import lora_shapes
-from runtime.llama.library import VERSION, Library, gpus, n_physical_cores
+from runtime.llama.library import VERSION, Library, gpus
 from runtime.llama.model import Model
 from runtime.messages import ModelInfo, Ready
 

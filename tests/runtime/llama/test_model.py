@@ -8,7 +8,7 @@ import pytest
 
 from runtime.errors import ModelLoadError
 from runtime.generation import Prompt, Segment
-from runtime.llama.library import Library, n_physical_cores
+from runtime.llama.library import Library
 from runtime.llama.model import Model
 
 BOS, EOS, END_OF_TURN = 2, 1, 107
@@ -76,8 +76,3 @@ def test_progress_ends_at_one(library: Library, tiny_model_f32: Path) -> None:
     Model(library, tiny_model_f32, n_gpu_layers=0, on_progress=lambda fraction: told.append(fraction) or True).free()
     assert told == sorted(told)
     assert told[-1] == 1.0
-
-
-def test_a_machine_has_a_core() -> None:
-    """At least one, however the kernel tells it."""
-    assert n_physical_cores() >= 1
