@@ -12,13 +12,18 @@ from runtime.cloudflare import binding
 from runtime.cloudflare.dialect import DIALECT as CLOUDFLARE
 from runtime.config import ServerSettings
 from runtime.engines.protocol import Engine
+from runtime.observe.engine import ObservedEngine
+from runtime.observe.events import Observers
+from runtime.observe.log import RequestLog
+from runtime.observe.prometheus import Exporter
 from runtime.openai.dialect import DIALECT as OPENAI
+from runtime.openai.routes import BASE_MODEL
 from runtime.playground import routes as playground
 from runtime.playground.dialect import DIALECT as PLAYGROUND
-from runtime.web import health, openapi, plain
+from runtime.web import health, metrics, openapi, plain
 from runtime.web.dialect import Dialect
 from runtime.web.first_request import FirstRequestTimeout
-from runtime.web.keys import ENGINE, FINETUNES, FIRST_REQUEST_TIMEOUT, LIMITS, REGISTRY, SETTINGS, TOKENS
+from runtime.web.keys import ENGINE, FINETUNES, FIRST_REQUEST_TIMEOUT, LIMITS, OBSERVER, REGISTRY, SETTINGS, TOKENS
 from runtime.web.limits import HttpLimits, limits_of
 from runtime.web.middleware import make_middleware, make_prepare_hook
 from runtime.web.tokens import load_tokens
@@ -48,18 +53,22 @@ def build_app(
     tokens, limits = load_tokens(settings), limits or limits_of(settings)
     formats = (plain.OPEN_FORMAT, *(each for dialect in DIALECTS for each in dialect.error_formats), plain.ERROR_FORMAT)
     app = web.Application(middlewares=[make_middleware(formats, tokens)], client_max_size=limits.body_bytes)
-    app[ENGINE], app[REGISTRY], app[SETTINGS], app[LIMITS], app[TOKENS] = engine, registry, settings, limits, tokens
+    exporter = Exporter(BASE_MODEL, registry.name_of)
+    observer = Observers((RequestLog(registry.name_of), exporter))
+    app[ENGINE], app[OBSERVER] = ObservedEngine(engine, observer), observer
+    app[REGISTRY], app[SETTINGS], app[LIMITS], app[TOKENS] = registry, settings, limits, tokens
     app[FIRST_REQUEST_TIMEOUT] = FirstRequestTimeout(limits.header_s)
     if finetunes is not None:
         app[FINETUNES] = finetunes
         app.on_cleanup.append(_close_finetunes)
     app.on_response_prepare.append(make_prepare_hook(formats))
     health.add_routes(app)
+    metrics.add_routes(app, exporter, registry.count_by_state, registry.name_of)
     for dialect in DIALECTS:
         for add_routes in dialect.add_routes:
             add_routes(app)
     app.router.add_get("/", _root)
-    openapi.add_routes(app, health.PATHS, *(dialect.paths for dialect in DIALECTS))
+    openapi.add_routes(app, health.PATHS, metrics.PATHS, *(dialect.paths for dialect in DIALECTS))
     return app
 
 

@@ -77,6 +77,8 @@ class ServerSettings:
     max_adapters: int = option(100, "most adapters kept", metavar="N")
     max_adapter_mib: int = option(300, "largest uploaded adapter file, in MiB", metavar="MIB")
     log_level: str = option("info", "how much is logged", choices=("debug", "info", "warning", "error"))
+    log_format: str = option("text", "lines for people, or JSON objects for machines", choices=("text", "json"))
+    log_file: str = option("", "file to log to instead of standard error; it may be rotated", metavar="FILE")
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from enum import Enum
 from typing import Any
 
 from runtime.config import EngineSettings
-from runtime.generation import FinishReason, GenerationRequest, Usage
+from runtime.generation import Blend, FinishReason, GenerationRequest, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,8 @@ class Ready:
     model: ModelInfo
     adapter_batching: str
     batching_reason: str
+    llama_cpp: str = ""
+    """The commit of llama.cpp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,10 @@ class Started:
     request_id: str
     n_prompt_tokens: int
     n_cached_tokens: int = 0
+    queue_s: float = 0.0
+    """Seconds from submission to a place among the running sequences."""
+    lane_wait_s: float = 0.0
+    """Seconds from there to the first batch: until the adapters' weights were in a lane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,18 +168,43 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneStats:
+    """The lanes of the bank by state, lane 0 of the base model left out; all zero without lanes."""
+
+    n_empty: int = 0
+    n_filling: int = 0
+    """Weights are being written."""
+    n_used: int = 0
+    """Some running sequence needs the weights."""
+    n_idle: int = 0
+    """No sequence needs the weights now; the next request under the blend finds them."""
+    n_fills: int = 0
+    """Times that weights were written, since the start."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """What the engine holds at this moment; sent about once a second while it works, and when it falls idle."""
 
     n_running: int
     n_waiting: int
     n_kv_cells_used: int
+    """Cells that running sequences hold."""
+    n_kv_cells_kept: int
+    """Cells that kept prefixes alone hold."""
     n_steps: int
     """Batches decoded since the start."""
     n_decoded_tokens: int
     """Tokens that went through the model since the start, prompts included."""
+    n_prompt_tokens: int
+    """Tokens of the prompts of admitted sequences, since the start."""
     n_cached_tokens: int
-    """Prompt tokens that did not have to, since the start."""
+    """Those of them that were found in the cache."""
+    n_steps_by_blends: tuple[tuple[int, int], ...]
+    """``(number of distinct blends, batches that held that number)``, since the start."""
+    lanes: LaneStats
+    running_blends: tuple[Blend, ...]
+    waiting_blends: tuple[Blend, ...]
 
 
 Command = Load | Generate | Cancel | AddAdapter | RemoveAdapter
@@ -212,8 +243,10 @@ def _build(annotation: Any, value: Any) -> Any:
         hints = _type_hints(annotation)
         return typing.cast(Any, annotation)(**{name: _build(hints[name], item) for name, item in value.items()})
     if typing.get_origin(annotation) is tuple:
-        (item_type, _) = typing.get_args(annotation)
-        return tuple(_build(item_type, item) for item in value)
+        item_types = typing.get_args(annotation)
+        if item_types[-1] is Ellipsis:
+            item_types = item_types[:1] * len(value)
+        return tuple(_build(item_type, item) for item_type, item in zip(item_types, value, strict=True))
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         (inner,) = (option for option in typing.get_args(annotation) if option is not type(None))
         return None if value is None else _build(inner, value)

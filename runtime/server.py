@@ -22,6 +22,7 @@ from runtime.config import ServerSettings, Settings
 from runtime.engines.supervisor import ChildEngine
 from runtime.errors import ConfigError, StorageError
 from runtime.messages import Ready
+from runtime.observe.log import set_up as set_up_logging
 from runtime.web.listener import Listener, listen
 
 log = logging.getLogger("gemlane")
@@ -42,7 +43,7 @@ async def serve(settings: Settings) -> None:
         ConfigError: the address cannot be listened on, or a file named by the settings cannot be used.
         ModelLoadError: the base model cannot be loaded.
     """
-    logging.basicConfig(level=settings.server.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    set_up_logging(settings.server.log_level, settings.server.log_format, settings.server.log_file)
     _check_places(settings)
     bar = _LoadingBar()
     max_in_flight = settings.engine.parallel + settings.server.max_queue

@@ -157,7 +157,17 @@ def test_imports_go_one_way() -> None:
 
 def test_only_the_standard_library_and_pinned_packages_are_imported() -> None:
     """Nothing at run time needs more than pyproject.toml installs."""
-    allowed = {*sys.stdlib_module_names, "runtime", "convert", "aiohttp", "numpy", "gguf", "llama_cpp", "tqdm"}
+    allowed = {
+        *sys.stdlib_module_names,
+        "runtime",
+        "convert",
+        "aiohttp",
+        "numpy",
+        "gguf",
+        "llama_cpp",
+        "tqdm",
+        "prometheus_client",
+    }
     allowed.add("yarl")  # aiohttp's own type of URLs
     for path in FILES:
         assert tops_of(path) - {""} <= {*allowed, *OPTIONAL_EXTRAS}, place_of(path)

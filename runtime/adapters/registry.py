@@ -70,6 +70,14 @@ class Registry:
         """Adapters that have a name and an id, but not yet all of their files."""
         return len(self._reserved)
 
+    def name_of(self, digest: str) -> str | None:
+        """A name of the adapter with that content, or None."""
+        return next((adapter.name for adapter in self._by_name.values() if adapter.digest == digest), None)
+
+    def count_by_state(self) -> dict[str, int]:
+        """How many adapters are in each state."""
+        return {"awaiting": self.n_reserved, "ready": len(self)}
+
     def find(self, name_or_id: str) -> ServedAdapter | None:
         """The adapter of that id, else of that name, else None."""
         return self._by_id.get(name_or_id) or self._by_name.get(name_or_id)

@@ -19,13 +19,14 @@ from runtime.engine.cache.saver import PrefixSaver
 from runtime.engine.pace import Pace
 from runtime.engine.scheduler import BatchPart, EngineLimits, Places, Scheduler
 from runtime.engine.sequence import Sequence, State
+from runtime.engine.tally import Tally
 from runtime.engine.text.answer import AnswerText
 from runtime.errors import AdapterError, ContextExceeded, DecodeError, GemlaneError
 from runtime.generation import Blend, FinishReason, GenerationRequest, Usage
 from runtime.llama.context import MAX_SEQUENCE_IDS, Chunk, Context
 from runtime.llama.model import Model
 from runtime.llama.sampler import Sampler
-from runtime.messages import AdapterAdded, AdapterRefused, Event, Failed, Finished, Started, Stats
+from runtime.messages import AdapterAdded, AdapterRefused, Event, Failed, Finished, LaneStats, Started, Stats
 
 _LOG = logging.getLogger("gemlane.engine")
 # Kept prefixes; more would only cost time to search.
@@ -46,6 +47,10 @@ class Adapters(Protocol):
     @property
     def is_preparing(self) -> bool:
         """Whether some blend is not ready yet, and somebody will be told when it is."""
+
+    @property
+    def lane_stats(self) -> LaneStats:
+        """The lanes by state; all zero without lanes."""
 
     def add(self, digest: str, path: Path) -> None:
         """Take an adapter in; raises an AdapterError if it cannot be used."""
@@ -96,7 +101,7 @@ class LlamaEngine:
         self._events: list[Event] = []
         self.is_blocked = False
         """Whether the last step found nothing that can run yet: adapters are still being prepared."""
-        self._n_steps = self._n_decoded_tokens = self._n_cached_tokens = 0
+        self._tally = Tally()
 
     @property
     def is_idle(self) -> bool:
@@ -114,6 +119,7 @@ class LlamaEngine:
             return [Failed(request.request_id, error.code, str(error))]
         self._sequences[request.request_id] = sequence
         self._scheduler.add(sequence)
+        self._tally.submitted(sequence)
         return []
 
     def _accept(self, request: GenerationRequest) -> Sequence:
@@ -171,7 +177,7 @@ class LlamaEngine:
     def _start(self, sequence: Sequence) -> None:
         sampler = Sampler(sequence.request.sampling, sequence.tokens, self._context)
         self._running[sequence] = _Running(sampler, AnswerText(sequence.request))
-        self._n_cached_tokens += sequence.n_cached
+        self._tally.admitted(sequence)
 
     def _tidy_cache(self) -> None:
         """Let llama.cpp's cache follow what was decided about prefixes."""
@@ -197,6 +203,7 @@ class LlamaEngine:
         """Run a batch; its parts and the rows of their logits, none if it failed."""
         if not batch:
             return []
+        self._tally.scheduled(batch)
         started = time.perf_counter()
         try:
             rows = self._adapters.decode([(_chunk(part), part.sequence.blend) for part in batch])
@@ -211,8 +218,7 @@ class LlamaEngine:
         n_tokens = sum(part.n_tokens for part in batch)
         n_prefill = sum(part.n_tokens for part in batch if part.sequence.state is State.PREFILL)
         self._pace.observe(n_tokens - n_prefill, n_prefill, elapsed_ms)
-        self._n_steps += 1
-        self._n_decoded_tokens += n_tokens
+        self._tally.decoded(batch)
 
     def _advance(self, part: BatchPart, row: int) -> None:
         """Note what was computed; choose the next token where the batch reached a sequence's end."""
@@ -221,7 +227,8 @@ class LlamaEngine:
         if not is_complete:
             return
         if sequence.state is State.PREFILL:
-            self._events.append(Started(sequence.request_id, sequence.n_prompt, sequence.n_cached))
+            waits = self._tally.waits(sequence)
+            self._events.append(Started(sequence.request_id, sequence.n_prompt, sequence.n_cached, *waits))
             if not sequence.n_answer_max:
                 self._finish(sequence, FinishReason.LENGTH)
                 return
@@ -252,6 +259,7 @@ class LlamaEngine:
         if running := self._running.pop(sequence, None):
             running.sampler.free()
         self._scheduler.end(sequence, state)
+        self._tally.ended(sequence)
         del self._sequences[sequence.request_id]
         for digest in self._users.release(sequence.blend):
             self._adapters.remove(digest)
@@ -277,14 +285,20 @@ class LlamaEngine:
     @property
     def stats(self) -> Stats:
         """What the engine holds and has done."""
-        running = self._scheduler.running
+        running, waiting, tally = self._scheduler.running, self._scheduler.waiting, self._tally
         return Stats(
             n_running=len(running),
-            n_waiting=len(self._scheduler.waiting),
+            n_waiting=len(waiting),
             n_kv_cells_used=self._prefixes.n_cells_running,
-            n_steps=self._n_steps,
-            n_decoded_tokens=self._n_decoded_tokens,
-            n_cached_tokens=self._n_cached_tokens,
+            n_kv_cells_kept=self._prefixes.n_cells_kept,
+            n_steps=tally.n_steps,
+            n_decoded_tokens=tally.n_decoded_tokens,
+            n_prompt_tokens=tally.n_prompt_tokens,
+            n_cached_tokens=tally.n_cached_tokens,
+            n_steps_by_blends=tally.n_steps_by_blends,
+            lanes=self._adapters.lane_stats,
+            running_blends=tuple(dict.fromkeys(sequence.blend for sequence in running)),
+            waiting_blends=tuple(dict.fromkeys(sequence.blend for sequence in waiting)),
         )
 
 

@@ -28,6 +28,10 @@ class Engine(Protocol):
     def n_in_flight(self) -> int:
         """Requests submitted and not yet ended."""
 
+    @property
+    def n_restarts(self) -> int:
+        """Times that the engine had to be started again."""
+
     def generate(
         self, request: GenerationRequest
     ) -> AbstractAsyncContextManager[AsyncGenerator[GenerationEvent, None]]:

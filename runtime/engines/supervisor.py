@@ -50,7 +50,7 @@ class ChildEngine:
         self._adapters: dict[str, Path] = {}
         self._child: EngineChild | None = None
         self._is_ready = asyncio.Event()
-        self._n_waiting = 0
+        self._n_waiting = self._n_restarts = 0
         self._stats: Stats | None = None
         self._supervisor: asyncio.Task[None] | None = None
 
@@ -68,6 +68,11 @@ class ChildEngine:
     def n_in_flight(self) -> int:
         """Requests submitted and not yet ended, including those that wait for the engine to start."""
         return self._n_waiting + (self._child.n_requests if self._child else 0)
+
+    @property
+    def n_restarts(self) -> int:
+        """Times that the engine process had to be started again."""
+        return self._n_restarts
 
     @property
     def process_id(self) -> int | None:
@@ -152,6 +157,7 @@ class ChildEngine:
                 first.set_exception(reason)
                 return
             log.error("%s; starting it again", reason)
+            self._n_restarts += 1
             delay_s = 0.0 if was_ready else min(30.0, max(1.0, delay_s * 2))
             await asyncio.sleep(delay_s)
 

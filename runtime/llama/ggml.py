@@ -37,6 +37,7 @@ init = _declare("ggml_init", _pointer, InitParameters)
 free = _declare("ggml_free", None, _pointer)
 tensor_overhead = _declare("ggml_tensor_overhead", _size)
 op_name = _declare("ggml_op_name", _text, _int)
+commit = _declare("ggml_commit", _text)
 
 # (context, type, n_columns, n_rows[, n_planes])
 new_tensor_2d = _declare("ggml_new_tensor_2d", _pointer, _pointer, _int, _int64, _int64)

@@ -17,6 +17,8 @@ from runtime.llama import ggml
 
 VERSION: str = llama_cpp.__version__
 """Of llama-cpp-python, which pins llama.cpp's."""
+COMMIT: str = ggml.commit().decode().removesuffix("-dirty")
+"""Of llama.cpp. Every source distribution calls itself dirty, since it holds no repository."""
 _LOG = logging.getLogger("llama.cpp")
 # ggml.h, enum ggml_log_level. Its warnings are for its own developers ("overflows" the training context, for one).
 _LEVELS = {3: logging.INFO, 4: logging.ERROR}

@@ -10,6 +10,7 @@ from runtime.adapters.registry import Registry
 from runtime.adapters.uploads import Finetunes
 from runtime.config import ServerSettings
 from runtime.engines.protocol import Engine
+from runtime.observe.events import Observer
 from runtime.web.first_request import FirstRequestTimeout
 from runtime.web.limits import HttpLimits
 from runtime.web.streams import Frames
@@ -21,6 +22,7 @@ FINETUNES: Final = web.AppKey("finetunes", Finetunes)
 """Absent where there is no folder to keep them in."""
 SETTINGS: Final = web.AppKey("settings", ServerSettings)
 TOKENS: Final = web.AppKey("tokens", Tokens)
+OBSERVER: Final = web.AppKey[Observer]("observer", Observer)
 LIMITS: Final = web.AppKey("limits", HttpLimits)
 FIRST_REQUEST_TIMEOUT: Final = web.AppKey("first_request_timeout", FirstRequestTimeout)
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
 from runtime.errors import GemlaneError, InvalidRequest, MethodNotAllowed, RequestTooLarge, UnknownRoute
+from runtime.observe.events import RequestEnded
 from runtime.web.answers import break_off
 from runtime.web.dialect import ErrorFormat, format_of
-from runtime.web.keys import FIRST_REQUEST_TIMEOUT, REQUEST_ID, STREAM
+from runtime.web.keys import FIRST_REQUEST_TIMEOUT, OBSERVER, REQUEST_ID, STREAM
 from runtime.web.tokens import Tokens
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 log = logging.getLogger(__name__)
+
+_CLIENT_WENT_AWAY = 499
+"""nginx's status for a client that closed its connection before the answer; it is only logged and counted."""
 
 
 def make_middleware(formats: Sequence[ErrorFormat], tokens: Tokens) -> Callable[..., Awaitable[web.StreamResponse]]:
@@ -27,14 +32,44 @@ def make_middleware(formats: Sequence[ErrorFormat], tokens: Tokens) -> Callable[
         request.app[FIRST_REQUEST_TIMEOUT].end(request)
         error_format = format_of(request, formats)
         request[REQUEST_ID] = str(uuid.uuid4())
+        began_at = time.perf_counter()
+        status, code = _CLIENT_WENT_AWAY, ""
         try:
             if not error_format.is_open:
                 tokens.check(request.headers)
-            return await handler(request)
+            response = await handler(request)
+            status = response.status
         except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
-            return await _respond(request, error_format, _typed(error))
+            typed = _typed(error)
+            response = await _respond(request, error_format, typed)
+            status, code = response.status, _code_of(typed)
+        finally:
+            _report(request, status, code, time.perf_counter() - began_at)
+        return response
 
     return middleware
+
+
+def _report(request: web.Request, status: int, code: str, elapsed_s: float) -> None:
+    """Tell the observer of a request's end."""
+    resource = request.match_info.route.resource
+    request.app[OBSERVER].observe(
+        RequestEnded(
+            request_id=request[REQUEST_ID],
+            method=request.method,
+            path=request.rel_url.raw_path,  # still encoded, so that no line break gets into a log
+            route=resource.canonical if resource is not None else "",
+            status=status,
+            error=code,
+            elapsed_s=elapsed_s,
+        )
+    )
+
+
+def _code_of(error: Exception) -> str:
+    if isinstance(error, ConnectionError):
+        return "cancelled"
+    return error.code if isinstance(error, GemlaneError) else GemlaneError.code
 
 
 def make_prepare_hook(
@@ -70,12 +105,11 @@ async def _respond(request: web.Request, error_format: ErrorFormat, error: Excep
     """The error as the answer, or as the end of the answer that has already begun."""
     stream = request.get(STREAM)
     if isinstance(error, ConnectionError):
-        log.info("request %s: the client went away", request[REQUEST_ID])
-        return stream if stream is not None else web.Response(status=499)
+        return stream if stream is not None else web.Response(status=_CLIENT_WENT_AWAY)
     if not isinstance(error, GemlaneError):
         log.error("request %s: %s %s", request[REQUEST_ID], request.method, request.path, exc_info=error)
     else:
-        log.info("request %s: %s: %s", request[REQUEST_ID], error.code, error)
+        log.debug("request %s: %s: %s", request[REQUEST_ID], error.code, error)
     if stream is not None:
         return await break_off(request, error)
     answer = error_format.render_error(error, request[REQUEST_ID])

@@ -47,6 +47,7 @@ class ScriptedEngine:
         self.adapters: dict[str, Path] = {}
         self.refusals: dict[str, GemlaneError] = {}
         self.n_in_flight = 0
+        self.n_restarts = 0
 
     @asynccontextmanager
     async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncGenerator[GenerationEvent, None]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing
 
 import pytest
@@ -35,6 +34,20 @@ REQUEST = GenerationRequest(
     blend=Blend((BlendMember("b" * 64, 0.5), BlendMember("a" * 64))),
     stop=("\n\n",),
 )
+STATS = messages.Stats(
+    n_running=1,
+    n_waiting=2,
+    n_kv_cells_used=3,
+    n_kv_cells_kept=4,
+    n_steps=5,
+    n_decoded_tokens=6,
+    n_prompt_tokens=7,
+    n_cached_tokens=8,
+    n_steps_by_blends=((1, 4), (3, 1)),
+    lanes=messages.LaneStats(1, 2, 3, 4, 5),
+    running_blends=(Blend(), REQUEST.blend),
+    waiting_blends=(REQUEST.blend,),
+)
 EXAMPLES: tuple[messages.Message, ...] = (
     messages.Load(EngineSettings(model="base.gguf")),
     messages.Generate(REQUEST),
@@ -42,15 +55,15 @@ EXAMPLES: tuple[messages.Message, ...] = (
     messages.AddAdapter("a" * 64, "/adapters/a.gguf"),
     messages.RemoveAdapter("a" * 64),
     messages.Loading(0.5),
-    messages.Ready(messages.ModelInfo("m", 1, 2, 3, 4, 5, 6, "CPU"), "mixed", "its self-check passed"),
+    messages.Ready(messages.ModelInfo("m", 1, 2, 3, 4, 5, 6, "CPU"), "mixed", "its self-check passed", "0c1e570"),
     messages.LoadFailed("model_load", "no such file"),
     messages.AdapterAdded("a" * 64),
     messages.AdapterRefused("a" * 64, "invalid_adapter", "rank 0"),
-    messages.Started("r1", 12, 3),
+    messages.Started("r1", 12, 3, 0.5, 0.25),
     messages.Text("r1", "\U0001f600\n", 2),
     messages.Finished("r1", FinishReason.LENGTH, Usage(3, 4, 1)),
     messages.Failed("r1", "decode", "no room"),
-    messages.Stats(*range(len(dataclasses.fields(messages.Stats)))),
+    STATS,
 )
 
 

@@ -13,6 +13,7 @@ from runtime.llama.adapter import NativeAdapter
 from runtime.llama.context import Chunk, Context
 from runtime.llama.lanes.weights import AdapterFile
 from runtime.llama.model import Model
+from runtime.messages import LaneStats
 
 
 class GroupedAdapters:
@@ -47,6 +48,11 @@ class GroupedAdapters:
         """
         if digest not in self._files:
             self._files[digest] = AdapterFile(path, self._base, digest)
+
+    @property
+    def lane_stats(self) -> LaneStats:
+        """Zeros: there are no lanes."""
+        return LaneStats()
 
     def check(self, blend: Blend) -> None:
         """Any set of adapters will do."""

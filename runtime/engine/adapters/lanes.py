@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from runtime.generation import Blend
+from runtime.messages import LaneStats
 
 BASE_LANE = 0
 
@@ -43,6 +44,7 @@ class Lanes:
         self._by_blend: dict[Blend, _Lane] = {}
         self._to_fill: list[Fill] = []
         self._now = 0
+        self._n_fills = 0
 
     def has_place(self, blend: Blend) -> bool:
         """Whether ``blend`` has a lane, or one could be given to it."""
@@ -85,6 +87,7 @@ class Lanes:
     def take_fills(self) -> list[Fill]:
         """What has to be written since the last call."""
         fills, self._to_fill = self._to_fill, []
+        self._n_fills += len(fills)
         return fills
 
     def filled(self, lane_id: int) -> None:
@@ -102,3 +105,15 @@ class Lanes:
     def resident(self) -> frozenset[Blend]:
         """The blends that sit in a lane."""
         return frozenset(self._by_blend)
+
+    @property
+    def stats(self) -> LaneStats:
+        """The lanes by state."""
+        lanes = self._lanes.values()
+        return LaneStats(
+            n_empty=sum(lane.blend is None for lane in lanes),
+            n_filling=sum(lane.is_filling for lane in lanes),
+            n_used=sum(lane.n_users > 0 and not lane.is_filling for lane in lanes),
+            n_idle=sum(lane.blend is not None and lane.is_idle for lane in lanes),
+            n_fills=self._n_fills,
+        )

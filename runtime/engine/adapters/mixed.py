@@ -19,6 +19,7 @@ from runtime.llama.context import Chunk
 from runtime.llama.lanes.bank import BankShape
 from runtime.llama.lanes.context import LanedContext
 from runtime.llama.lanes.weights import AdapterFile, lane_parts
+from runtime.messages import LaneStats
 
 _LOG = logging.getLogger("gemlane.engine")
 
@@ -119,6 +120,11 @@ class MixedAdapters:
     def is_preparing(self) -> bool:
         """Whether a lane is being filled; ``on_filled`` tells its end."""
         return bool(self._filling)
+
+    @property
+    def lane_stats(self) -> LaneStats:
+        """The lanes by state."""
+        return self.places.stats
 
     def forget(self, blend: Blend) -> None:
         """Let nobody use what lies in the lane of a blend whose fill failed."""

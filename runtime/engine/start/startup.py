@@ -22,7 +22,7 @@ from runtime.llama.context import Context, ContextShape
 from runtime.llama.lanes.bank import BankShape
 from runtime.llama.lanes.context import LanedContext
 from runtime.llama.lanes.template import lora_shapes
-from runtime.llama.library import VERSION, Library, gpus
+from runtime.llama.library import COMMIT, VERSION, Library, gpus
 from runtime.llama.model import Model
 from runtime.messages import ModelInfo, Ready
 
@@ -90,7 +90,7 @@ def start(
         warnings=summary.warnings,
     )
     _LOG.debug("adapter batching is %s: %s", adapters.mode, reason)
-    return engine, Ready(info, adapters.mode, reason)
+    return engine, Ready(info, adapters.mode, reason, COMMIT)
 
 
 def _keep_prefixes(engine: LlamaEngine, settings: EngineSettings, header: GgufHeader) -> None:

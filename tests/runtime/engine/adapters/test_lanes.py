@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from runtime.engine.adapters.lanes import BASE_LANE, Fill, Lanes
 from runtime.generation import BASE, Blend
+from runtime.messages import LaneStats
 from tests.runtime.engine.values import blend
 
 N_LANES = 3
@@ -140,3 +141,18 @@ def test_blends_that_wait_for_their_weights_are_not_chosen(entered: list[Blend])
             lanes.enter(one)
             inside.append(one)
     assert lanes.choose([*inside, BASE]) == {BASE}
+
+
+def test_stats_name_every_lane_once() -> None:
+    """A lane is empty, filling, used or idle, never two of them, and each fill is counted."""
+    lanes = Lanes(3)
+    assert lanes.stats == LaneStats(n_empty=3)
+    lanes.enter(blend("a"))
+    (fill,) = lanes.take_fills()
+    assert lanes.stats == LaneStats(n_empty=2, n_filling=1, n_fills=1)
+    lanes.filled(fill.lane_id)
+    assert lanes.stats == LaneStats(n_empty=2, n_used=1, n_fills=1)
+    lanes.leave(blend("a"))
+    assert lanes.stats == LaneStats(n_empty=2, n_idle=1, n_fills=1)
+    lanes.enter(blend("a"))
+    assert lanes.stats == LaneStats(n_empty=2, n_used=1, n_fills=1)

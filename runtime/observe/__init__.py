@@ -1,0 +1,1 @@
+"""What happened, as values; the log and the metrics that are made of it."""
