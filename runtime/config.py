@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
+import logging
 import os
 import tomllib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,11 @@ from typing import Any
 from runtime.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "GEMLANE_"
+_PATHS = ("FILE", "DIR")
+"""Placeholders in ``--help`` that stand for a path."""
+_OF_CLIENTS = ("url", "token")
+"""GEMLANE_URL and GEMLANE_TOKEN are read by programs that speak to a server."""
+_LOG = logging.getLogger("gemlane")
 
 
 def option(default: Any, help_text: str, *, choices: tuple[str, ...] = (), metavar: str | None = None) -> Any:
@@ -113,10 +120,16 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str] = os.e
     Raises:
         ConfigError: a value of the wrong type, an unknown key, or a file that cannot be read.
     """
-    file_values = _read_file(Path(arguments.config)) if arguments.config else {}
-    unknown = set(file_values) - {field.name for field in _all_fields()}
-    if unknown:
-        raise ConfigError(f"{arguments.config}: unknown setting {min(unknown)!r}; see gemlane serve --help")
+    file_values = _read_file(Path(expanded(arguments.config))) if arguments.config else {}
+    known = {field.name for field in _all_fields()}
+    if unknown := set(file_values) - known:
+        name = min(unknown)
+        raise ConfigError(f"{arguments.config}: unknown setting {name!r}{_nearest(name, known)}")
+    for variable in sorted(environment):
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if variable.startswith(ENVIRONMENT_PREFIX) and name not in {*known, *_OF_CLIENTS}:
+            wanted = {ENVIRONMENT_PREFIX + one.upper() for one in known}
+            _LOG.warning("the environment variable %s is no setting%s", variable, _nearest(variable, wanted))
 
     def value_of(field: dataclasses.Field[Any], kind: type) -> Any:
         flag, variable = getattr(arguments, field.name), ENVIRONMENT_PREFIX + field.name.upper()
@@ -142,9 +155,27 @@ def _all_fields() -> Iterator[dataclasses.Field[Any]]:
     yield from dataclasses.fields(ServerSettings)
 
 
+def expanded(path: str) -> str:
+    """``path`` with a leading ``~`` or ``~user`` replaced, as a shell does only for some ways of giving it.
+
+    Raises:
+        ConfigError: there is no such user.
+    """
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """How to go on after an unknown name."""
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else "; see gemlane serve --help"
+
+
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -153,16 +184,16 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 def _parse(source: str, field: dataclasses.Field[Any], kind: type, value: Any) -> Any:
     """``value`` as ``kind``; ``source`` is what the user would call it."""
-    if kind is int and not isinstance(value, bool):
+    if kind is int and isinstance(value, int | str) and not isinstance(value, bool):
         try:
             return int(value)
-        except (TypeError, ValueError):
+        except ValueError:
             raise ConfigError(f"{source} must be a whole number, not {value!r}") from None
     if kind is str and isinstance(value, str | int) and not isinstance(value, bool):
         choices = field.metadata["choices"]
         if choices and str(value) not in choices:
             raise ConfigError(f"{source} must be one of {', '.join(choices)}, not {value!r}")
-        return str(value)
+        return expanded(str(value)) if field.metadata["metavar"] in _PATHS else str(value)
     raise ConfigError(f"{source} must be {'a whole number' if kind is int else 'text'}, not {value!r}")
 
 

@@ -54,7 +54,7 @@ def load_tokens(settings: ServerSettings) -> Tokens:
             raise ConfigError(f"--host {settings.host} can be reached from outside: give --token-file as well")
         return Tokens()
     try:
-        lines = Path(settings.token_file).read_text(encoding="utf-8").splitlines()
+        lines = Path(settings.token_file).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise ConfigError(f"cannot read --token-file {settings.token_file}: {error.strerror}") from error
     except UnicodeDecodeError as error:

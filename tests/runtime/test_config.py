@@ -88,3 +88,38 @@ def test_settings_never_change() -> None:
     """Frozen, like every value that crosses a wall."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         resolve().engine.n_ctx = 1  # type: ignore[misc]
+
+
+def test_an_unknown_variable_is_warned_of_with_the_nearest_name(caplog: pytest.LogCaptureFixture) -> None:
+    """A misspelt environment variable changes nothing, so the log names the setting that was probably meant."""
+    assert resolve(GEMLANE_N_CTXX="5", HOME="/").engine.n_ctx == 0
+    assert caplog.messages == ["the environment variable GEMLANE_N_CTXX is no setting; did you mean 'GEMLANE_N_CTX'?"]
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    """A misspelt key of the TOML file is an error that names the setting that was probably meant."""
+    file = tmp_path / "gemlane.toml"
+    file.write_text("max_quue = 1\n")
+    with pytest.raises(ConfigError, match="unknown setting 'max_quue'; did you mean 'max_queue'"):
+        resolve("--config", str(file))
+
+
+def test_a_fraction_is_no_whole_number(tmp_path: Path) -> None:
+    """A float in the TOML file is refused, not cut."""
+    file = tmp_path / "gemlane.toml"
+    file.write_text("port = 18341.5\n")
+    with pytest.raises(ConfigError, match=r"port must be a whole number, not 18341\.5"):
+        resolve("--config", str(file))
+
+
+def test_a_tilde_is_expanded_in_every_way_of_giving_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flag, environment and file all take ~ for the home folder, for paths and for nothing else."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "gemlane.toml").write_bytes(b'\xef\xbb\xbfadapters = "~/voices"\nhost = "~"\n')
+    settings = resolve("--config", "~/gemlane.toml", "--model=~/base.gguf", GEMLANE_PREFIX_DIR="~/prefixes")
+    assert settings.engine.model == str(tmp_path / "base.gguf")
+    assert settings.server.adapters == str(tmp_path / "voices")
+    assert settings.engine.prefix_dir == str(tmp_path / "prefixes")
+    assert settings.server.host == "~"
+    with pytest.raises(ConfigError, match="~nobody-of-that-name"):
+        resolve("--model", "~nobody-of-that-name/base.gguf")

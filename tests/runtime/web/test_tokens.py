@@ -104,3 +104,9 @@ def test_loopback_needs_none(host: str) -> None:
     """This machine may always ask."""
     assert is_loopback(host)
     assert load_tokens(ServerSettings(host=host)) == Tokens()
+
+
+def test_a_byte_order_mark_is_no_part_of_a_token(tmp_path: Path) -> None:
+    """A token file saved by a Windows editor begins with a mark that belongs to the encoding."""
+    (tmp_path / "tokens").write_bytes(b"\xef\xbb\xbfsecret\r\n")
+    assert load_tokens(ServerSettings(token_file=str(tmp_path / "tokens"))).values == (b"secret",)
