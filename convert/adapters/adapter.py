@@ -11,13 +11,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
+
 from convert.errors import BadValue, TensorMismatch, UnsupportedAdapter
 from convert.gguf.header import GgufHeader, ValueType
 from convert.gguf.types import GgmlType
 from convert.gguf.writer import FilePlan, KeyValue
 from convert.models.mix import fitting
 from convert.models.plan import QUANTIZATION_VERSION
-from convert.rules.adapter import ALPHA_KEY, BASE_DIGEST_KEY
+from convert.rules.adapter import ALPHA_KEY, BASE_DIGEST_KEY, INVOCATION_KEY
 from convert.rules.gemma import ARCHITECTURE
 from convert.tensors.encoder import Encoder
 from convert.tensors.sources import PaddedRows, RowSource, ScaledRows
@@ -45,7 +47,8 @@ class LoraAdapter:
     """What an adapter holds, under the GGUF names of the weights it changes.
 
     `magnitudes` (DoRA) and `norms` (trained whole, as the checkpoint stores them) exist only in a merged
-    model. `warnings` are for the user: what may make a correct conversion useless.
+    model. `warnings` are for the user: what may make a correct conversion useless. `invocation_tokens` make it an
+    activated LoRA (aLoRA), which applies from their last occurrence in the prompt on.
     """
 
     path: Path
@@ -54,6 +57,7 @@ class LoraAdapter:
     magnitudes: Mapping[str, RowSource] = field(default_factory=lambda: MappingProxyType({}))
     norms: Mapping[str, RowSource] = field(default_factory=lambda: MappingProxyType({}))
     warnings: tuple[str, ...] = ()
+    invocation_tokens: tuple[int, ...] = ()
 
 
 def check_magnitudes(
@@ -171,6 +175,9 @@ def _metadata(adapter: LoraAdapter, alpha: float | None, base_digest: str | None
         entries.append(KeyValue("general.base_model.0.name", text, adapter.base_name))
     if alpha is not None:
         entries.append(KeyValue(ALPHA_KEY, ValueType.FLOAT32, alpha))
+    if adapter.invocation_tokens:
+        tokens = np.array(adapter.invocation_tokens, np.uint32)
+        entries.append(KeyValue(INVOCATION_KEY, ValueType.ARRAY, tokens))
     if base_digest is not None:
         entries.append(KeyValue(BASE_DIGEST_KEY, text, base_digest))
     entries.append(KeyValue("general.quantization_version", ValueType.UINT32, QUANTIZATION_VERSION))

@@ -28,5 +28,9 @@ def read_gguf_adapter(file: OpenGguf, summary: AdapterSummary, ggml: Ggml) -> Lo
     quantized = [one.type.name for one in header.tensors.values() if one.type not in FLOATS]
     warnings = (f"its weights are {quantized[0]} already; convert the original for less loss",) if quantized else ()
     return LoraAdapter(
-        path=header.path, pairs=pairs, base_name=header.string("general.base_model.0.name"), warnings=warnings
+        path=header.path,
+        pairs=pairs,
+        base_name=header.string("general.base_model.0.name"),
+        warnings=warnings,
+        invocation_tokens=summary.invocation_tokens,
     )

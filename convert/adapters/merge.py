@@ -102,12 +102,17 @@ def merged_tensors(
         parts: At least one adapter.
 
     Raises:
-        UnsupportedAdapter: Two parts train the same norm, or a norm is to be scaled.
+        UnsupportedAdapter: Two parts train the same norm, a norm is to be scaled, or a part is an aLoRA.
         TensorMismatch, BadValue: A part does not fit the base.
     """
     changes: dict[str, list[Change]] = {}
     norms: dict[str, RowSource] = {}
     for part in parts:
+        if part.adapter.invocation_tokens:
+            raise UnsupportedAdapter(
+                f"{part.adapter.path}: an activated LoRA (aLoRA) applies to some tokens only, so it cannot be merged; "
+                "serve it beside the base"
+            )
         check_shapes(part.adapter, base)
         for name, pair in part.adapter.pairs.items():
             magnitude = part.adapter.magnitudes.get(name)

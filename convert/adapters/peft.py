@@ -16,6 +16,7 @@ from typing import Final
 from convert.adapters.adapter import LoraAdapter, LoraPair, check_magnitudes
 from convert.errors import MalformedJson, TensorMismatch, UnsupportedAdapter
 from convert.files import read_json_object
+from convert.rules.adapter import MAX_INVOCATION_TOKENS
 from convert.rules.gemma import PROJECTIONS, gguf_name
 from convert.tensors.safetensors import SafetensorsFile
 from convert.tensors.sources import StoredRows
@@ -28,8 +29,6 @@ _NO_REMEDY: Final = "llama.cpp's gemma cannot represent it"
 # Configuration keys whose value, when set, changes what the tensors mean; with the reason to refuse.
 _REFUSED_KEYS: Final = {
     "lora_bias": f"a bias beside the LoRA; {_NO_REMEDY}",
-    "alora_invocation_tokens": "an activated LoRA (aLoRA); applied to every token it would be wrong",
-    "invocation_string": "an activated LoRA (aLoRA); applied to every token it would be wrong",
     "trainable_token_indices": f"trained token embeddings; {_NO_REMEDY}",
     "target_parameters": "LoRA on bare parameters is not supported",
     "layer_replication": "replicated layers make another model than the base",
@@ -128,6 +127,7 @@ def read_peft(path: Path, file: SafetensorsFile) -> LoraAdapter:
         magnitudes=magnitudes,
         norms=norms,
         warnings=_warnings(raw),
+        invocation_tokens=_invocation_tokens(raw, config_path),
     )
 
 
@@ -178,6 +178,25 @@ def _parse_config(raw: Mapping[str, object], path: Path) -> _Config:
         rank_pattern=_patterns(raw.get("rank_pattern"), "rank_pattern", path),
         alpha_pattern=_patterns(raw.get("alpha_pattern"), "alpha_pattern", path),
     )
+
+
+def _invocation_tokens(raw: Mapping[str, object], path: Path) -> tuple[int, ...]:
+    """Return the invocation tokens of an activated LoRA (aLoRA); PEFT takes an empty list for a plain LoRA."""
+    tokens = raw.get("alora_invocation_tokens")
+    if not tokens and raw.get("invocation_string"):
+        # Before PEFT had aLoRA; which tokens it meant depends on the trainer's tokenizer and on an offset of one.
+        raise UnsupportedAdapter(
+            f"{path}: invocation_string: an activated LoRA (aLoRA) of the old form; "
+            "add alora_invocation_tokens, the list of its tokens"
+        )
+    if tokens is None:
+        return ()
+    if not isinstance(tokens, list) or len(tokens) > MAX_INVOCATION_TOKENS:
+        raise MalformedJson(f"{path}: alora_invocation_tokens must be a list of at most {MAX_INVOCATION_TOKENS} tokens")
+    for token in tokens:
+        if type(token) is not int or not 0 <= token < 1 << 31:
+            raise MalformedJson(f"{path}: alora_invocation_tokens must hold token ids, not {token!r}")
+    return tuple(tokens)
 
 
 def _factor(value: object, key: str, path: Path) -> float:

@@ -11,7 +11,7 @@ from convert.errors import ConvertError
 from convert.files import open_regular, read_json_object
 from convert.gguf.header import ArrayInfo, GgufHeader, read_header
 from convert.models.mix import MODEL_TYPES
-from convert.rules.adapter import ALPHA_KEY, BASE_DIGEST_KEY, check_adapter
+from convert.rules.adapter import ALPHA_KEY, BASE_DIGEST_KEY, INVOCATION_KEY, check_adapter
 from convert.rules.gemma import split_block_name
 from convert.tensors.safetensors_header import SourceTensor, read_tensor_table
 
@@ -66,6 +66,9 @@ def _adapter(header: GgufHeader, base_path: Path | None) -> Facts:
         "layers": len({layer for layer, _ in blocks}),
         "base_sha256": header.string(BASE_DIGEST_KEY),
     }
+    invocation = header.metadata.get(INVOCATION_KEY)
+    if isinstance(invocation, ArrayInfo):
+        facts["invocation_tokens"] = list(invocation.integers)
     if base_path is not None:
         try:
             check_adapter(header, read_base(base_path))
@@ -96,7 +99,16 @@ def _adapter_config(config: Mapping[str, object]) -> Facts:
     parameters = config.get("lora_parameters")
     if isinstance(parameters, dict):
         return {"kind": "MLX adapter", "rank": parameters.get("rank"), "scale": parameters.get("scale")}
-    keys = ("peft_type", "r", "lora_alpha", "target_modules", "use_rslora", "use_dora", "base_model_name_or_path")
+    keys = (
+        "peft_type",
+        "r",
+        "lora_alpha",
+        "target_modules",
+        "use_rslora",
+        "use_dora",
+        "alora_invocation_tokens",
+        "base_model_name_or_path",
+    )
     return {"kind": "PEFT adapter"} | {key: config[key] for key in keys if config.get(key)}
 
 

@@ -31,6 +31,7 @@ MAX_TENSORS: Final = 65_536
 MAX_KEY_BYTES: Final = 65_535  # gguf.h: keys are at most 2^16 - 1 bytes
 MAX_STRING_BYTES: Final = 16 << 20
 MAX_STRINGS: Final = 1 << 21  # in one array; a vocabulary has 2^18, its merges twice that
+MAX_KEPT_ITEMS: Final = 1024  # of an array of integers; the invocation tokens of an adapter are a few
 MAX_TENSOR_NAME_BYTES: Final = 63  # ggml.h GGML_MAX_NAME 64, with the closing zero
 MAX_DIMENSIONS: Final = 4  # ggml.h GGML_MAX_DIMS
 MAX_VALUES: Final = 1 << 62
@@ -76,11 +77,15 @@ _U64: Final = struct.Struct("<Q")
 
 @dataclass(frozen=True, slots=True)
 class ArrayInfo:
-    """A metadata array that was stepped over: its items' type, how many, and where in the file they start."""
+    """A metadata array: its items' type, how many there are, and where in the file they start.
+
+    `integers` holds the items of an array of at most `MAX_KEPT_ITEMS` UINT32; every other array is stepped over.
+    """
 
     item_type: ValueType
     length: int
     offset: int
+    integers: tuple[int, ...] = ()
 
 
 Value = str | int | float | bool | ArrayInfo
@@ -103,7 +108,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """All that a GGUF file says before its tensor data, arrays excepted."""
+    """All that a GGUF file says before its tensor data, long arrays excepted."""
 
     path: Path
     version: int
@@ -299,7 +304,9 @@ def _read_array(cursor: _Cursor, key: str) -> ArrayInfo:
     else:
         cursor.need(length * item_bytes, what)
         cursor.position += length * item_bytes
-    return ArrayInfo(item_type, length, offset)
+    is_kept = item_type is ValueType.UINT32 and length <= MAX_KEPT_ITEMS
+    integers = struct.unpack_from(f"<{length}I", cursor.window, offset) if is_kept else ()
+    return ArrayInfo(item_type, length, offset, integers)
 
 
 def _alignment(cursor: _Cursor, metadata: Mapping[str, Value], value_types: Mapping[str, ValueType]) -> int:

@@ -29,13 +29,15 @@ VERSION: Final = 3
 _SPARE_BYTES: Final = 1 << 20
 _NEW_FILE: Final = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC
 
+_ITEM_TYPES: Final = {"float32": ValueType.FLOAT32, "int32": ValueType.INT32, "uint32": ValueType.UINT32}
+
 Scalar = str | int | float | bool
-Array = Sequence[bytes] | npt.NDArray[np.float32] | npt.NDArray[np.int32]
+Array = Sequence[bytes] | npt.NDArray[np.float32] | npt.NDArray[np.int32] | npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
 class KeyValue:
-    """One metadata entry; an ARRAY holds strings (as UTF-8), float32 or int32 by what `value` is."""
+    """One metadata entry; an ARRAY holds strings (as UTF-8), float32, int32 or uint32 by what `value` is."""
 
     key: str
     type: ValueType
@@ -226,6 +228,5 @@ def _value(entry: KeyValue) -> bytes:
 
 def _array(items: Array) -> bytes:
     if isinstance(items, np.ndarray):
-        kind = ValueType.FLOAT32 if items.dtype == np.float32 else ValueType.INT32
-        return struct.pack("<IQ", kind, len(items)) + items.tobytes()
+        return struct.pack("<IQ", _ITEM_TYPES[items.dtype.name], len(items)) + items.tobytes()
     return struct.pack("<IQ", ValueType.STRING, len(items)) + b"".join(map(_text, items))

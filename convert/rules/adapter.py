@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from convert.errors import RejectedAdapter
-from convert.gguf.header import GgufHeader, TensorInfo, ValueType
+from convert.gguf.header import ArrayInfo, GgufHeader, TensorInfo, ValueType
 from convert.gguf.types import ADAPTER_TYPES
 from convert.rules.gemma import ARCHITECTURE, is_projection, split_block_name
 
 ALPHA_KEY: Final = "adapter.lora.alpha"
 BASE_DIGEST_KEY: Final = "gemlane.base.sha256"
+INVOCATION_KEY: Final = "adapter.alora.invocation_tokens"
+MAX_INVOCATION_TOKENS: Final = 256  # real ones have 2 to 10
 MAX_RANK: Final = 4096  # real adapters have 4 to 256; beyond the width of the weights a rank means nothing
 
 
@@ -26,6 +28,8 @@ class AdapterSummary:
     """What a valid adapter is: enough to list it and to plan memory for it.
 
     `alpha` is None where the file carries no factor of its own: then the user's scale alone counts.
+    `invocation_tokens` are those of an activated LoRA (aLoRA), which applies from their last occurrence in the prompt
+    on; empty for a LoRA that applies to every token.
     """
 
     path: Path
@@ -38,6 +42,7 @@ class AdapterSummary:
     layers: tuple[int, ...]
     types: tuple[str, ...]
     base_sha256: str | None
+    invocation_tokens: tuple[int, ...] = ()
 
 
 def check_adapter(header: GgufHeader, base: GgufHeader) -> AdapterSummary:
@@ -62,6 +67,7 @@ def check_adapter(header: GgufHeader, base: GgufHeader) -> AdapterSummary:
         layers=tuple(sorted({layer for layer, _ in blocks})),
         types=header.tensor_types(),
         base_sha256=header.string(BASE_DIGEST_KEY),
+        invocation_tokens=_invocation_tokens(header, base),
     )
 
 
@@ -82,10 +88,28 @@ def _check_keys(header: GgufHeader, base: GgufHeader) -> None:
             )
         if not (math.isfinite(alpha) and alpha > 0.0):
             raise RejectedAdapter(f"{path}: {ALPHA_KEY} is {alpha}, but must be finite and above 0, or absent")
-    if any(key.startswith("adapter.alora.") for key in header.metadata):
-        raise RejectedAdapter(f"{path}: an activated LoRA (aLoRA); applied to every token it would be wrong")
+    unknown = [key for key in header.metadata if key.startswith("adapter.alora.") and key != INVOCATION_KEY]
+    if unknown:
+        raise RejectedAdapter(f"{path}: {min(unknown)[:80]}: an activated LoRA (aLoRA) of an unknown kind")
     if "split.count" in header.metadata:
         raise RejectedAdapter(f"{path}: one part of a split file; adapters must be whole")
+
+
+def _invocation_tokens(header: GgufHeader, base: GgufHeader) -> tuple[int, ...]:
+    """Return the invocation tokens of an aLoRA; llama.cpp aborts on another type (llama-adapter.cpp)."""
+    tokens = header.metadata.get(INVOCATION_KEY)
+    if tokens is None:
+        return ()
+    path, embedding = header.path, base.tensors.get("token_embd.weight")
+    if not isinstance(tokens, ArrayInfo) or tokens.item_type is not ValueType.UINT32:
+        raise RejectedAdapter(f"{path}: {INVOCATION_KEY} must be an array of UINT32")
+    if not 1 <= tokens.length <= MAX_INVOCATION_TOKENS:
+        allowed = f"1 to {MAX_INVOCATION_TOKENS}"
+        raise RejectedAdapter(f"{path}: {INVOCATION_KEY} has {tokens.length} tokens instead of {allowed}")
+    n_vocab = embedding.shape[-1] if embedding is not None else 0
+    if (largest := max(tokens.integers)) >= n_vocab:
+        raise RejectedAdapter(f"{path}: {INVOCATION_KEY} holds {largest}, but the base has {n_vocab} tokens")
+    return tokens.integers
 
 
 def _pairs(header: GgufHeader) -> dict[str, tuple[TensorInfo, TensorInfo]]:

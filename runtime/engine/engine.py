@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Sequence as Row
@@ -16,6 +17,7 @@ from runtime.engine.adapters.users import AdapterUsers
 from runtime.engine.cache.disk import PrefixStore
 from runtime.engine.cache.prefixes import Drop, Prefixes, Share
 from runtime.engine.cache.saver import PrefixSaver
+from runtime.engine.coverage import cover
 from runtime.engine.pace import Pace
 from runtime.engine.scheduler import BatchPart, EngineLimits, Places, Scheduler
 from runtime.engine.sequence import Sequence, State
@@ -55,8 +57,12 @@ class Adapters(Protocol):
     def add(self, digest: str, path: Path) -> None:
         """Take an adapter in; raises an AdapterError if it cannot be used."""
 
-    def check(self, blend: Blend) -> None:
-        """Raise an AdapterError if known adapters cannot be used together."""
+    def check(self, blend: Blend) -> tuple[int, ...]:
+        """The token sequence that invokes a blend of known adapters, empty if it always applies.
+
+        Raises:
+            AdapterError: its adapters cannot be used together.
+        """
 
     def prepare(self) -> list[tuple[Blend, AdapterError]]:
         """Get blends ready that have taken a place; those that cannot be, and why."""
@@ -123,20 +129,20 @@ class LlamaEngine:
         return []
 
     def _accept(self, request: GenerationRequest) -> Sequence:
-        tokens = self._model.tokenize(request.prompt)
         n_ctx = self._limits.n_ctx
+        # A prompt of megabytes is refused unread: tokenising it would stop every stream for seconds.
+        if self._model.min_tokens(request.prompt) >= n_ctx:
+            raise _too_long(f"at least {n_ctx}", n_ctx)
+        tokens = self._model.tokenize(request.prompt)
         if len(tokens) >= n_ctx:
-            raise ContextExceeded(
-                f"the prompt has {len(tokens)} tokens; at most {n_ctx - 1} leave room for an answer "
-                f"in the context window of {n_ctx}"
-            )
+            raise _too_long(str(len(tokens)), n_ctx)
         self._users.hold(request.blend)
         try:
-            self._adapters.check(request.blend)
+            invocation = self._adapters.check(request.blend)
         except AdapterError:
             self._users.release(request.blend)
             raise
-        return Sequence(request, tokens, n_ctx)
+        return Sequence(request, tokens, n_ctx, cover(request.blend, invocation, tokens))
 
     def cancel(self, request_id: str) -> None:
         """Forget a request; unknown ids are ignored, since its end may have crossed the cancellation."""
@@ -205,14 +211,16 @@ class LlamaEngine:
             return []
         self._tally.scheduled(batch)
         started = time.perf_counter()
+        chunks = [_chunks(part) for part in batch]
         try:
-            rows = self._adapters.decode([(_chunk(part), part.sequence.blend) for part in batch])
+            rows = self._adapters.decode([chunk for chunks_of_part in chunks for chunk in chunks_of_part])
         except (DecodeError, AdapterError) as error:
             for part in batch:
                 self._fail(part.sequence, error)
             return []
         self._count(batch, 1000 * (time.perf_counter() - started))
-        return list(zip(batch, rows, strict=True))
+        ends = itertools.accumulate(map(len, chunks))
+        return [(part, rows[end - 1]) for part, end in zip(batch, ends, strict=True)]
 
     def _count(self, batch: list[BatchPart], elapsed_ms: float) -> None:
         n_tokens = sum(part.n_tokens for part in batch)
@@ -261,7 +269,7 @@ class LlamaEngine:
         self._scheduler.end(sequence, state)
         self._tally.ended(sequence)
         del self._sequences[sequence.request_id]
-        for digest in self._users.release(sequence.blend):
+        for digest in self._users.release(sequence.request.blend):
             self._adapters.remove(digest)
 
     def keep_prefixes_in(self, store: PrefixStore) -> int:
@@ -302,8 +310,24 @@ class LlamaEngine:
         )
 
 
-def _chunk(part: BatchPart) -> Chunk:
-    sequence = part.sequence
-    tokens = sequence.tokens[sequence.n_computed : sequence.n_computed + part.n_tokens]
+def _too_long(n_tokens: str, n_ctx: int) -> ContextExceeded:
+    return ContextExceeded(
+        f"the prompt has {n_tokens} tokens; at most {n_ctx - 1} leave room for an answer "
+        f"in the context window of {n_ctx}"
+    )
+
+
+def _chunks(part: BatchPart) -> list[tuple[Chunk, Blend]]:
+    """The tokens of a part and the blends they run under: one chunk, or two where an aLoRA is invoked in between."""
+    sequence, coverage = part.sequence, part.sequence.coverage
+    start, end = sequence.n_computed, sequence.n_computed + part.n_tokens
+    middle = min(max(coverage.start, start), end)
     wants_logits = part.completes and sequence.n_answer_max > 0
-    return Chunk(sequence.sequence_id, tokens, sequence.n_computed, wants_logits)
+    return [
+        (
+            Chunk(sequence.sequence_id, sequence.tokens[first:last], first, wants_logits and last == end),
+            coverage.blend_at(first),
+        )
+        for first, last in ((start, middle), (middle, end))
+        if first < last
+    ]

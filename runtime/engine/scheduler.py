@@ -8,7 +8,7 @@ as the step's budget goes: half of them for the oldest prompt, the rest for thos
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,7 +33,11 @@ class Places(Protocol):
         """Give up the place of one sequence under ``blend``."""
 
     def choose(self, blends: Iterable[Blend]) -> frozenset[Blend]:
-        """Of the blends that have tokens to run, oldest sequence first, those that share the next batch."""
+        """The blends that may share the next batch.
+
+        Args:
+            blends: those that some sequence's next token runs under, oldest sequence first.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,7 @@ class Scheduler:
                     break
                 has_passed = True
             elif not self._is_prefix_coming(sequence):
-                if not self._prefixes.has_room(sequence.blend, sequence.tokens, sequence.n_cells_max):
+                if not self._prefixes.has_room(sequence.coverage, sequence.tokens, sequence.n_cells_max):
                     break
                 self._n_overtakes = self._n_overtakes + 1 if has_passed else 0
                 self._start(sequence)
@@ -127,7 +131,7 @@ class Scheduler:
         """Whether the sequence had better wait, since a running one computes what both begin with."""
         coming = self._awaited.get(sequence)
         if coming is None or not self._prefixes.is_coming(coming):
-            coming = self._prefixes.find_coming(sequence.blend, sequence.tokens)
+            coming = self._prefixes.find_coming(sequence.coverage, sequence.tokens)
         if coming is None:
             self._awaited.pop(sequence, None)
             return False
@@ -141,7 +145,7 @@ class Scheduler:
         self._places.enter(sequence.blend)
         sequence.sequence_id = self._free_ids.pop()
         sequence.n_cached = sequence.n_computed = self._prefixes.begin(
-            sequence.sequence_id, sequence.blend, sequence.tokens, sequence.n_cells_max
+            sequence.sequence_id, sequence.coverage, sequence.tokens, sequence.n_cells_max
         )
         self._running.append(sequence)
 
@@ -164,10 +168,10 @@ class Scheduler:
         Returns:
             The parts, one for each sequence that takes part; empty if nothing runs.
         """
-        chosen = self._places.choose(dict.fromkeys(sequence.blend for sequence in self._running))
-        members = [sequence for sequence in self._running if sequence.blend in chosen]
-        decodes = [sequence for sequence in members if sequence.state is State.DECODE]
-        prefills = [sequence for sequence in members if sequence.state is State.PREFILL]
+        chosen = self._places.choose(dict.fromkeys(sequence.next_blend for sequence in self._running))
+        runnable = {one: n_tokens for one in self._running if (n_tokens := one.n_runnable(chosen))}
+        decodes = [sequence for sequence in runnable if sequence.state is State.DECODE]
+        prefills = {one: n_tokens for one, n_tokens in runnable.items() if one.state is State.PREFILL}
         n_batch = self._limits.n_batch
         if not self.n_decode:
             n_prefill = n_batch
@@ -180,14 +184,20 @@ class Scheduler:
         self._prefixes.grow(part.sequence.sequence_id, part.n_tokens)
 
 
-def _share_out(prefills: list[Sequence], n_tokens: int) -> list[BatchPart]:
-    """Give ``n_tokens`` to prompts, oldest first: half to the oldest, the rest to those with least left to read."""
+def _share_out(prefills: Mapping[Sequence, int], n_tokens: int) -> list[BatchPart]:
+    """Give ``n_tokens`` to prompts: half to the oldest, the rest to those nearest to their first token.
+
+    Args:
+        prefills: how many tokens each prompt can take now, oldest first.
+        n_tokens: how many there are to give.
+    """
     if not prefills or n_tokens <= 0:
         return []
-    granted = {prefills[0]: min(prefills[0].n_pending, (n_tokens + 1) // 2)}
-    n_left = n_tokens - granted[prefills[0]]
+    oldest = next(iter(prefills))
+    granted = {oldest: min(prefills[oldest], (n_tokens + 1) // 2)}
+    n_left = n_tokens - granted[oldest]
     for sequence in sorted(prefills, key=lambda one: one.n_pending):
-        n_granted = min(sequence.n_pending - granted.get(sequence, 0), n_left)
+        n_granted = min(prefills[sequence] - granted.get(sequence, 0), n_left)
         granted[sequence] = granted.get(sequence, 0) + n_granted
         n_left -= n_granted
     return [BatchPart(sequence, granted[sequence]) for sequence in prefills if granted[sequence]]

@@ -10,8 +10,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from enum import Enum, auto
 
+from runtime.engine.coverage import Coverage
 from runtime.generation import Blend, GenerationRequest
 
 
@@ -46,12 +48,27 @@ class IllegalMoveError(Exception):
 class Sequence:
     """One request: its tokens, how many of them are in the cache, and its state. Owned by the scheduler."""
 
-    def __init__(self, request: GenerationRequest, prompt_tokens: list[int], n_ctx: int) -> None:
+    def __init__(
+        self, request: GenerationRequest, prompt_tokens: list[int], n_ctx: int, coverage: Coverage | None = None
+    ) -> None:
+        """Begin to wait.
+
+        Args:
+            request: what is asked for.
+            prompt_tokens: at least one; owned from now on.
+            n_ctx: the context window, in tokens.
+            coverage: the tokens that run under the request's blend; all of them if it is None.
+
+        Raises:
+            ValueError: the prompt is empty or leaves no room in the context window.
+        """
         if not 0 < len(prompt_tokens) < n_ctx:
             raise ValueError(f"a prompt of {len(prompt_tokens)} tokens leaves no room in a context of {n_ctx}")
         self.request = request
         self.tokens = prompt_tokens
         """Prompt and answer; the answer's tokens are appended as they are chosen."""
+        self.coverage = Coverage(request.blend) if coverage is None else coverage
+        """Which tokens run under which blend."""
         self.n_prompt = len(prompt_tokens)
         self.n_answer_max = min(request.max_tokens, n_ctx - self.n_prompt)
         self.n_computed = 0
@@ -84,8 +101,13 @@ class Sequence:
 
     @property
     def blend(self) -> Blend:
-        """The adapters it runs under."""
-        return self.request.blend
+        """The adapters that it needs a place for: those of its request, or none if no token invokes them."""
+        return self.coverage.blend
+
+    @property
+    def next_blend(self) -> Blend:
+        """The blend that its next pending token runs under."""
+        return self.coverage.blend_at(self.n_computed)
 
     @property
     def n_answer(self) -> int:
@@ -96,6 +118,14 @@ class Sequence:
     def n_pending(self) -> int:
         """Tokens that have to go through the model before the next one can be chosen."""
         return len(self.tokens) - self.n_computed
+
+    def n_runnable(self, blends: Container[Blend]) -> int:
+        """Leading pending tokens that run under no other blend than these."""
+        if self.next_blend not in blends:
+            return 0
+        if self.coverage.blend in blends:
+            return self.n_pending
+        return min(self.n_pending, self.coverage.start - self.n_computed)
 
     @property
     def n_cells_max(self) -> int:

@@ -18,6 +18,8 @@ from runtime.llama.library import Library
 # A piece is at most one vocabulary entry; Gemma's longest is 48 bytes ("<0x..>" and runs of spaces included).
 _PIECE_BYTES = 256
 _TEXT_BYTES = 1024
+# SentencePiece's U+2581, which stands for a space in the vocabulary.
+_SPACE = "\u2581".encode()
 
 
 class Model:
@@ -57,7 +59,7 @@ class Model:
         self.n_vocab: int = native.llama_vocab_n_tokens(self._vocab)
         self._bos: int = native.llama_vocab_bos(self._vocab)
         self._pieces: dict[int, bytes] = {}
-        self._control_tokens = self._find_control_tokens()
+        self._control_tokens, self._longest_token_bytes = self._read_vocabulary()
         self._end_of_turn = self._control_tokens.get(END_OF_TURN)
         self.has_turn_tokens = all(text in self._control_tokens for text in TURN_TOKENS)
         """Whether Gemma's chat template can be written in this vocabulary."""
@@ -70,16 +72,22 @@ class Model:
         native.llama_model_free(self.handle)
         self.handle = None
 
-    def _find_control_tokens(self) -> dict[str, int]:
-        """Return text -> id of the control tokens, turn tokens by their text: files of spring 2024 mark them NORMAL."""
-        texts = {}
+    def _read_vocabulary(self) -> tuple[dict[str, int], int]:
+        """The control tokens by their text, and the bytes of the longest token's text.
+
+        Turn tokens are found by their text: files of spring 2024 mark them NORMAL.
+        """
+        controls: dict[str, int] = {}
+        longest = 1
         turn_tokens = {text.encode() for text in TURN_TOKENS}
         for token in range(self.n_vocab):
             text = native.llama_vocab_get_text(self._vocab, token)
+            if len(text) > longest:
+                longest = max(longest, len(text.replace(_SPACE, b" ")))
             if text in turn_tokens or native.llama_vocab_is_control(self._vocab, token):
-                texts[text.decode(errors="replace")] = token
-        texts.pop("", None)
-        return texts
+                controls[text.decode(errors="replace")] = token
+        controls.pop("", None)
+        return controls, longest
 
     @property
     def description(self) -> str:
@@ -109,6 +117,10 @@ class Model:
     def n_ctx_train(self) -> int:
         """Longest sequence the model was trained on, in tokens."""
         return int(native.llama_model_n_ctx_train(self.handle))
+
+    def min_tokens(self, prompt: Prompt) -> int:
+        """A number of tokens that the prompt has at least, known without tokenising it."""
+        return sum(len(segment.text.encode()) for segment in prompt.segments) // self._longest_token_bytes
 
     def tokenize(self, prompt: Prompt) -> list[int]:
         """The prompt's tokens, with ``<bos>`` in front unless the prompt itself begins with it.

@@ -11,7 +11,7 @@ from runtime.errors import AdapterError, InvalidAdapter
 from runtime.generation import BASE, Blend
 from runtime.llama.adapter import NativeAdapter
 from runtime.llama.context import Chunk, Context
-from runtime.llama.lanes.weights import AdapterFile
+from runtime.llama.lanes.weights import AdapterFile, invocation_of
 from runtime.llama.model import Model
 from runtime.messages import LaneStats
 
@@ -54,8 +54,13 @@ class GroupedAdapters:
         """Zeros: there are no lanes."""
         return LaneStats()
 
-    def check(self, blend: Blend) -> None:
-        """Any set of adapters will do."""
+    def check(self, blend: Blend) -> tuple[int, ...]:
+        """The token sequence that invokes a blend, empty if it always applies.
+
+        Raises:
+            IncompatibleAdapter: the members are invoked differently.
+        """
+        return invocation_of(self._files[member.digest] for member in blend.members)
 
     def prepare(self) -> list[tuple[Blend, AdapterError]]:
         """Nothing is prepared: adapters are set batch by batch."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from runtime.generation import Blend
+from runtime.generation import BASE, Blend
 from runtime.messages import LaneStats
 
 BASE_LANE = 0
@@ -77,8 +77,9 @@ class Lanes:
             lane.idle_since = self._now
 
     def choose(self, blends: Iterable[Blend]) -> frozenset[Blend]:
-        """All blends whose weights are in place: any of them can share a batch."""
-        return frozenset(blend for blend in blends if blend.is_base or not self._by_blend[blend].is_filling)
+        """The base model and all blends whose weights are in place: any of them can share a batch."""
+        del blends
+        return frozenset({BASE, *(blend for blend, lane in self._by_blend.items() if not lane.is_filling)})
 
     def lane_of(self, blend: Blend) -> int:
         """The lane a running sequence's tokens use."""

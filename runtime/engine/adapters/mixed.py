@@ -18,7 +18,7 @@ from runtime.generation import Blend
 from runtime.llama.context import Chunk
 from runtime.llama.lanes.bank import BankShape
 from runtime.llama.lanes.context import LanedContext
-from runtime.llama.lanes.weights import AdapterFile, lane_parts
+from runtime.llama.lanes.weights import AdapterFile, invocation_of, lane_parts
 from runtime.messages import LaneStats
 
 _LOG = logging.getLogger("gemlane.engine")
@@ -68,18 +68,20 @@ class MixedAdapters:
             )
         self._files[digest] = file
 
-    def check(self, blend: Blend) -> None:
-        """Refuse what fits into no lane.
+    def check(self, blend: Blend) -> tuple[int, ...]:
+        """The token sequence that invokes a blend, empty if it always applies; refuse what fits into no lane.
 
         Raises:
-            IncompatibleAdapter: the ranks add up to more than a lane's.
+            IncompatibleAdapter: the ranks add up to more than a lane's, or the members are invoked differently.
         """
-        rank = sum(self._files[member.digest].rank for member in blend.members)
+        files = [self._files[member.digest] for member in blend.members]
+        rank = sum(file.rank for file in files)
         if rank > self._bank_shape.rank:
             raise IncompatibleAdapter(
                 f"the adapters' ranks add up to {rank}, but a lane has room for {self._bank_shape.rank}; "
                 f"start with --max-lora-rank {-(-rank // 32) * 32}, or ask for fewer adapters"
             )
+        return invocation_of(files)
 
     def remove(self, digest: str) -> None:
         """Let go of an adapter that no sequence uses, and give its lanes back."""

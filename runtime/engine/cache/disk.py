@@ -19,10 +19,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.engine.coverage import Coverage
 from runtime.generation import Blend, BlendMember
 
 _LOG = logging.getLogger("gemlane.engine")
-_FORMAT = 1
+_FORMAT = 2
 _SUFFIX = ".prefix"
 # Of the model's weights, so many pieces of so many bytes are part of its identity; its whole header is besides.
 _N_SAMPLES, _SAMPLE_BYTES = 256, 4096
@@ -32,9 +33,9 @@ _MAX_LINE_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class SavedPrefix:
-    """A prefix from disk: its blend, its tokens, and llama.cpp's state."""
+    """A prefix from disk: which tokens run under which blend, the tokens, and llama.cpp's state."""
 
-    blend: Blend
+    coverage: Coverage
     tokens: tuple[int, ...]
     state: bytes
 
@@ -65,9 +66,9 @@ class PrefixStore:
         self._identity = identity
         self._most_bytes = max_bytes
 
-    def has(self, blend: Blend, tokens: tuple[int, ...]) -> bool:
-        """Whether there is a file for these tokens under this blend."""
-        return self._path(blend, tokens).exists()
+    def has(self, coverage: Coverage, tokens: tuple[int, ...]) -> bool:
+        """Whether there is a file for these tokens under these blends."""
+        return self._path(coverage, tokens).exists()
 
     def save(self, prefix: SavedPrefix) -> None:
         """Write a prefix, whole or not at all; a disk that refuses is told in the log and costs nothing else."""
@@ -75,7 +76,8 @@ class PrefixStore:
         line = json.dumps(
             {
                 "identity": self._identity,
-                "blend": [[member.digest, member.scale] for member in prefix.blend.members],
+                "blend": [[member.digest, member.scale] for member in prefix.coverage.blend.members],
+                "start": prefix.coverage.start,
                 "n_tokens": len(prefix.tokens),
                 "sha256": hashlib.sha256(body).hexdigest(),
             }
@@ -85,7 +87,7 @@ class PrefixStore:
             return
         try:
             self._make_room(len(content))
-            self._write(self._path(prefix.blend, prefix.tokens), content)
+            self._write(self._path(prefix.coverage, prefix.tokens), content)
         except OSError as error:
             _LOG.warning("a prefix could not be kept in %s: %s", self._folder, error.strerror)
 
@@ -105,14 +107,15 @@ class PrefixStore:
             if prefix is not None:
                 yield prefix
 
-    def touch(self, blend: Blend, tokens: tuple[int, ...]) -> None:
+    def touch(self, coverage: Coverage, tokens: tuple[int, ...]) -> None:
         """Note that a prefix was of use."""
         with contextlib.suppress(OSError):
-            os.utime(self._path(blend, tokens))
+            os.utime(self._path(coverage, tokens))
 
-    def _path(self, blend: Blend, tokens: tuple[int, ...]) -> Path:
+    def _path(self, coverage: Coverage, tokens: tuple[int, ...]) -> Path:
         key = hashlib.sha256(self._identity.encode())
-        for member in blend.members:
+        key.update(f" {coverage.start}".encode())
+        for member in coverage.blend.members:
             key.update(f" {member.digest} {member.scale!r}".encode())
         key.update(array("i", tokens).tobytes())
         return self._folder / (key.hexdigest()[:40] + _SUFFIX)
@@ -130,9 +133,10 @@ class PrefixStore:
         n_bytes = int(fields["n_tokens"]) * tokens.itemsize
         tokens.frombytes(body[:n_bytes])
         blend = Blend(tuple(BlendMember(str(digest), float(scale)) for digest, scale in fields["blend"]))
-        if path != self._path(blend, tuple(tokens)):
+        coverage = Coverage(blend, int(fields["start"]))
+        if path != self._path(coverage, tuple(tokens)):
             raise ValueError("it is not where it belongs")
-        return SavedPrefix(blend, tuple(tokens), body[n_bytes:])
+        return SavedPrefix(coverage, tuple(tokens), body[n_bytes:])
 
     def _write(self, path: Path, content: bytes) -> None:
         descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=".writing-")

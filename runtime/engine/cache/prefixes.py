@@ -1,6 +1,6 @@
 """Which prefixes are in the key-value cache, under which blend, and who may use them. Pure policy on integers.
 
-A sequence that begins takes over the longest prefix of its prompt that the cache holds under the same blend, from a
+A sequence that begins takes over the longest prefix of its prompt that the cache holds under the same blends, from a
 running sequence or a kept one; no cell is copied. A sequence that ends leaves what it computed, prompt and answer, as
 a kept prefix, until its cells or its id are needed: then the least recently used goes first. Cells that an admitted
 sequence may still come to need are reserved, and kept prefixes make way for them.
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from runtime.engine.cache.cells import Cells
-from runtime.generation import Blend
+from runtime.engine.coverage import Coverage
 
 # Shorter prefixes are not worth an id: every Gemma prompt begins with the same four tokens.
 _MIN_KEPT = 16
@@ -49,7 +49,7 @@ Operation = Share | Drop
 class _Holder:
     """A sequence in the cache: running, or kept for its prefix."""
 
-    blend: Blend
+    coverage: Coverage
     key: bytes
     """The tokens others may share: a running one's prompt, computed or not; all of a kept one's."""
     tokens: Sequence[int]
@@ -66,7 +66,7 @@ class Hot:
     """A kept prefix that has been of use."""
 
     kept_id: int
-    blend: Blend
+    coverage: Coverage
     tokens: tuple[int, ...]
 
 
@@ -109,13 +109,14 @@ class Prefixes:
         """Cells that kept prefixes alone hold."""
         return self._cells.n_used - self.n_cells_running
 
-    def find_coming(self, blend: Blend, prompt: Sequence[int]) -> Coming | None:
+    def find_coming(self, coverage: Coverage, prompt: Sequence[int]) -> Coming | None:
         """The running sequence that is just computing a long prefix of this prompt that is not there yet."""
         key = _key(prompt)
-        there = self._find(blend, key).n_tokens
+        there = self._find(coverage, key).n_tokens
         for holder_id, holder in self._running.items():
-            if holder.blend == blend and self._cells.held_by(holder_id) < _n_tokens(holder.key):
-                n_common = min(_n_common(key, holder.key), len(prompt) - 1)
+            n_shared = min(coverage.n_shared(holder.coverage), len(prompt) - 1)
+            if n_shared >= there + _WORTH_WAITING and self._cells.held_by(holder_id) < _n_tokens(holder.key):
+                n_common = min(_n_common(key, holder.key), n_shared)
                 if n_common >= there + _WORTH_WAITING:
                     return Coming(holder_id, holder, n_common)
         return None
@@ -125,9 +126,9 @@ class Prefixes:
         is_running = self._running.get(coming.sequence_id) is coming.holder
         return is_running and self._cells.held_by(coming.sequence_id) < coming.n_tokens
 
-    def has_room(self, blend: Blend, prompt: Sequence[int], n_cells_max: int) -> bool:
+    def has_room(self, coverage: Coverage, prompt: Sequence[int], n_cells_max: int) -> bool:
         """Whether a sequence can have all the cells it may come to need, if kept prefixes make way."""
-        match = self._find(blend, _key(prompt))
+        match = self._find(coverage, _key(prompt))
         n_held = self._cells.held_with_prefix(self._running, match.holder_id, match.n_tokens)
         return n_held + self._n_promised + n_cells_max - match.n_tokens <= self._cells.n_cells
 
@@ -136,18 +137,18 @@ class Prefixes:
         """Cells that running sequences may still take."""
         return sum(one.n_cells_max - self._cells.held_by(holder_id) for holder_id, one in self._running.items())
 
-    def begin(self, sequence_id: int, blend: Blend, tokens: Sequence[int], n_cells_max: int) -> int:
+    def begin(self, sequence_id: int, coverage: Coverage, tokens: Sequence[int], n_cells_max: int) -> int:
         """Admit a sequence for which there is room; how many tokens of its prompt are in the cache.
 
         Args:
             sequence_id: its id while it runs.
-            blend: its blend.
+            coverage: which of its tokens run under which blend.
             tokens: its prompt; a list that grows with its answer.
             n_cells_max: cells it may come to hold.
         """
         key = _key(tokens)
-        match = self._find(blend, key)
-        self._running[sequence_id] = _Holder(blend, key, tokens, n_cells_max)
+        match = self._find(coverage, key)
+        self._running[sequence_id] = _Holder(coverage, key, tokens, n_cells_max)
         if match.n_tokens:
             self._share(match.holder_id, sequence_id, match.n_tokens)
             source = self._kept.get(match.holder_id) or self._running[match.holder_id]
@@ -169,13 +170,14 @@ class Prefixes:
 
     def _keep(self, sequence_id: int, holder: _Holder, tokens: tuple[int, ...]) -> None:
         """Let a kept id hold the tokens too, instead of any shorter prefix of them."""
-        blend, key, n_hot = holder.blend, _key(tokens), min(holder.n_hot, len(tokens))
+        coverage, key, n_hot = holder.coverage, _key(tokens), min(holder.n_hot, len(tokens))
         for kept_id, kept in list(self._kept.items()):
-            if kept.blend == blend and kept.key.startswith(key):
+            n_shared = coverage.n_shared(kept.coverage)
+            if n_shared >= len(tokens) and kept.key.startswith(key):
                 kept.n_hot = max(kept.n_hot, n_hot)
                 self._touch(kept)
                 return
-            if kept.blend == blend and key.startswith(kept.key):
+            if n_shared >= len(kept.tokens) and key.startswith(kept.key):
                 n_hot = max(n_hot, kept.n_hot)
                 self._evict(kept_id)
         if not self._free_ids:
@@ -184,7 +186,7 @@ class Prefixes:
             self._evict(self._least_recently_used())
         kept_id = self._free_ids.pop()
         self._share(sequence_id, kept_id, len(tokens))
-        self._kept[kept_id] = _Holder(blend, key, tokens, len(tokens), n_hot=n_hot)
+        self._kept[kept_id] = _Holder(coverage, key, tokens, len(tokens), n_hot=n_hot)
         self._touch(self._kept[kept_id])
 
     @property
@@ -192,18 +194,18 @@ class Prefixes:
         """Kept prefixes that have been taken over, most recently used first, and as far as they were."""
         kept = sorted(self._kept.items(), key=lambda item: item[1].used_at, reverse=True)
         return [
-            Hot(kept_id, holder.blend, tuple(holder.tokens[: holder.n_hot]))
+            Hot(kept_id, holder.coverage.of_first(holder.n_hot), tuple(holder.tokens[: holder.n_hot]))
             for kept_id, holder in kept
             if holder.n_hot >= _MIN_HOT
         ]
 
-    def adopt(self, blend: Blend, tokens: tuple[int, ...]) -> int | None:
+    def adopt(self, coverage: Coverage, tokens: tuple[int, ...]) -> int | None:
         """Take in a prefix from elsewhere, at the start; its id, or None if half of the cache is full."""
         if not self._free_ids or self._cells.n_used + len(tokens) > self._cells.n_cells // 2:
             return None
         kept_id = self._free_ids.pop()
         self._cells.grow(kept_id, len(tokens))
-        self._kept[kept_id] = _Holder(blend, _key(tokens), tokens, len(tokens), n_hot=len(tokens))
+        self._kept[kept_id] = _Holder(coverage, _key(tokens), tokens, len(tokens), n_hot=len(tokens))
         return kept_id
 
     def disown(self, kept_id: int) -> None:
@@ -215,12 +217,12 @@ class Prefixes:
         operations, self._operations = self._operations, []
         return operations
 
-    def _find(self, blend: Blend, key: bytes) -> _Match:
+    def _find(self, coverage: Coverage, key: bytes) -> _Match:
         """The longest prefix of a prompt that is computed; its last token never is, since its logits are wanted."""
         best = _NOTHING
         for holder_id, holder in (*self._kept.items(), *self._running.items()):
-            if holder.blend == blend:
-                n_there = min(self._cells.held_by(holder_id), _n_tokens(key) - 1)
+            n_there = min(self._cells.held_by(holder_id), _n_tokens(key) - 1, coverage.n_shared(holder.coverage))
+            if n_there > best.n_tokens:
                 n_tokens = min(_n_common(key, holder.key), n_there)
                 if n_tokens > best.n_tokens:
                     best = _Match(holder_id, n_tokens)

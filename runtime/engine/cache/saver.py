@@ -24,7 +24,7 @@ class PrefixSaver:
         """Fill the cache from disk as far as half of it goes; how many prefixes there are now."""
         n_restored = 0
         for saved in self._store.load():
-            kept_id = self._prefixes.adopt(saved.blend, saved.tokens)
+            kept_id = self._prefixes.adopt(saved.coverage, saved.tokens)
             if kept_id is None:
                 break
             if self._context.load_state(_PASSAGE_ID, saved.state) == len(saved.tokens):
@@ -40,9 +40,9 @@ class PrefixSaver:
         hottest_first = self._prefixes.hot
         self._tried.intersection_update(hottest_first)
         for hot in reversed(hottest_first):
-            self._store.touch(hot.blend, hot.tokens)
+            self._store.touch(hot.coverage, hot.tokens)
         for hot in hottest_first:
-            if hot not in self._tried and not self._store.has(hot.blend, hot.tokens):
+            if hot not in self._tried and not self._store.has(hot.coverage, hot.tokens):
                 self._save(hot)
                 return True
         return False
@@ -53,4 +53,4 @@ class PrefixSaver:
         self._context.share(hot.kept_id, _PASSAGE_ID, len(hot.tokens))
         state = self._context.save_state(_PASSAGE_ID)
         self._context.remove(_PASSAGE_ID)
-        self._store.save(SavedPrefix(hot.blend, hot.tokens, state))
+        self._store.save(SavedPrefix(hot.coverage, hot.tokens, state))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from convert.gguf.header import GgufHeader, TensorInfo, read_header
 from convert.gguf.quantisers import Ggml
 from convert.gguf.types import GgmlType
 from convert.rules.adapter import AdapterSummary, check_adapter
-from runtime.errors import InvalidAdapter
+from runtime.errors import IncompatibleAdapter, InvalidAdapter
 from runtime.llama.lanes.bank import LANE_TYPES, LanePart
 
 _CHUNK_BYTES = 4 << 20
@@ -81,6 +81,11 @@ class AdapterFile:
     def rank(self) -> int:
         """The highest rank of its pairs."""
         return self.summary.max_rank
+
+    @property
+    def invocation(self) -> tuple[int, ...]:
+        """The token sequence from which on an aLoRA applies; empty for a LoRA that applies to every token."""
+        return self.summary.invocation_tokens
 
     @property
     def open_path(self) -> Path:
@@ -156,6 +161,20 @@ class AdapterFile:
 def without_folder(error: ConvertError, path: Path, name: str | None = None) -> str:
     """Return an error's message with a file's name in place of its path: clients see it, and need no server paths."""
     return str(error).replace(str(path), name or path.name)
+
+
+def invocation_of(members: Iterable[AdapterFile]) -> tuple[int, ...]:
+    """The token sequence that invokes a blend of these adapters; empty if the blend applies to every token.
+
+    Raises:
+        IncompatibleAdapter: the adapters do not all begin to apply at the same token.
+    """
+    invocations = {member.invocation for member in members}
+    if len(invocations) > 1:
+        raise IncompatibleAdapter(
+            "an activated LoRA (aLoRA) can be blended only with others that have the same invocation tokens"
+        )
+    return invocations.pop() if invocations else ()
 
 
 def lane_parts(

@@ -178,7 +178,7 @@ def _q_only() -> dict[str, Array]:
 NORM = PREFIX + "layers.0.input_layernorm."
 CONFIGS = {
     "lora_bias": (True, "a bias beside the LoRA"),
-    "alora_invocation_tokens": ([1, 2], "aLoRA"),
+    "invocation_string": ("<start_of_turn>model", "aLoRA\\) of the old form; add alora_invocation_tokens"),
     "trainable_token_indices": ([5], "trained token embeddings"),
     "target_parameters": (["w"], "bare parameters"),
     "layer_replication": ([[0, 2]], "another model than the base"),
@@ -297,6 +297,36 @@ REFUSED: dict[str, Case] = {
         "the adapter's weights are missing",
     ),
     "no config": (checkpoint, MissingFile, "a model, not an adapter; use `convert model`"),
+    "invocation tokens a text": (
+        lambda p: peft(p, "tag", alora_invocation_tokens="now"),
+        MalformedJson,
+        "alora_invocation_tokens must be a list of at most 256",
+    ),
+    "invocation tokens too many": (
+        lambda p: peft(p, "tag", alora_invocation_tokens=[1] * 257),
+        MalformedJson,
+        "alora_invocation_tokens must be a list of at most 256",
+    ),
+    "invocation token negative": (
+        lambda p: peft(p, "tag", alora_invocation_tokens=[5, -1]),
+        MalformedJson,
+        "must hold token ids, not -1",
+    ),
+    "invocation token true": (
+        lambda p: peft(p, "tag", alora_invocation_tokens=[True]),
+        MalformedJson,
+        "must hold token ids, not True",
+    ),
+    "invocation token too large": (
+        lambda p: peft(p, "tag", alora_invocation_tokens=[1 << 31]),
+        MalformedJson,
+        "must hold token ids, not 2147483648",
+    ),
+    "invocation token beyond the base": (
+        lambda p: peft(p, "tag", alora_invocation_tokens=[1024]),
+        RejectedAdapter,
+        "holds 1024, but the base has 1024 tokens",
+    ),
     "r text": (lambda p: peft(p, "tag", r="8"), MalformedJson, "r must be a number"),
     "lora_alpha 0": (lambda p: peft(p, "tag", lora_alpha=0), MalformedJson, "lora_alpha must be a number above 0"),
     "lora_alpha text": (lambda p: peft(p, "tag", lora_alpha="16"), MalformedJson, "lora_alpha"),
@@ -426,3 +456,15 @@ def test_a_gguf_adapter_is_checked_before_it_is_stored_again(
     path.write_bytes(content)
     with pytest.raises(RejectedAdapter, match="holds NaN or infinity"):
         convert_adapter(path, base_gguf, tmp_path / "x.gguf", F32)
+
+
+@pytest.mark.parametrize("kind", ["f32", "q8_0"])
+def test_an_alora_keeps_its_invocation_tokens(kind: str, tmp_path: Path, base_gguf: Path) -> None:
+    """From PEFT to GGUF and from GGUF to GGUF; PEFT takes an empty list and null for a plain LoRA."""
+    first, second = tmp_path / "first.gguf", tmp_path / "second.gguf"
+    source = peft(tmp_path / "alora", "tag", alora_invocation_tokens=[106, 970], invocation_string="now")
+    assert convert_adapter(source, base_gguf, first, Options(kind)).invocation_tokens == (106, 970)
+    assert convert_adapter(first, base_gguf, second, F32).invocation_tokens == (106, 970)
+    for tokens in ([], None):
+        plain = peft(tmp_path / "plain", "tag", alora_invocation_tokens=tokens)
+        assert convert_adapter(plain, base_gguf, second, Options("f32", force=True)).invocation_tokens == ()

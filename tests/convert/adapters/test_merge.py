@@ -37,6 +37,13 @@ def test_a_scaled_norm_is_refused(tmp_path: Path) -> None:
         merge(BASE, [(NORMS(tmp_path / "norms"), 0.5)], tmp_path / "x.gguf", F32)
 
 
+def test_an_alora_is_refused(tmp_path: Path) -> None:
+    """It changes some tokens only, and merged weights would change them all."""
+    part = (peft(tmp_path / "alora", "tag", alora_invocation_tokens=[106]), 1.0)
+    with pytest.raises(UnsupportedAdapter, match="applies to some tokens only, so it cannot be merged"):
+        merge(BASE, [part], tmp_path / "x.gguf", F32)
+
+
 def test_a_norm_trained_twice_is_refused(tmp_path: Path) -> None:
     """Two adapters cannot both replace one norm."""
     parts = [(NORMS(tmp_path / name), 1.0) for name in ("a", "b")]

@@ -11,7 +11,7 @@ from convert.commands.arguments import main
 from convert.commands.inspection import inspect
 from convert.conversion.conversion import Options, convert_adapter
 from convert.errors import MalformedGguf
-from tests.convert.checkpoints import BASE
+from tests.convert.checkpoints import BASE, peft
 from tests.convert.gguf_bytes import adapter, pair
 from tests.convert.variants import mlx
 
@@ -33,6 +33,7 @@ def test_an_adapter_and_its_base(tmp_path: Path, base_gguf: Path, adapters_dir: 
     convert_adapter(adapters_dir / "tag", base_gguf, path, Options("q8_0"))
     facts = inspect(path, base_gguf)
     assert (facts["alpha"], facts["ranks"], facts["layers"], facts["fits_base"]) == (16.0, [8], 2, True)
+    assert "invocation_tokens" not in facts
     path.write_bytes(adapter(*pair(n_in=2048, n_out=2048)).bytes())
     facts = inspect(path, BASE)
     assert facts["fits_base"] is False
@@ -44,8 +45,17 @@ def test_folders_and_safetensors(tmp_path: Path, adapters_dir: Path) -> None:
     assert inspect(BASE)["kind"] == "checkpoint"
     assert inspect(BASE)["tensors"] == {"BF16": 20}
     assert inspect(adapters_dir / "tag")["r"] == 8
+    assert "alora_invocation_tokens" not in inspect(adapters_dir / "tag")
     assert inspect(mlx(tmp_path / "mlx"))["scale"] == 2.0
     assert inspect(BASE / "model.safetensors")["parameters"] == 1_443_072
+
+
+def test_an_alora_shows_its_invocation_tokens(tmp_path: Path, base_gguf: Path) -> None:
+    """As a PEFT folder and as a GGUF."""
+    folder, path = peft(tmp_path / "alora", "tag", alora_invocation_tokens=[106, 970]), tmp_path / "alora.gguf"
+    convert_adapter(folder, base_gguf, path, Options("f16"))
+    assert inspect(folder)["alora_invocation_tokens"] == [106, 970]
+    assert inspect(path)["invocation_tokens"] == [106, 970]
 
 
 def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from convert.errors import LfsPointer, MalformedGguf, MissingFile, NotARegularFile
 from convert.gguf.header import ArrayInfo, ValueType, read_header
 from convert.gguf.types import GgmlType
-from tests.convert.gguf_bytes import ARRAY, STRING, U32, Gguf, Tensor, adapter, entry, f32, pair, string, text
+from tests.convert.gguf_bytes import ARRAY, I32, STRING, U32, Gguf, Tensor, adapter, entry, f32, pair, string, text
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -39,6 +39,18 @@ def test_reads_what_llama_cpp_would(tmp_path: Path) -> None:
     assert (tensor.type, tensor.shape, tensor.size_bytes) == (GgmlType.F32, (8, 2), 64)
     assert tensor.offset == header.data_offset
     assert header.tensors["u"].offset == header.data_offset + 64
+
+
+def test_a_short_array_of_uint32_is_kept(tmp_path: Path) -> None:
+    """Its integers are read; those of a long array and of another type are stepped over."""
+    entries = [
+        entry("short", ARRAY, struct.pack("<IQ3I", U32, 3, 5, 0, 2**32 - 1)),
+        entry("long", ARRAY, struct.pack("<IQ", U32, 1025) + bytes(4 * 1025)),
+        entry("signed", ARRAY, struct.pack("<IQi", I32, 1, -1)),
+    ]
+    metadata = read_header(write(tmp_path, Gguf(entries).bytes())).metadata
+    arrays = [metadata[key] for key in ("short", "long", "signed")]
+    assert [array.integers for array in arrays if isinstance(array, ArrayInfo)] == [(5, 0, 2**32 - 1), (), ()]
 
 
 HOSTILE = {

@@ -14,14 +14,20 @@ import pytest
 from convert.conversion.conversion import Options, convert_model
 from convert.errors import BadValue, OutputProblem
 from convert.gguf import writer
-from convert.gguf.header import ValueType, read_header
+from convert.gguf.header import ArrayInfo, ValueType, read_header
 from convert.gguf.types import GgmlType
 from convert.gguf.writer import FilePlan, KeyValue, TensorPlan, whole_file, write_gguf
 
 ROOT = Path(__file__).parents[3]
 ONES = np.ones(64, np.float32).view(np.uint8)
 TENSOR = TensorPlan("t", GgmlType.F32, (2, 32), lambda: [ONES])
-PLAN = FilePlan([KeyValue("general.name", ValueType.STRING, "x")], [TENSOR])
+PLAN = FilePlan(
+    [
+        KeyValue("general.name", ValueType.STRING, "x"),
+        KeyValue("numbers", ValueType.ARRAY, np.array([5, 2**32 - 1], np.uint32)),
+    ],
+    [TENSOR],
+)
 
 
 @pytest.fixture(params=["nameless", "named"])
@@ -44,6 +50,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     write_gguf(path, PLAN)
     header = read_header(path)
     assert header.string("general.name") == "x"
+    numbers = header.metadata["numbers"]
+    assert isinstance(numbers, ArrayInfo)
+    assert numbers.integers == (5, 2**32 - 1)
     assert header.tensors["t"].shape == (32, 2)
     assert path.read_bytes()[header.tensors["t"].offset :] == ONES.tobytes()
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()

@@ -14,6 +14,7 @@ from tests.convert.gguf_bytes import (
     ARRAY,
     F32,
     F64,
+    I32,
     STRING,
     U32,
     Gguf,
@@ -39,6 +40,12 @@ def raw_keys(**replaced: bytes) -> Gguf:
         "type": string("adapter.type", "lora"),
     }
     return Gguf([raw for raw in (keys | replaced).values() if raw], pair())
+
+
+def invocation(*tokens: int, item_type: int = U32) -> bytes:
+    """Return the entry that makes an adapter an aLoRA."""
+    raw = struct.pack(f"<IQ{len(tokens)}I", item_type, len(tokens), *tokens)
+    return entry("adapter.alora.invocation_tokens", ARRAY, raw)
 
 
 def damaged(kind: int, n_values: int, at: int, size_bytes: int) -> list[Tensor]:
@@ -76,10 +83,23 @@ CASES = {
     "alpha infinite": (adapter(*pair(), alpha=f32(ALPHA, math.inf)), "alpha is inf"),
     "alpha 0": (adapter(*pair(), alpha=f32(ALPHA, 0.0)), "alpha is 0.0"),
     "alpha negative": (adapter(*pair(), alpha=f32(ALPHA, -1.0)), "alpha is -1.0"),
-    "aLoRA": (
-        adapter(*pair(), alpha=entry("adapter.alora.invocation_tokens", ARRAY, struct.pack("<IQI", U32, 1, 5))),
-        "aLoRA",
+    "aLoRA of an unknown kind": (
+        adapter(*pair(), alpha=string("adapter.alora.invocation_string", "now")),
+        "adapter.alora.invocation_string: an activated LoRA \\(aLoRA\\) of an unknown kind",
     ),
+    "invocation tokens I32": (adapter(*pair(), alpha=invocation(5, item_type=I32)), "must be an array of UINT32"),
+    "invocation tokens a number": (
+        adapter(*pair(), alpha=entry("adapter.alora.invocation_tokens", U32, bytes(4))),
+        "must be an array of UINT32",
+    ),
+    "no invocation tokens": (adapter(*pair(), alpha=invocation()), "has 0 tokens instead of 1 to 256"),
+    "257 invocation tokens": (adapter(*pair(), alpha=invocation(*range(257))), "has 257 tokens"),
+    "5,000 invocation tokens": (adapter(*pair(), alpha=invocation(*[1] * 5000)), "has 5000 tokens"),
+    "invocation token beyond the base": (
+        adapter(*pair(), alpha=invocation(7, 1024)),
+        "holds 1024, but the base has 1024 tokens",
+    ),
+    "invocation token 2^32 - 1": (adapter(*pair(), alpha=invocation(2**32 - 1)), "holds 4294967295"),
     "split": (adapter(*pair(), alpha=entry("split.count", 2, struct.pack("<H", 2))), "split"),
     "no tensors": (adapter(), "no tensors"),
     "half a pair": (adapter(pair()[0]), "only one of lora_a and lora_b"),
@@ -164,3 +184,12 @@ def test_alpha_may_be_absent(tmp_path: Path, base_header: GgufHeader) -> None:
     path = tmp_path / "adapter.gguf"
     path.write_bytes(adapter(*pair(), alpha=string("general.name", "no alpha")).bytes())
     assert validate_adapter(path, base_header).alpha is None
+
+
+def test_an_alora_is_summed_up_with_its_invocation_tokens(tmp_path: Path, base_header: GgufHeader) -> None:
+    """They are in the summary in their order; a plain LoRA has none."""
+    path = tmp_path / "adapter.gguf"
+    path.write_bytes(adapter(*pair(), alpha=invocation(106, 1023, 0)).bytes())
+    assert validate_adapter(path, base_header).invocation_tokens == (106, 1023, 0)
+    path.write_bytes(adapter(*pair()).bytes())
+    assert validate_adapter(path, base_header).invocation_tokens == ()

@@ -70,10 +70,11 @@ class Simulation:
         sequence, is_complete = part.sequence, part.completes
         cells = self.cache.setdefault(sequence.sequence_id, [])
         new = sequence.tokens[sequence.n_computed : sequence.n_computed + part.n_tokens]
-        cells += [(sequence.blend, token) for token in new]
+        coverage, start = sequence.coverage, sequence.n_computed
+        cells += [(coverage.blend_at(start + n), token) for n, token in enumerate(new)]
         self.scheduler.computed(part)
-        expected = [(sequence.blend, token) for token in sequence.tokens[: sequence.n_computed]]
-        assert cells == expected, "the cache holds the sequence's own tokens, computed under its own blend"
+        expected = [(coverage.blend_at(n), sequence.tokens[n]) for n in range(sequence.n_computed)]
+        assert cells == expected, "the cache holds the sequence's own tokens, each computed under its blend"
         if not is_complete:
             return
         if sequence.state is State.PREFILL:
@@ -106,7 +107,12 @@ class Simulation:
             n_taken = sum(part.n_tokens for part in batch if part.sequence.state is State.PREFILL)
             assert n_taken <= n_prefill, "prompts keep to the budget while others stream"
         if isinstance(self.places, Turns):
-            assert len({part.sequence.blend for part in batch}) <= 1
+            blends = {
+                part.sequence.coverage.blend_at(part.sequence.n_computed + n)
+                for part in batch
+                for n in range(part.n_tokens)
+            }
+            assert len(blends) <= 1
         else:
             assert set(decodes) <= {part.sequence for part in batch}, "who answers goes on"
         promised = sum(sequence.n_cells_max - sequence.n_computed for sequence in running)

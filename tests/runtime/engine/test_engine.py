@@ -72,6 +72,32 @@ def test_the_context_bounds_prompt_and_answer(make_driver: MakeDriver) -> None:
     assert "64" in refused.failed.message
 
 
+def test_a_prompt_of_megabytes_is_refused_before_it_is_tokenised(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes alone say that it is too long: 100,000 messages, or one text of three megabytes."""
+
+    def refuse(*_arguments: object) -> None:
+        raise AssertionError("the prompt was tokenised")
+
+    monkeypatch.setattr(native, "llama_tokenize", refuse)
+    turn = (Segment("<start_of_turn>", has_control_tokens=True), Segment("user\nhi", has_control_tokens=False))
+    for segments in (turn * 100_000, (Segment("x" * 3_000_000, has_control_tokens=False),)):
+        refused = driver.ask(Prompt(segments))
+        assert refused.failed is not None
+        assert refused.failed.code == "context_exceeded"
+        assert "at least 512 tokens; at most 511" in refused.failed.message
+
+
+def test_the_bytes_of_a_prompt_never_refuse_one_that_fits(driver: Driver) -> None:
+    """The bound that bytes give is a lower one, whatever a text's tokens are; spaces are the longest token."""
+    model = driver.engine._model
+    for text in ("x" * 511, " " * 500, "\u00e9" * 100, "<end_of_turn>" * 500, "the capital of " * 30, "\n" * 400, ""):
+        for has_control_tokens in (True, False):
+            prompt = Prompt((Segment(text, has_control_tokens),))
+            assert model.min_tokens(prompt) <= len(model.tokenize(prompt))
+
+
 def test_bos_stands_once_in_front(driver: Driver) -> None:
     """Whether the prompt brings it or not, and nowhere else."""
     with_bos = Prompt((Segment("<bos>Hello!", has_control_tokens=True),))

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from runtime.engine.adapters.lanes import Lanes
 from runtime.engine.adapters.turns import Turns
-from runtime.engine.scheduler import MAX_OVERTAKES, EngineLimits, Places
+from runtime.engine.cache.prefixes import Prefixes
+from runtime.engine.coverage import Coverage, cover
+from runtime.engine.scheduler import MAX_OVERTAKES, BatchPart, EngineLimits, Places, Scheduler
 from runtime.engine.sequence import Sequence, State
 from runtime.generation import BASE
 from tests.runtime.engine.simulated import LIMITS, N_LANES, Simulation
@@ -17,7 +19,8 @@ from tests.runtime.engine.values import blend, request, sequence
 BLENDS = [BASE, blend("a"), blend("b"), blend("a", scale=0.5), blend("a", "b")]
 
 prompts = st.lists(st.integers(0, 2), min_size=1, max_size=30)
-requests = st.tuples(st.sampled_from(BLENDS), prompts, st.integers(0, 12), st.integers(0, 3), st.booleans())
+starts = st.sampled_from([0, 0, 1, 3, 10, 25, 60])
+requests = st.tuples(st.sampled_from(BLENDS), starts, prompts, st.integers(0, 12), st.integers(0, 3), st.booleans())
 
 
 def places_of(kind: str) -> Places:
@@ -29,11 +32,12 @@ def places_of(kind: str) -> Places:
 @settings(deadline=None)
 @given(arrivals=st.lists(requests, max_size=25))
 def test_everybody_ends_and_the_rules_hold(kind: str, arrivals: list[tuple[object, ...]]) -> None:
-    """Any arrivals under five blends over two lanes, shared prefixes, cancellations in between."""
+    """Any arrivals under five blends over two lanes, some from a later token on; prefixes shared, some cancelled."""
     simulation = Simulation(places_of(kind))
     added: list[Sequence] = []
-    for number, (under, prompt, max_tokens, n_steps, is_cancelled) in enumerate(arrivals):
-        one = Sequence(request(str(number), max_tokens=max_tokens, under=under), list(prompt), LIMITS.n_ctx)
+    for number, (under, start, prompt, max_tokens, n_steps, is_cancelled) in enumerate(arrivals):
+        coverage = Coverage(under, start).of_first(len(prompt))
+        one = Sequence(request(str(number), max_tokens=max_tokens, under=under), list(prompt), LIMITS.n_ctx, coverage)
         added.append(simulation.add(one))
         for _ in range(n_steps):
             simulation.step()
@@ -141,3 +145,34 @@ def test_eight_prompts_with_one_beginning_compute_it_once() -> None:
     assert sum(part.n_tokens for batch in simulation.batches for part in batch) == 2 * 201 + 7
     assert [one.n_cached for one in sequences] == [0] + [200] * 7
     assert other.n_cached == 0
+
+
+def test_aloras_over_one_context_compute_it_once() -> None:
+    """The base model and eight aLoRAs share the tokens before the invocation; each computes its own tokens after it."""
+    limits = EngineLimits(n_ctx=500, n_kv_cells=1000, n_parallel=9, n_batch=128, step_budget_ms=250)
+    simulation = Simulation(Lanes(8), limits)
+    context, invocation = list(range(200)), [7, 8]
+    prompt = [*context, *invocation, 9]
+    for under in (BASE, *(blend(name) for name in "abcdef"), blend("a", "b"), blend("a", "c")):
+        coverage = cover(under, () if under.is_base else invocation, prompt)
+        one = Sequence(request(str(under), max_tokens=1, under=under), list(prompt), limits.n_ctx, coverage)
+        simulation.add(one)
+    simulation.run()
+    assert sum(part.n_tokens for batch in simulation.batches for part in batch) == 203 + 8 * 3
+
+
+def test_a_prompt_begins_while_the_lane_of_its_alora_is_filled() -> None:
+    """The tokens before the invocation need no lane; the others wait for it."""
+    limits = EngineLimits(n_ctx=500, n_kv_cells=1000, n_parallel=2, n_batch=64, step_budget_ms=250)
+    places = Lanes(N_LANES)
+    scheduler = Scheduler(limits, places, Prefixes(limits.n_kv_cells, range(2, 4)))
+    one = Sequence(request(under=blend("a")), list(range(20)), limits.n_ctx, Coverage(blend("a"), 15))
+    scheduler.add(one)
+    scheduler.admit()
+    (part,) = scheduler.schedule(8)
+    assert part == BatchPart(one, 15)
+    scheduler.computed(part)
+    assert scheduler.schedule(8) == []
+    (fill,) = places.take_fills()
+    places.filled(fill.lane_id)
+    assert scheduler.schedule(8) == [BatchPart(one, 5)]

@@ -24,7 +24,7 @@ class LanesMachine(RuleBasedStateMachine):
         self.lanes = Lanes(N_LANES)
         self.users: dict[Blend, int] = {}
         self.pending: list[Fill] = []
-        self.held: dict[int, Blend] = {}
+        self.held: dict[int, Blend] = {BASE_LANE: BASE}
 
     @rule(wanted=blends)
     def enter(self, wanted: Blend) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from runtime.engine.cache.disk import PrefixStore, SavedPrefix, identity_of
-from runtime.generation import BASE
+from runtime.engine.coverage import BASE_COVERAGE, Coverage
 from tests.runtime.engine.values import blend
 
 TOKENS = tuple(range(100))
-PREFIX = SavedPrefix(blend("a", "b", scale=0.25), TOKENS, b"state" * 1000)
+PREFIX = SavedPrefix(Coverage(blend("a", "b", scale=0.25), 1), TOKENS, b"state" * 1000)
 
 
 def store(folder: Path, identity: str = "this model", max_bytes: int = 1 << 20) -> PrefixStore:
@@ -30,17 +30,18 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     """Blend with scales, tokens, state; into a folder that was not there."""
     folder = tmp_path / "new" / "folder"
     store(folder).save(PREFIX)
-    assert store(folder).has(PREFIX.blend, TOKENS)
+    assert store(folder).has(PREFIX.coverage, TOKENS)
     assert list(store(folder).load()) == [PREFIX]
 
 
 def test_every_blend_and_every_text_has_its_file(tmp_path: Path) -> None:
-    """Scales and single tokens count."""
+    """Scales, the first token under a blend, and each single token have a file of their own."""
     one = store(tmp_path)
     one.save(PREFIX)
-    for other in (blend("a", "b", scale=0.5), blend("a"), BASE):
+    for other in (Coverage(blend("a", "b", scale=0.5), 1), Coverage(blend("a"), 1), BASE_COVERAGE):
         assert not one.has(other, TOKENS)
-    assert not one.has(PREFIX.blend, (*TOKENS[:-1], 7))
+    assert not one.has(Coverage(PREFIX.coverage.blend, 2), TOKENS)
+    assert not one.has(PREFIX.coverage, (*TOKENS[:-1], 7))
 
 
 def test_another_models_files_are_left_alone(tmp_path: Path) -> None:
@@ -113,8 +114,8 @@ def test_a_folder_of_somebody_elses_costs_nothing(tmp_path: Path, monkeypatch: p
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "utime", refuse)
-    one.touch(PREFIX.blend, TOKENS)
-    one.touch(BASE, TOKENS)
+    one.touch(PREFIX.coverage, TOKENS)
+    one.touch(BASE_COVERAGE, TOKENS)
 
 
 def test_a_disk_that_refuses_costs_nothing(
@@ -134,16 +135,16 @@ def test_a_disk_that_refuses_costs_nothing(
 def test_the_folder_is_bounded(tmp_path: Path) -> None:
     """The one used longest ago goes first; what is larger than all is not written."""
     one = store(tmp_path, max_bytes=18_000)
-    prefixes = [SavedPrefix(BASE, (*TOKENS, number), b"x" * 5000) for number in range(4)]
+    prefixes = [SavedPrefix(BASE_COVERAGE, (*TOKENS, number), b"x" * 5000) for number in range(4)]
     for age, prefix in enumerate(prefixes[:3]):
         one.save(prefix)
         path = max(files_in(tmp_path), key=lambda path: path.stat().st_mtime)
         os.utime(path, (age, age))
-    one.touch(BASE, prefixes[0].tokens)
+    one.touch(BASE_COVERAGE, prefixes[0].tokens)
     one.save(prefixes[3])
-    assert [one.has(BASE, prefix.tokens) for prefix in prefixes] == [True, False, True, True]
-    one.save(SavedPrefix(BASE, TOKENS, b"x" * 20_000))
-    assert not one.has(BASE, TOKENS)
+    assert [one.has(BASE_COVERAGE, prefix.tokens) for prefix in prefixes] == [True, False, True, True]
+    one.save(SavedPrefix(BASE_COVERAGE, TOKENS, b"x" * 20_000))
+    assert not one.has(BASE_COVERAGE, TOKENS)
 
 
 def test_left_overs_of_a_crash_go(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from runtime.engine.cache.prefixes import Drop, Operation, Prefixes, Share
+from runtime.engine.coverage import BASE_COVERAGE, Coverage
 from runtime.generation import BASE, Blend
 from tests.runtime.engine.values import blend
 
 KEPT_IDS = range(10, 13)
-A = blend("a")
+A = Coverage(blend("a"))
 
 
 def prefixes(n_cells: int = 200) -> Prefixes:
@@ -17,7 +18,7 @@ def prefixes(n_cells: int = 200) -> Prefixes:
     return Prefixes(n_cells, KEPT_IDS)
 
 
-def run(cache: Prefixes, tokens: list[int], under: Blend = BASE, *, sequence_id: int = 0) -> int:
+def run(cache: Prefixes, tokens: list[int], under: Coverage = BASE_COVERAGE, *, sequence_id: int = 0) -> int:
     """A sequence that computes ``tokens`` and ends; how many of them were there before."""
     n_cached = cache.begin(sequence_id, under, tokens, len(tokens))
     cache.grow(sequence_id, len(tokens) - n_cached)
@@ -56,7 +57,7 @@ def test_no_other_blend_finds_it(other: Blend) -> None:
     """Same words, other weights: other keys and values."""
     cache = prefixes()
     run(cache, tokens_of(30), A)
-    assert run(cache, tokens_of(30), other) == 0
+    assert run(cache, tokens_of(30), Coverage(other)) == 0
     assert run(cache, tokens_of(30), A) == 29
 
 
@@ -66,7 +67,7 @@ def test_operations_come_in_order() -> None:
     run(cache, tokens_of(20))
     kept_id = KEPT_IDS[-1]
     assert cache.take_operations() == [Share(0, kept_id, 20), Drop(0)]
-    cache.begin(1, BASE, tokens_of(25), 25)
+    cache.begin(1, BASE_COVERAGE, tokens_of(25), 25)
     expected: list[Operation] = [Share(kept_id, 1, 20)]
     assert cache.take_operations() == expected
 
@@ -87,9 +88,9 @@ def test_the_least_recently_used_makes_way() -> None:
         run(cache, tokens_of(30, first=first))
     run(cache, [*tokens_of(20), 7777, 7778])
     assert cache.n_cells_kept <= 100
-    assert cache.begin(0, BASE, tokens_of(31, first=1000), 40) == 0
+    assert cache.begin(0, BASE_COVERAGE, tokens_of(31, first=1000), 40) == 0
     cache.end(0, is_kept=False)
-    assert cache.begin(0, BASE, tokens_of(31), 40) == 30
+    assert cache.begin(0, BASE_COVERAGE, tokens_of(31), 40) == 30
 
 
 def test_kept_prefixes_never_keep_a_request_out() -> None:
@@ -97,9 +98,9 @@ def test_kept_prefixes_never_keep_a_request_out() -> None:
     cache = prefixes(100)
     for first in (0, 1000, 2000):
         run(cache, tokens_of(33, first=first))
-    assert cache.has_room(BASE, tokens_of(50, first=5000), 100)
-    assert not cache.has_room(BASE, tokens_of(50, first=5000), 101)
-    assert cache.begin(0, BASE, tokens_of(50, first=5000), 100) == 0
+    assert cache.has_room(BASE_COVERAGE, tokens_of(50, first=5000), 100)
+    assert not cache.has_room(BASE_COVERAGE, tokens_of(50, first=5000), 101)
+    assert cache.begin(0, BASE_COVERAGE, tokens_of(50, first=5000), 100) == 0
     assert cache.n_cells_kept == 0
 
 
@@ -107,26 +108,26 @@ def test_a_kept_answer_makes_way_for_its_own_prompt() -> None:
     """Of a kept prefix, only what is shared counts against the request that shares it."""
     cache = prefixes(100)
     run(cache, tokens_of(90))
-    assert cache.has_room(BASE, tokens_of(20), 95)
-    assert cache.begin(0, BASE, tokens_of(20), 95) == 19
+    assert cache.has_room(BASE_COVERAGE, tokens_of(20), 95)
+    assert cache.begin(0, BASE_COVERAGE, tokens_of(20), 95) == 19
     cache.grow(0, 76)
 
 
 def test_room_counts_what_is_shared_once() -> None:
     """A prompt that begins like a running one needs cells for the rest alone."""
     cache = prefixes(100)
-    cache.begin(0, BASE, tokens_of(60), 70)
+    cache.begin(0, BASE_COVERAGE, tokens_of(60), 70)
     cache.grow(0, 60)
-    assert not cache.has_room(BASE, tokens_of(60, first=1000), 70)
-    assert cache.has_room(BASE, [*tokens_of(60), 99], 90)
-    assert not cache.has_room(BASE, [*tokens_of(60), 99], 91)
+    assert not cache.has_room(BASE_COVERAGE, tokens_of(60, first=1000), 70)
+    assert cache.has_room(BASE_COVERAGE, [*tokens_of(60), 99], 90)
+    assert not cache.has_room(BASE_COVERAGE, [*tokens_of(60), 99], 91)
 
 
 def test_short_and_unwanted_ones_are_not_kept() -> None:
     """What every prompt begins with saves nobody anything; what failed cannot be trusted."""
     cache = prefixes()
     run(cache, tokens_of(5))
-    cache.begin(0, BASE, tokens_of(30, first=50), 30)
+    cache.begin(0, BASE_COVERAGE, tokens_of(30, first=50), 30)
     cache.grow(0, 30)
     cache.end(0, is_kept=False)
     assert cache.n_cells_kept == 0
@@ -139,7 +140,7 @@ def test_a_prompt_waits_for_one_that_is_coming() -> None:
     cache.begin(0, A, prompt, 150)
     coming = cache.find_coming(A, [*prompt, 1])
     assert coming is not None
-    assert cache.find_coming(BASE, [*prompt, 1]) is None
+    assert cache.find_coming(BASE_COVERAGE, [*prompt, 1]) is None
     assert cache.find_coming(A, tokens_of(40)) is None
     cache.grow(0, 149)
     assert cache.is_coming(coming)
@@ -160,3 +161,46 @@ def test_nobody_waits_for_one_that_has_ended() -> None:
     assert not cache.is_coming(coming)
     cache.begin(0, A, prompt, 150)
     assert not cache.is_coming(coming)
+
+
+def test_aloras_and_the_base_share_what_stands_before_their_invocations() -> None:
+    """A kept prefix serves another coverage as far as both run alike, whoever computed it."""
+    cache = prefixes()
+    run(cache, tokens_of(40), Coverage(blend("a"), 30))
+    assert run(cache, tokens_of(40)) == 30
+    assert run(cache, tokens_of(40), Coverage(blend("b"), 35)) == 35
+    assert run(cache, tokens_of(40), Coverage(blend("b"), 20)) == 20
+    assert run(cache, tokens_of(40), Coverage(blend("a"), 30)) == 39
+    assert run(cache, tokens_of(40), A) == 0
+
+
+def test_a_prefix_that_an_alora_computed_does_not_replace_the_bases() -> None:
+    """Of two holders of equal tokens, each keeps those that the other's coverage does not share."""
+    cache = prefixes()
+    run(cache, tokens_of(40))
+    run(cache, tokens_of(50), Coverage(blend("a"), 30))
+    assert run(cache, [*tokens_of(40), 99]) == 40
+    assert run(cache, [*tokens_of(50), 99], Coverage(blend("a"), 30)) == 50
+
+
+def test_a_hot_prefix_before_every_invocation_is_the_bases() -> None:
+    """What is saved to disk carries the blends of its own tokens, so that every aLoRA finds it."""
+    cache = Prefixes(1000, KEPT_IDS)
+    context = tokens_of(100)
+    run(cache, [*context, 7], Coverage(blend("a"), 100))
+    run(cache, [*context, 8], Coverage(blend("b"), 100))
+    assert [(hot.coverage, len(hot.tokens)) for hot in cache.hot] == [(BASE_COVERAGE, 100)]
+    run(cache, [*context, 7, 8], Coverage(blend("a"), 100))
+    assert (Coverage(blend("a"), 100), 101) in [(hot.coverage, len(hot.tokens)) for hot in cache.hot]
+
+
+def test_a_prompt_waits_for_a_context_that_another_alora_computes() -> None:
+    """As far as both run alike, and no further."""
+    cache = prefixes()
+    cache.begin(0, Coverage(blend("a"), 120), tokens_of(150), 150)
+    assert cache.find_coming(Coverage(blend("b"), 100), tokens_of(150)) is not None
+    assert cache.find_coming(BASE_COVERAGE, tokens_of(150)) is not None
+    assert cache.find_coming(Coverage(blend("b"), 10), tokens_of(150)) is None
+    coming = cache.find_coming(Coverage(blend("b"), 100), tokens_of(150))
+    assert coming is not None
+    assert coming.n_tokens == 100
