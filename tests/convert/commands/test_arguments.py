@@ -87,7 +87,8 @@ def test_an_ended_conversion_leaves_nothing(number: signal.Signals, tmp_path: Pa
     """Ctrl-C, SIGTERM and SIGKILL in the middle of writing: no file, and a rerun works."""
     program = (
         "import os, signal, sys\n"
-        "from convert import cli, writer\n"
+        "from convert.commands import arguments\n"
+        "from convert.gguf import writer\n"
         # A shell that starts the tests in the background has them ignore Ctrl-C.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def stop(n):\n"
@@ -95,7 +96,7 @@ def test_an_ended_conversion_leaves_nothing(number: signal.Signals, tmp_path: Pa
         "write = writer.write_gguf\n"
         "import convert.conversion.conversion\n"
         "convert.conversion.conversion.write_gguf = lambda *a, **k: write(*a, **(k | {'progress': stop}))\n"
-        f"sys.exit(cli.main(['model', {str(checkpoint_dir)!r}, '-o', 'base.gguf', '--type', 'f16']))\n"
+        f"sys.exit(arguments.main(['model', {str(checkpoint_dir)!r}, '-o', 'base.gguf', '--type', 'f16']))\n"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     ended = subprocess.run(
