@@ -4,11 +4,15 @@ The file has no scores, only merges in order. llama.cpp joins the neighbours who
 highest score, so a piece's score is minus the rank of the first merge that makes it: the same order of
 joins.
 
+transformers writes Gemma's byte token of the tab, `<0x09>`, as a literal tab. A byte token that stands there as its own
+character is read as the byte token.
+
 Source: the tokenizers project's serialisation of its BPE model; llama.cpp src/llama-vocab.cpp
 llm_tokenizer_spm.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +22,7 @@ from convert.files import read_json_object
 
 MAX_FILE_BYTES: Final = 64 << 20  # Gemma's is 17 MB, Gemma 3's 33 MB
 _BYTE: Final = re.compile(r"<0x[0-9A-F]{2}>")
+_N_ASCII: Final = 128  # a byte above stands for no character of its own
 
 
 def read_tokenizer_json(path: Path) -> tuple[list[Piece], dict[int, AddedToken]]:
@@ -39,8 +44,10 @@ def read_tokenizer_json(path: Path) -> tuple[list[Piece], dict[int, AddedToken]]
     ranks = _ranks(merges, path)
     unknown = model.get("unk_token")
     lowest = -float(len(merges)) - 1.0
+    bytes_by_character = _bytes_by_character(vocab)
     pieces = []
-    for token_id, text in enumerate(texts):
+    for token_id, written in enumerate(texts):
+        text = bytes_by_character.get(written, written)
         if text == unknown:
             piece = Piece(text, 0.0, TokenType.UNKNOWN)
         elif _BYTE.fullmatch(text):
@@ -54,6 +61,14 @@ def read_tokenizer_json(path: Path) -> tuple[list[Piece], dict[int, AddedToken]]
     return pieces, added
 
 
+def _bytes_by_character(vocab: Mapping[str, object]) -> dict[str, str]:
+    """Return character -> byte token, for characters that stand in the row of byte tokens in place of their own."""
+    ids = {byte: token_id for byte in range(256) if type(token_id := vocab.get(f"<0x{byte:02X}>")) is int}
+    first = min((token_id - byte for byte, token_id in ids.items()), default=0)
+    missing = (byte for byte in range(_N_ASCII) if byte not in ids)
+    return {chr(byte): f"<0x{byte:02X}>" for byte in missing if vocab.get(chr(byte)) == first + byte}
+
+
 def _added_tokens(entries: object, path: Path) -> dict[int, AddedToken]:
     if not isinstance(entries, list):
         raise MalformedTokenizer(f"{path}: added_tokens must be a list")
@@ -61,7 +76,7 @@ def _added_tokens(entries: object, path: Path) -> dict[int, AddedToken]:
     for entry in entries:
         token_id = entry.get("id") if isinstance(entry, dict) else None
         text = entry.get("content") if isinstance(entry, dict) else None
-        if type(token_id) is not int or not isinstance(text, str):
+        if type(token_id) is not int or token_id < 0 or not isinstance(text, str):
             raise MalformedTokenizer(f"{path}: an added token lacks its id or content")
         added[token_id] = AddedToken(text, is_special=entry.get("special") is True)
     return added
@@ -71,7 +86,7 @@ def _by_id(vocab: dict[str, object], added: dict[int, AddedToken], path: Path) -
     texts: dict[int, str] = {}
     for text, token_id in vocab.items():
         if type(token_id) is not int or token_id < 0 or token_id in texts:
-            raise MalformedTokenizer(f"{path}: {text[:80]!r} has the id {token_id!r}, which is no new id")
+            raise MalformedTokenizer(f"{path}: {text[:80]!r} has the id {token_id!r}, which is not a new id")
         texts[token_id] = text
     for token_id, token in added.items():
         texts.setdefault(token_id, token.text)

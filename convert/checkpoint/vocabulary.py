@@ -17,6 +17,7 @@ import numpy as np
 from convert.errors import MalformedTokenizer
 from convert.gguf.header import ValueType
 from convert.gguf.writer import KeyValue
+from convert.rules.gemma import TURN_TOKENS
 
 SPACE: Final = "\u2581"  # SentencePiece's visible space
 _PADDING_SCORE: Final = -10000.0  # as llama.cpp's converter
@@ -52,13 +53,14 @@ class AddedToken:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """All pieces by id, the special ids by role, and the chat template, if any."""
+    """All pieces by id, the special ids by role, and the chat template, if any; `warnings` are for the user."""
 
     pieces: Sequence[Piece]
     special_ids: dict[str, int]  # "bos", "eos", "unknown", "padding", "eot"
     adds_bos: bool
     adds_eos: bool
     chat_template: str | None
+    warnings: tuple[str, ...] = ()
 
     def metadata(self) -> list[KeyValue]:
         """Return the `tokenizer.*` entries of a GGUF, in the order llama.cpp's converter writes them."""
@@ -91,24 +93,15 @@ def complete(pieces: Sequence[Piece], added: dict[int, AddedToken], n_vocab: int
 
     Args:
         pieces: By id, as the tokenizer file has them.
-        added: By id; may rename tokens, and name ids beyond `pieces`.
+        added: By id, not negative; may rename tokens, and name ids beyond `pieces`. Those beyond the rows are left
+            out.
         n_vocab: Rows of the embedding, which must have room for every piece.
         source: The tokenizer file, for errors.
 
     Raises:
         MalformedTokenizer: More pieces than rows, a text twice, or a byte token is missing.
     """
-    whole = list(pieces)
-    if len(whole) > n_vocab:
-        raise MalformedTokenizer(f"{source}: {len(whole)} pieces, but the embedding has only {n_vocab} rows")
-    whole += [Piece(f"[PAD{i}]", _PADDING_SCORE, TokenType.UNUSED) for i in range(len(whole), n_vocab)]
-    for token_id, token in added.items():
-        if not 0 <= token_id < n_vocab:
-            raise MalformedTokenizer(
-                f"{source}: added token {token.text!r} has id {token_id} of {n_vocab} embedding rows"
-            )
-        before = whole[token_id]
-        whole[token_id] = Piece(token.text, before.score, _added_type(before, token))
+    whole = _with_added(pieces, added, n_vocab, source)
     seen: dict[str, int] = {}
     for token_id, piece in enumerate(whole):
         other = seen.setdefault(_stored(piece).decode("utf-8", "surrogateescape"), token_id)
@@ -117,6 +110,24 @@ def complete(pieces: Sequence[Piece], added: dict[int, AddedToken], n_vocab: int
     for byte in range(256):
         if whole[seen.get(f"<0x{byte:02X}>", 0)].type is not TokenType.BYTE:
             raise MalformedTokenizer(f"{source}: the byte token <0x{byte:02X}> is missing")
+    return whole
+
+
+def _with_added(pieces: Sequence[Piece], added: dict[int, AddedToken], n_vocab: int, source: Path) -> list[Piece]:
+    n_pieces = len(pieces)
+    while n_pieces > n_vocab and n_pieces - 1 in added:
+        n_pieces -= 1  # an added token without a row, as [PAD] without resizing: no prompt can hold it
+    if n_pieces > n_vocab:
+        raise MalformedTokenizer(f"{source}: {n_pieces} pieces, but the embedding has only {n_vocab} rows")
+    whole = list(pieces[:n_pieces])
+    whole += [Piece(f"[PAD{i}]", _PADDING_SCORE, TokenType.UNUSED) for i in range(n_pieces, n_vocab)]
+    for token_id, token in added.items():
+        if token_id < n_vocab:
+            before = whole[token_id]
+            whole[token_id] = Piece(token.text, before.score, _added_type(before, token))
+    for token_id, piece in enumerate(whole):
+        if piece.text in TURN_TOKENS:  # whatever the files say: without them chat prompts fall apart
+            whole[token_id] = Piece(piece.text, piece.score, TokenType.CONTROL)
     return whole
 
 

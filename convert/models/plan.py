@@ -48,7 +48,7 @@ def plan_model(
         KeyValue("general.quantization_version", ValueType.UINT32, QUANTIZATION_VERSION),
     ]
     metadata = general + architecture_metadata(checkpoint.hyperparameters) + closing + vocabulary.metadata()
-    return FilePlan(metadata, plans)
+    return FilePlan(metadata, plans, vocabulary.warnings)
 
 
 def architecture_metadata(h: Hyperparameters) -> list[KeyValue]:
