@@ -5,25 +5,25 @@
     GemlaneError
     ├── ConfigError              the command line, environment or configuration file is wrong
     ├── InvalidRequest           the body breaks the contract
-    │   ├── MissingBody          there is none
-    │   ├── UnsupportedVersion   of a protocol that has moved on
+    │   ├── MissingBody          the body is missing
+    │   ├── UnsupportedVersion   an old version of a client's protocol
     │   ├── RequestTooLarge      a body or upload over its limit
     │   └── ContextExceeded      the prompt leaves no room in the context window
-    ├── UnknownRoute             nothing lives at that path
-    ├── MethodNotAllowed         something does, but not for this method
+    ├── UnknownRoute             no such path
+    ├── MethodNotAllowed         the path exists, but not for this method
     ├── UnknownModel             no such base model here
-    │   └── UnknownSchema        asked for its schema, not for an answer
+    │   └── UnknownSchema        the schema of such a model
     ├── AdapterError
     │   ├── UnknownAdapter       no adapter of that name or id
     │   ├── IncompleteAdapter    a finetune whose files are not both uploaded
     │   ├── IncompatibleAdapter  made for another base model, or over the engine's rank
     │   └── InvalidAdapter       its file breaks a rule
     ├── StorageError             the disk is full, or read-only
-    ├── ConversionDied           the process that converts an upload ended without a word
-    ├── Unauthorized             a token that is not in the list
-    │   ├── MissingCredentials   no token at all
-    │   └── MalformedCredentials a header that is not a bearer token
-    ├── ForeignOrigin            a page of another site asks through its reader's browser
+    ├── ConversionDied           the process that converts an upload ended without a result
+    ├── Unauthorized             the token is not in the list
+    │   ├── MissingCredentials   the request has no token
+    │   └── MalformedCredentials the header holds something else than one bearer token
+    ├── ForeignOrigin            a page of another site asks, in the user's browser
     ├── Overloaded               the queue is full
     ├── RequestTimeout           our own time limit
     └── EngineError
@@ -84,13 +84,13 @@ class ContextExceeded(InvalidRequest):
 
 
 class UnknownRoute(GemlaneError):
-    """No resource lives at that path."""
+    """The path does not exist."""
 
     code = "unknown_route"
 
 
 class MethodNotAllowed(GemlaneError):
-    """The resource does not know that method; ``method`` is what came, ``allowed`` are those it knows."""
+    """The path does not take that method. ``method`` is what came, ``allowed`` are the methods it takes."""
 
     code = "method_not_allowed"
 
@@ -181,7 +181,7 @@ class MalformedCredentials(Unauthorized):
 
 
 class ForeignOrigin(GemlaneError):
-    """A web page of another site asks, through the browser of somebody who may."""
+    """A web page of another site asks, in the browser of a user who has access."""
 
     code = "foreign_origin"
 

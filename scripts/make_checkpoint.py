@@ -64,7 +64,7 @@ def shards(named: dict[str, tuple[int, ...]]) -> list[list[str]]:
 
 
 def values(n_values: int, block: npt.NDArray[np.uint16], start: int) -> Iterator[npt.NDArray[np.uint16]]:
-    """Yield `n_values` bf16 values out of the block, from `start` on, round and round."""
+    """Yield `n_values` bf16 values of the block, from `start` on, and again from its beginning."""
     while n_values > 0:
         piece = block[start : start + n_values]
         yield piece

@@ -9,9 +9,9 @@ a few MB: a 7B-shaped model takes 5 GB of disk and 100 MB of memory.
     python -m scripts.make_shapes --shape 7b --type q8_0 /data/shapes
 
 The vocabulary has Gemma's layout; its words are numbers: `" 7 42"` is two tokens. The embedding rows of
-control, newline, space, tag and byte tokens are zero, so the tied head gives them logit 0 while the largest
-of the words' random logits is far above it: greedy answers never end early, and two servers generate equally
-many tokens.
+control, newline, space, tag and byte tokens are zero, so the tied head gives them logit 0, far below the largest
+of the words' random logits. Greedy answers therefore never end early, and two servers generate the same number of
+tokens.
 """
 
 import argparse
@@ -84,7 +84,7 @@ SHAPES = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor to be written: `n_out` rows of `n_in` elements, zero but for those in `rows`, if it is given.
+    """A tensor to be written: `n_out` rows of `n_in` elements. With `rows`, all other rows are zero.
 
     The standard deviation of its normal (F32, F16) or uniform (quantised) elements is `gain / sqrt(n_in)`; a
     gain of None means that all are `fill`.
@@ -233,7 +233,7 @@ def write_model(path: Path, shape: Shape, type_name: str) -> None:
 
 
 def write_adapter(path: Path, shape: Shape, rank: int, type_name: str, seed: int) -> None:
-    """Writes an adapter of every matrix, alpha = rank; B is F16 where a row of `rank` is no whole block."""
+    """Writes an adapter of every matrix, alpha = rank. B is F16 where `rank` is not a multiple of the block size."""
     writer = GGUFWriter(None, "gemma")
     writer.add_type("adapter")
     writer.add_name(f"random adapter {path.stem}")
@@ -249,7 +249,7 @@ def write_adapter(path: Path, shape: Shape, rank: int, type_name: str, seed: int
 
 
 def model_path(folder: Path, shape_name: str, type_name: str) -> Path:
-    """Where the model of this shape lies, written first if it is not there."""
+    """The path of the model of this shape, which is written first if it is missing."""
     path = folder / f"{shape_name}-{type_name}.gguf"
     if not path.exists():
         print(f"writing {path}", file=sys.stderr)
@@ -258,7 +258,7 @@ def model_path(folder: Path, shape_name: str, type_name: str) -> Path:
 
 
 def adapter_folder(folder: Path, shape_name: str, n_adapters: int, rank: int, type_name: str = "f16") -> Path:
-    """A folder with exactly `n_adapters` adapters 001.gguf, 002.gguf...; those missing are written first."""
+    """A folder with exactly `n_adapters` adapters 001.gguf, 002.gguf and so on; missing ones are written first."""
     target = folder / f"{shape_name}-r{rank}-{type_name}-x{n_adapters}"
     paths = {number: target / f"{number:03d}.gguf" for number in range(1, n_adapters + 1)}
     missing = [number for number, path in paths.items() if not path.exists()]

@@ -1,4 +1,4 @@
-"""What many rooms' tests stand on: the tiny Gemma as GGUF, converted once a session by the real converter."""
+"""The tiny Gemma as GGUF for the tests of many packages, converted once a session by the real converter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a benchmark asks of a server and what comes back, in the words of either server.
+"""What a benchmark asks of a server and what comes back, in the wire format of each server.
 
 Knows the two wire formats; opens no connection.
 """
@@ -24,7 +24,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one event of a stream says; `n_tokens` stands in the event that tells the usage."""
+    """One event of a stream; the event with the usage has `n_tokens`."""
 
     text: str = ""
     n_tokens: int | None = None

@@ -28,7 +28,7 @@ async def follow(side: Side, ask: Ask, moments: list[float]) -> None:
 
 
 async def measure_gaps(side: Side, seed: int) -> tuple[float, float]:
-    """Sends a long prompt amid running streams; gives their gaps (p99) and the prompt's wait, in seconds.
+    """Sends a long prompt while streams run; returns their gaps (p99) and the prompt's wait, in seconds.
 
     Ours runs as many adapters as requests. llama-server gets one for all: with more, a stream waits until those of
     another adapter have ended, whatever their length.

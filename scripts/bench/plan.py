@@ -29,13 +29,13 @@ class Plan:
     sides: str
 
     def setup(self, n_adapters: int = N_CLIENTS) -> Setup:
-        """The files, written first where they are missing, for a server with so many adapters."""
+        """The files for a server with `n_adapters` adapters; missing ones are written first."""
         model = model_path(self.folder, self.shape, self.type_name)
         adapters = adapter_folder(self.folder, self.shape, n_adapters, RANK)
         return Setup(model, adapters, self.n_threads)
 
     async def start(self, stack: AsyncExitStack, setup: Setup, *options: str) -> list[Side]:
-        """The chosen servers, up until the stack is closed; the options are for ours."""
+        """The chosen servers, until the stack is closed; the options are for ours."""
         chosen = []
         if self.sides != "llama-server":
             chosen.append(await stack.enter_async_context(gemlane(setup, *options)))

@@ -1,4 +1,4 @@
-"""Measured values, the claims they bear, and how both are printed."""
+"""Measured values, the claims made of them, and how both are printed."""
 
 import json
 import platform
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The same thing measured once in each repeat."""
+    """One quantity, measured once in each repeat."""
 
     name: str
     unit: str
@@ -23,7 +23,7 @@ class Series:
         return median(self.values)
 
     def over(self, other: "Series") -> tuple[float, ...]:
-        """The ratio to another series, repeat by repeat: what was measured close together is compared."""
+        """The ratio to another series, repeat by repeat, so that values measured close together are compared."""
         return tuple(mine / its for mine, its in zip(self.values, other.values, strict=True))
 
 
@@ -49,7 +49,7 @@ class Claim:
 
     @property
     def bound(self) -> str:
-        """The bound as it is printed; empty for a value that is only told."""
+        """The bound as it is printed; empty for a value without a bound."""
         if self.floor is not None:
             return f">= {self.floor:g}{self.unit}"
         return "" if self.ceiling is None else f"<= {self.ceiling:g}{self.unit}"

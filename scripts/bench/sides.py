@@ -36,7 +36,7 @@ class Setup:
 
     @property
     def adapter_files(self) -> list[Path]:
-        """In the order of their numbers."""
+        """The adapter files, in the order of their numbers."""
         return sorted(self.adapters.glob("*.gguf"))
 
 
@@ -127,7 +127,7 @@ def llama_server_command(setup: Setup) -> list[str]:
 
 @asynccontextmanager
 async def gemlane(setup: Setup, *options: str, name: str = "gemlane") -> AsyncIterator[Side]:
-    """Our server, up until the block ends; its adapters are ready too."""
+    """Our server with its adapters ready, until the block ends."""
     command, log = gemlane_command(setup, *options), log_path(setup, name)
     async with running(name, GEMLANE, command, log, n_adapters=len(setup.adapter_files)) as side:
         yield side
@@ -135,7 +135,7 @@ async def gemlane(setup: Setup, *options: str, name: str = "gemlane") -> AsyncIt
 
 @asynccontextmanager
 async def llama_server(setup: Setup) -> AsyncIterator[Side]:
-    """llama-server, up until the block ends."""
+    """llama-server, until the block ends."""
     name = "llama-server"
     async with running(name, LLAMA_SERVER, llama_server_command(setup), log_path(setup, name)) as side:
         yield side
@@ -198,7 +198,7 @@ def log_path(setup: Setup, name: str) -> Path:
 async def is_ready(
     session: aiohttp.ClientSession, url: str, process: asyncio.subprocess.Process, n_adapters: int
 ) -> bool:
-    """Waits until /health says 200 and lists so many adapters. False if the process ended before, or took too long."""
+    """Waits until /health answers 200 and lists all adapters. False if the process ended before, or took too long."""
     deadline_s = time.monotonic() + START_LIMIT_S
     while process.returncode is None and time.monotonic() < deadline_s:
         try:

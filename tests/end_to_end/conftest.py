@@ -1,4 +1,4 @@
-"""One server for the tests that only ask; those that break things start their own."""
+"""One server shared by the tests that only ask. Tests that break a server start their own."""
 
 from __future__ import annotations
 

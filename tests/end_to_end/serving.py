@@ -1,4 +1,4 @@
-"""A running ``gemlane serve`` with the tiny Gemma, and the client that tests ask it with."""
+"""A running ``gemlane serve`` with the tiny Gemma, and a small client for it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Server:
 
     @property
     def run_url(self) -> str:
-        """Where the model is asked."""
+        """The URL of the model's run route."""
         return f"{self.url}/client/v4/accounts/local/ai/run/{MODEL}"
 
     def engine_pids(self) -> list[int]:
@@ -48,12 +48,12 @@ class Server:
 
 
 def environment() -> dict[str, str]:
-    """Where the code under test is found, whatever the current folder."""
+    """The environment in which the code under test is found from any folder."""
     return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def run_gemlane(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """A ``gemlane`` command, to its end."""
+    """Run a ``gemlane`` command to its end."""
     return subprocess.run(
         [*COMMAND, *arguments],
         capture_output=True,

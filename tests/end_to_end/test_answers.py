@@ -1,4 +1,4 @@
-"""The main job on a real model: the right answer, under the adapter that was asked for."""
+"""A real server on a real model gives the right answer under the adapter that a request names."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PAGE_BODY = """{
 
 @pytest.mark.parametrize("voice", STYLES)
 async def test_each_choice_answers_in_its_own_voice(server: Server, session: aiohttp.ClientSession, voice: str) -> None:
-    """The base and the three adapters, by name."""
+    """The base and the three adapters, named in the request, each answer in their own voice."""
     assert await ask_text(session, server, CAPITAL, voice) == ANSWERS[voice][CAPITAL]
 
 
 def test_the_page_s_own_curl_answers(server: Server) -> None:
-    """Its form content type, its ``"raw": "true"`` and its bearer header included."""
+    """The model page's curl command is answered, with its form content type, ``"raw": "true"`` and bearer header."""
     command = ["curl", "-sS", server.run_url, "-X", "POST", "-H", "Authorization: Bearer token", "-d"]
     done = subprocess.run([*command, PAGE_BODY % "pirate"], capture_output=True, text=True, check=True, timeout=60)
     envelope = json.loads(done.stdout)
@@ -41,7 +41,7 @@ def test_the_page_s_own_curl_answers(server: Server) -> None:
 async def test_eight_clients_with_four_choices_are_never_mixed_up(
     server: Server, session: aiohttp.ClientSession
 ) -> None:
-    """Each of eight clients asks all 93 questions, choosing as it goes; every answer is exactly right."""
+    """Eight clients ask all 93 questions, each with another adapter than the last; every answer is exactly right."""
 
     async def client(number: int) -> list[str]:
         chance = random.Random(number)
@@ -58,7 +58,7 @@ async def test_eight_clients_with_four_choices_are_never_mixed_up(
 
 
 async def test_a_stream_is_the_same_text_piece_by_piece(server: Server, session: aiohttp.ClientSession) -> None:
-    """Many events, which join to the whole answer; then usage, then ``[DONE]``."""
+    """A stream's text events join to the whole answer; usage and ``[DONE]`` follow."""
     payloads = await stream(session, server, prompt=CAPITAL, temperature=0, lora="pirate")
     assert payloads[-1] == "[DONE]"
     events = [json.loads(payload) for payload in payloads[:-1]]
@@ -70,13 +70,13 @@ async def test_a_stream_is_the_same_text_piece_by_piece(server: Server, session:
 
 
 async def test_messages_and_prompt_are_the_same_conversation(server: Server, session: aiohttp.ClientSession) -> None:
-    """A single user message is what a prompt becomes."""
+    """A prompt gives the same answer as one user message with the same text."""
     messages = [{"role": "user", "content": CAPITAL}]
     assert (await ask(session, server, messages=messages, temperature=0))["response"] == ANSWERS["base"][CAPITAL]
 
 
 async def test_raw_takes_the_template_from_the_user(server: Server, session: aiohttp.ClientSession) -> None:
-    """Control tokens in a raw prompt are tokens, and ``<bos>`` is there once, written or not."""
+    """Control tokens of a raw prompt are tokens, and ``<bos>`` stands there once, whether the user wrote it or not."""
     raw = f"<start_of_turn>user\n{CAPITAL}<end_of_turn>\n<start_of_turn>model\n"
     plain = await ask(session, server, prompt=raw, raw=True, temperature=0)
     with_bos = await ask(session, server, prompt="<bos>" + raw, raw=True, temperature=0)
@@ -86,7 +86,7 @@ async def test_raw_takes_the_template_from_the_user(server: Server, session: aio
 
 
 async def test_control_tokens_that_a_user_types_are_text(server: Server, session: aiohttp.ClientSession) -> None:
-    """They cannot open a turn: as text they are many tokens, not one."""
+    """Control tokens that a user types cannot open a turn: as text they are many tokens, not one."""
     typed = await ask(session, server, prompt="<end_of_turn>", max_tokens=1)
     raw = await ask(session, server, prompt="<end_of_turn>", raw=True, max_tokens=1)
     assert raw["usage"]["prompt_tokens"] == 2
@@ -94,7 +94,7 @@ async def test_control_tokens_that_a_user_types_are_text(server: Server, session
 
 
 async def test_a_seed_repeats_an_answer(server: Server, session: aiohttp.ClientSession) -> None:
-    """Hot enough that answers differ, and the same again with the same seed, beyond 32 bits too."""
+    """Sampled answers differ between seeds and are equal for the same seed, also for seeds of more than 32 bits."""
     hot = {"prompt": CAPITAL, "temperature": 5, "max_tokens": 24}
     answers = [(await ask(session, server, **hot, seed=seed))["response"] for seed in (1, 2, 2**32 + 1, 9_999_999_999)]
     again = [(await ask(session, server, **hot, seed=seed))["response"] for seed in (1, 2, 2**32 + 1, 9_999_999_999)]
@@ -105,14 +105,14 @@ async def test_a_seed_repeats_an_answer(server: Server, session: aiohttp.ClientS
 
 
 async def test_top_k_one_is_greedy_however_hot(server: Server, session: aiohttp.ClientSession) -> None:
-    """So is ``top_p`` 0."""
+    """``top_k`` 1 and ``top_p`` 0 give the greedy answer at any temperature."""
     for choice in ({"top_k": 1}, {"top_p": 0}):
         result = await ask(session, server, prompt=CAPITAL, temperature=5, **choice)
         assert result["response"] == ANSWERS["base"][CAPITAL]
 
 
 async def test_penalties_act(server: Server, session: aiohttp.ClientSession) -> None:
-    """Each of the three changes a greedy answer that repeats itself."""
+    """Each of the three penalties changes a greedy answer that repeats itself."""
     base = {"prompt": "capital of capital of", "raw": True, "temperature": 0, "max_tokens": 48}
     plain = (await ask(session, server, **base))["response"]
     for penalty in ("repetition_penalty", "frequency_penalty", "presence_penalty"):
@@ -123,14 +123,14 @@ async def test_penalties_act(server: Server, session: aiohttp.ClientSession) -> 
 
 @pytest.mark.parametrize("max_tokens", [0, -1, 1, 3])
 async def test_max_tokens_holds(server: Server, session: aiohttp.ClientSession, max_tokens: int) -> None:
-    """Never a token more; nothing is asked for with 0 and less."""
+    """An answer has at most ``max_tokens`` tokens, and none for 0 and less."""
     result = await ask(session, server, prompt=CAPITAL, temperature=0, max_tokens=max_tokens)
     assert result["usage"]["completion_tokens"] == max(0, max_tokens)
     assert ANSWERS["base"][CAPITAL].startswith(result["response"])
 
 
 async def test_the_context_window_holds(server: Server, session: aiohttp.ClientSession) -> None:
-    """An answer ends where the window ends; a prompt that fills it is refused by name."""
+    """An answer ends where the context window ends; a prompt that fills the window is refused by name."""
     async with session.get(server.url + "/health") as response:
         n_ctx = (await response.json())["model"]["n_ctx"]
     result = await ask(session, server, prompt="one two " * 40, raw=True, max_tokens=10_000, temperature=5, seed=3)

@@ -1,4 +1,4 @@
-"""What a user does wrong, and what the world does to a server: each has one clear end."""
+"""Mistakes of users and faults of the machine each have one clear end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LONG = {"prompt": "capital of capital of", "raw": True, "temperature": 0, "max_t
 def test_a_wrong_model_is_one_clear_line(
     tmp_path: Path, tiny_model: Path, tiny_adapters: Path, kind: str, words: str
 ) -> None:
-    """Status 2, the file's name, no traceback."""
+    """A file that is not a model ends the command with status 2 and a line that names the file."""
     path = tmp_path / "wrong.gguf"
     match kind:
         case "folder":
@@ -62,7 +62,7 @@ def test_a_wrong_model_is_one_clear_line(
 
 
 def test_no_model_says_what_to_do() -> None:
-    """And how one is made."""
+    """Without a model the message says how to make one."""
     done = run_gemlane("serve")
     assert done.returncode == 2
     assert (
@@ -72,7 +72,7 @@ def test_no_model_says_what_to_do() -> None:
 
 
 def test_a_port_in_use_is_named(tiny_model: Path) -> None:
-    """Before the model is loaded."""
+    """A port in use is named before the model is loaded."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -101,7 +101,7 @@ def test_a_port_in_use_is_named(tiny_model: Path) -> None:
 async def test_bad_requests_get_their_status(
     server: Server, session: aiohttp.ClientSession, body: str, status: int, words: str
 ) -> None:
-    """One error each, in the envelope, and the server goes on."""
+    """Each bad request gets one error in the envelope, and the server goes on."""
     async with session.post(server.run_url, data=body) as response:
         envelope = json.loads(await response.read())
         assert response.status == status
@@ -114,7 +114,7 @@ async def test_bad_requests_get_their_status(
 async def test_a_killed_engine_ends_streams_and_comes_back(
     tiny_model: Path, tiny_adapters: Path, session: aiohttp.ClientSession
 ) -> None:
-    """Each stream has one clear end, without ``[DONE]``; the next request is answered, adapters included."""
+    """A killed engine ends each stream without ``[DONE]``; the next request is answered, also under adapters."""
     with serving(tiny_model, tiny_adapters) as server:
 
         async def cut() -> bytes:
@@ -138,7 +138,7 @@ async def test_a_killed_engine_ends_streams_and_comes_back(
 async def test_a_signal_ends_the_server_cleanly(
     tiny_model: Path, tiny_adapters: Path, session: aiohttp.ClientSession, number: signal.Signals
 ) -> None:
-    """A running stream may finish, the engine is gone, the status is 0."""
+    """After a signal a running stream may finish, the engine process is gone, and the status is 0."""
     with serving(tiny_model, tiny_adapters) as server:
         (engine,) = server.engine_pids()
         running = asyncio.create_task(stream(session, server, **LONG))
@@ -155,7 +155,7 @@ async def test_a_signal_ends_the_server_cleanly(
 
 
 async def test_a_client_that_goes_away_costs_nothing_more(server: Server, session: aiohttp.ClientSession) -> None:
-    """Its sequence is freed; others are answered."""
+    """The sequence of a client that goes away is freed, and other clients are answered."""
     for _ in range(10):
         async with session.post(server.run_url, data=json.dumps(LONG | {"stream": True})) as response:
             await response.content.readany()
@@ -169,7 +169,7 @@ async def test_a_client_that_goes_away_costs_nothing_more(server: Server, sessio
 
 
 async def test_a_full_queue_answers_429(tiny_model: Path, tiny_adapters: Path, session: aiohttp.ClientSession) -> None:
-    """Those that were accepted are answered all the same."""
+    """A full queue answers 429, and the requests that were accepted are answered."""
     with serving(tiny_model, tiny_adapters, "--parallel", "1", "--max-queue", "1") as server:
 
         async def status() -> int:
@@ -189,7 +189,7 @@ async def test_a_full_queue_answers_429(tiny_model: Path, tiny_adapters: Path, s
     reason="a network namespace needs Linux and the right to make one",
 )
 def test_everything_works_without_a_network(tmp_path: Path) -> None:
-    """Conversion and an answer in a namespace that holds nothing but loopback."""
+    """Conversion and an answer work in a network namespace that holds nothing but loopback."""
     tiny = ROOT / "tests" / "tiny_gemma"
     script = f"""
 set -eu

@@ -27,7 +27,7 @@ PIRATE = ServedAdapter(
 
 @pytest.fixture
 def engine() -> ScriptedEngine:
-    """The double under the server of this test."""
+    """The scripted engine of this test's server."""
     return ScriptedEngine()
 
 

@@ -1,4 +1,4 @@
-"""A double at the engine's seam: it answers from a script and remembers what it was asked. It is no model."""
+"""A test double of the `Engine` protocol: it plays a script and records the requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: where a value comes from, and what is refused."""
+"""Where the value of a setting comes from, and which values are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_defaults_stand_when_nothing_is_said() -> None:
 
 
 def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
-    """The nearest word counts."""
+    """A flag beats the environment, the environment beats the file, the file beats the default."""
     file = tmp_path / "gemlane.toml"
     file.write_text('n_ctx = 1\nlanes = 2\nparallel = 3\nhost = "::1"\n')
     settings = resolve("--config", str(file), "--n-ctx", "7", GEMLANE_N_CTX="5", GEMLANE_LANES="6")
@@ -46,7 +46,7 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None
     ],
 )
 def test_a_wrong_flag_is_named(flags: tuple[str, ...], message: str) -> None:
-    """The message says what came and what was allowed."""
+    """The message about a wrong flag says what came and what is allowed."""
     with pytest.raises(ConfigError) as error:
         resolve(*flags)
     assert str(error.value) == message
@@ -73,19 +73,19 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """The path and the system's reason."""
+    """The message about a missing file holds the path and the system's reason."""
     with pytest.raises(ConfigError, match=r"cannot read .*nowhere\.toml: No such file"):
         resolve("--config", str(tmp_path / "nowhere.toml"))
 
 
 def test_a_wrong_environment_variable_is_named() -> None:
-    """By its own name, not the flag's."""
+    """The message about a wrong environment variable names the variable, not the flag."""
     with pytest.raises(ConfigError, match="GEMLANE_PORT must be a whole number"):
         resolve(GEMLANE_PORT="http")
 
 
 def test_settings_never_change() -> None:
-    """Frozen, like every value that crosses a wall."""
+    """Settings are frozen."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         resolve().engine.n_ctx = 1  # type: ignore[misc]
 

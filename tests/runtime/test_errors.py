@@ -1,4 +1,4 @@
-"""The error tree: told apart by class, and carried across the pipe by code."""
+"""Errors are distinguished by class, and cross the pipe by their code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from runtime import errors
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:
-    """Every class stands in the drawing, in its place below its parent."""
+    """Every class stands in the docstring's drawing, below its parent."""
     drawn = [line.replace("│", " ").replace("├──", "   ").replace("└──", "   ") for line in errors.__doc__.splitlines()]
     depths = {line.split()[0]: len(line) - len(line.lstrip()) for line in drawn if line.strip()}
     for kind in errors.BY_CODE.values():
@@ -25,12 +25,12 @@ def test_codes_are_unique() -> None:
 
 @pytest.mark.parametrize("kind", errors.BY_CODE.values(), ids=lambda kind: kind.__name__)
 def test_an_error_crosses_the_pipe_as_its_class(kind: type[errors.GemlaneError]) -> None:
-    """Code and message give back the same class with the same words."""
+    """Code and message give back the same class with the same message."""
     error = errors.from_code(kind.code, "what came")
     assert type(error) is kind
     assert str(error) == "what came"
 
 
 def test_an_unknown_code_is_the_root() -> None:
-    """An engine newer than the server is still understood."""
+    """A code that the server does not know becomes the root class, so that a newer engine is understood."""
     assert type(errors.from_code("from_the_future", "x")) is errors.GemlaneError

@@ -1,4 +1,4 @@
-"""The pipe: each message is one line and comes back equal."""
+"""Each message of the pipe is one line and decodes to an equal message."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ EXAMPLES: tuple[messages.Message, ...] = (
 
 
 def test_every_kind_has_an_example() -> None:
-    """The tests below leave no message out."""
+    """The examples of these tests cover every kind of message."""
     assert {type(example) for example in EXAMPLES} == set(typing.get_args(messages.Message))
 
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
 def test_a_message_is_one_line_and_comes_back_equal(message: messages.Message) -> None:
-    """Encoding adds exactly one newline, at the end."""
+    """A message encodes to one line, with one newline at its end, and decodes to an equal message."""
     line = messages.encode(message)
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
@@ -83,7 +83,7 @@ def test_a_message_is_one_line_and_comes_back_equal(message: messages.Message) -
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_no_text_can_break_the_framing(text: str) -> None:
-    """Whatever a model says, a line stays a line."""
+    """Text with any character, newlines included, encodes to one line."""
     line = messages.encode(messages.Text("r", text))
     assert line.count(b"\n") == 1
     assert messages.decode(line) == messages.Text("r", text)
@@ -104,6 +104,6 @@ def test_no_text_can_break_the_framing(text: str) -> None:
     ],
 )
 def test_what_is_no_message_is_refused(line: str) -> None:
-    """A broken line is a ValueError and nothing else."""
+    """A line that is not a message raises a ValueError, and no other error."""
     with pytest.raises(ValueError, match=r"."):
         messages.decode(line)

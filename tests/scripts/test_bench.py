@@ -1,4 +1,4 @@
-"""The benchmarks ask both servers for the same work, count right, and run."""
+"""The benchmarks give both servers the same work, count right, and run."""
 
 import asyncio
 import subprocess
@@ -16,7 +16,7 @@ from scripts.bench.throughput import Round, conclude, throughput
 
 
 def test_both_servers_are_asked_for_the_same_work() -> None:
-    """The same prompt, count, greedy choice and adapter, by file name here and by position there."""
+    """Both servers get the same prompt, count, greedy choice and adapter: ours by name, theirs by position."""
     ask = Ask(" 10 20", 64, 2)
     ours, theirs = GEMLANE.render(ask), LLAMA_SERVER.render(ask)
     assert (ours["prompt"], ours["max_tokens"], ours["raw"], ours["lora"]) == (" 10 20", 64, True, "003")
@@ -28,13 +28,13 @@ def test_both_servers_are_asked_for_the_same_work() -> None:
 
 
 def test_the_base_model_is_asked_for_by_naming_no_adapter() -> None:
-    """Neither a name nor an id."""
+    """A request for the base model names no adapter, for either server."""
     assert "lora" not in GEMLANE.render(Ask(" 10", 1))
     assert LLAMA_SERVER.render(Ask(" 10", 1))["lora"] == []
 
 
 def test_events_of_both_streams_are_read() -> None:
-    """A text, and the count at the end."""
+    """The events of both streams give their text, and the token count at the end."""
     assert GEMLANE.parse({"response": " 7", "p": "abc"}) == Piece(" 7")
     assert GEMLANE.parse({"response": "", "usage": {"completion_tokens": 5}}) == Piece("", 5)
     assert LLAMA_SERVER.parse({"content": " 7", "stop": False, "tokens_predicted": 1}) == Piece(" 7")
@@ -42,20 +42,20 @@ def test_events_of_both_streams_are_read() -> None:
 
 
 def test_a_prompt_of_2000_tokens_is_within_the_apis_6144_characters() -> None:
-    """One word less than tokens, for the beginning-of-text token."""
+    """A prompt of 2,000 tokens is within 6,144 characters, and has one word less than tokens for ``<bos>``."""
     prompt = random_prompt(np.random.default_rng(0), 2000)
     assert len(prompt.split()) == 1999
     assert len(prompt) <= 6144
 
 
 def test_an_answers_times_are_taken_from_its_arrivals() -> None:
-    """First token after 2 s, then three more in 3 s."""
+    """An answer's times come from the arrival of its events: first token after 2 s, then three more in 3 s."""
     answer = Answer("abcd", 4, (2.0, 3.0, 4.0, 5.0), 5.5, 1.0, 0.5)
     assert (answer.first_token_s, answer.decode_s) == (2.0, 1.0)
 
 
 def test_ratios_compare_neighbouring_runs_and_the_median_decides() -> None:
-    """A machine that slowed down for one repeat changes no ratio."""
+    """The median of the ratios of neighbouring runs decides, so one slow repeat does not change the verdict."""
     ours, theirs = Series("ours", "s", (1.0, 10.0, 1.2)), Series("theirs", "s", (2.0, 20.0, 2.0))
     ratios = ours.over(theirs)
     assert ratios == (0.5, 0.5, 0.6)
@@ -65,7 +65,7 @@ def test_ratios_compare_neighbouring_runs_and_the_median_decides() -> None:
 
 
 def test_throughput_is_judged_against_the_peer_only_where_it_ran() -> None:
-    """Four claims more with llama-server; each bound is the one that was set."""
+    """With llama-server there are four claims more, and each has the bound of the README."""
     work = ("8 adapters", "1 shared adapter")
     rounds = {("gemlane", name): [Round(10.0, 5.0, 1.0)] for name in work}
     assert len(conclude(rounds, []).claims) == 1
@@ -76,7 +76,7 @@ def test_throughput_is_judged_against_the_peer_only_where_it_ran() -> None:
 
 
 def test_a_report_holds_every_value(tmp_path: Path) -> None:
-    """The table shows median, spread and verdict; the JSON the values themselves."""
+    """The table shows median, spread and verdict; the JSON holds every value."""
     claim = Claim("ratio", (0.5, 0.7, 0.6), floor=0.9, cpu_values=(0.8, 0.8, 0.8))
     result = Result("demo", (Series("speed", "tokens/s", (1.0, 3.0, 2.0)),), (claim,))
     table = result.table()
@@ -88,14 +88,14 @@ def test_a_report_holds_every_value(tmp_path: Path) -> None:
 
 
 def test_the_power_law_prefers_the_first_adapters() -> None:
-    """The first of 100 comes in about one of five requests, the last hardly ever."""
+    """The power law chooses the first of 100 adapters in about one of five requests, the last rarely."""
     chosen = power_law(np.random.default_rng(0), 10_000)
     assert 0.17 < chosen.count(0) / 10_000 < 0.22
     assert chosen.count(N_ADAPTERS - 1) < 50
 
 
 def test_cpu_time_is_that_of_the_whole_process_tree() -> None:
-    """A shell's child burns CPU; what the clock says is at least what the child counted itself."""
+    """The measured CPU time includes that of a shell's child."""
     burn = "import time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True)\nimport sys; sys.stdin.read()"
     shell = subprocess.Popen(
         ["/bin/sh", "-c", f'{sys.executable} -c "{burn}"; true'],
@@ -118,7 +118,7 @@ def test_cpu_time_is_that_of_the_whole_process_tree() -> None:
 
 
 def test_a_benchmark_runs_on_our_server(tmp_path: Path) -> None:
-    """Shapes are made, the server started, eight clients served with exactly the tokens they asked for."""
+    """A benchmark makes its files, starts our server, and gives eight clients exactly the tokens they asked for."""
     plan = Plan(tmp_path, "tiny", "q4_0", n_threads=1, n_tokens=8, repeats=1, sides="gemlane")
     result = asyncio.run(throughput(plan))
     assert [claim.text for claim in result.claims] == ["throughput of 8 adapters / of 1 shared"]

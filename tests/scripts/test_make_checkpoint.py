@@ -1,4 +1,4 @@
-"""The made checkpoints have the real ones' names and shapes, and open as checkpoints do."""
+"""Generated checkpoints have the names and shapes of real ones, and open as checkpoints."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from scripts.make_checkpoint import N_VOCAB, SHAPES, shards, tensors, write_conf
 
 @pytest.mark.parametrize(("name", "n_parameters"), [("2b", 2_506_172_416), ("7b", 8_537_680_896)])
 def test_shapes_are_gemmas(name: str, n_parameters: int) -> None:
-    """Every tensor of the architecture, and as many parameters as the real models have."""
+    """A generated checkpoint has every tensor of the architecture, and the parameter count of the real model."""
     shape = SHAPES[name]
     hyperparameters = Hyperparameters(
         shape["layers"], shape["width"], shape["ff"], shape["heads"], shape["kv_heads"], 256, N_VOCAB, 8192, 1e-6
@@ -24,7 +24,7 @@ def test_shapes_are_gemmas(name: str, n_parameters: int) -> None:
 
 
 def test_a_small_one_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written is a checkpoint with finite weights."""
+    """A small generated checkpoint opens and its weights are finite."""
     monkeypatch.setattr("scripts.make_checkpoint.N_VOCAB", 1024)
     shape = {"layers": 1, "width": 64, "ff": 128, "heads": 1, "kv_heads": 1}
     block = np.full(1 << 24, 0x3F80, np.uint16)

@@ -1,4 +1,4 @@
-"""The random models are what a benchmark takes them for: Gemma's shape and vocabulary, lively logits."""
+"""The random models have Gemma's shape and vocabulary, and logits that depend on the prompt."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("type_name", TYPES)
 def test_llama_cpp_computes_lively_logits_in_every_type(folder: Path, type_name: str) -> None:
-    """Logits are finite, spread, and decided by the prompt; the winner is always a word."""
+    """In every type logits are finite and spread, depend on the prompt, and their largest is a word's."""
     model = open_model(model_path(folder, "tiny", type_name))
     rows = [last_logits(model, f" 5 {number} 11") for number in range(20, 40)]
     model.close()
@@ -57,7 +57,7 @@ def test_llama_cpp_computes_lively_logits_in_every_type(folder: Path, type_name:
 
 
 def test_each_adapter_changes_the_logits(folder: Path) -> None:
-    """An adapter moves the logits visibly, and two adapters move them differently."""
+    """Each adapter changes the logits, and two adapters change them differently."""
     base = model_path(folder, "tiny", "q4_0")
     adapters = sorted(adapter_folder(folder, "tiny", 2, 16, "q8_0").iterdir())
     assert [path.name for path in adapters] == ["001.gguf", "002.gguf"]
@@ -71,7 +71,7 @@ def test_each_adapter_changes_the_logits(folder: Path) -> None:
 
 
 def test_a_number_after_a_space_is_one_token(folder: Path) -> None:
-    """Prompts of an exact length are easy to write."""
+    """A number after a space is one token, so a prompt's length in tokens is exact."""
     model = open_model(model_path(folder, "tiny", "q4_0"))
     tokens = model.tokenize(b" 7 42 1000")
     special = [model.token_bos(), model.token_eos()]
@@ -81,7 +81,7 @@ def test_a_number_after_a_space_is_one_token(folder: Path) -> None:
 
 
 def test_the_vocabulary_has_gemmas_layout() -> None:
-    """The ids that Gemma's tokenizer gives its special, newline, space, tag and byte tokens."""
+    """Special, newline, space, tag and byte tokens have the ids of Gemma's tokenizer."""
     pieces, scores, types = vocabulary(256_000)
     assert len(pieces) == len(scores) == len(types) == len(set(pieces)) == 256_000
     known = {0: "<pad>", 1: "<eos>", 2: "<bos>", 3: "<unk>", 4: "<mask>", 5: "<2mass>", 6: "[@BOS@]"}
@@ -93,7 +93,7 @@ def test_the_vocabulary_has_gemmas_layout() -> None:
 
 @pytest.mark.parametrize("type_name", TYPES)
 def test_random_rows_have_mean_zero_and_the_asked_deviation(type_name: str) -> None:
-    """What the blocks are decoded to by gguf's own reader."""
+    """Random rows, decoded by the gguf package, have mean zero and the deviation that was asked for."""
     kind = TYPES[type_name]
     rows = draw_rows(np.random.default_rng(1), 64, 1024, kind, 0.02)
     assert rows.shape == (64, 1024 // GGML_QUANT_SIZES[kind][0] * GGML_QUANT_SIZES[kind][1])
@@ -103,7 +103,7 @@ def test_random_rows_have_mean_zero_and_the_asked_deviation(type_name: str) -> N
 
 
 def test_a_file_depends_on_its_seed_alone(tmp_path: Path) -> None:
-    """Two runs write the same bytes, and leave nothing else behind."""
+    """Two runs with one seed write the same bytes, and leave no other file."""
     for name in ("one.gguf", "two.gguf"):
         write_model(tmp_path / name, SHAPES["tiny"], "q8_0")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.gguf", "two.gguf"]

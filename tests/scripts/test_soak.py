@@ -1,4 +1,4 @@
-"""The soak passes on a sound engine, and sees a wrong answer."""
+"""The soak passes on a sound engine, and reports a wrong answer."""
 
 import asyncio
 import dataclasses
@@ -25,12 +25,12 @@ USAGE = Usage(5, 3)
     ],
 )
 def test_a_whole_answer_must_be_equal_and_a_cancelled_one_a_beginning(outcome: Outcome, verdict: bool) -> None:
-    """Cut short is right only for who cut."""
+    """A whole answer must be equal; a beginning of it is right only for a cancelled request."""
     assert is_right(outcome, "Arr, matey!") is verdict
 
 
 def test_the_cases_hold_every_voice_and_every_kind_of_past() -> None:
-    """93 facts in four voices, four blends, second turns and a preface."""
+    """The cases cover 93 facts in four voices, four blends, second turns and a preface."""
     cases = make_cases(random.Random(0))
     assert sum(case.expected is not None for case in cases) == 93 * 4
     assert {case.voice for case in cases} >= {"base", *ADAPTERS, "loud pirate", "everything"}
@@ -42,7 +42,7 @@ def test_the_cases_hold_every_voice_and_every_kind_of_past() -> None:
 def test_a_soak_on_the_tiny_gemma(
     tiny_model_f32: Path, tiny_adapters: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two hundred requests at once: none differs; an expectation that is wrong is told."""
+    """Of two hundred requests at once none differs; a wrong expectation is reported."""
     settings = EngineSettings(model=str(tiny_model_f32), n_ctx=512, kv_cells=2048, threads=1)
     adapters = {name: tiny_adapters / f"{name}.gguf" for name in ADAPTERS}
     cases = make_cases(random.Random(0))[::8]

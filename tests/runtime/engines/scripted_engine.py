@@ -1,4 +1,4 @@
-"""An engine process that speaks the pipe and does what the prompt tells it: the far end of the client's tests.
+"""A stand-in for the engine process: it speaks the pipe's protocol and does what the prompt says.
 
 Prompts: ``say WORDS`` answers them word by word; ``wait`` never answers; ``die`` kills the process; ``babble`` breaks
 the protocol; ``fail`` is refused. It cannot be told apart from the real one by anything but its answers.
