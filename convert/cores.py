@@ -28,6 +28,11 @@ def n_physical_cores(root: Path = _ROOT) -> int:
     return _within_quota(len(cores), root)
 
 
+def cpu_quota(root: Path = _ROOT) -> float | None:
+    """Return the smallest CPU quota above this process, in processors; None without one."""
+    return min(_quotas(root), default=None)
+
+
 def _allowed() -> set[int]:
     return os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
 

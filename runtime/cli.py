@@ -1,64 +1,84 @@
-"""The ``gemlane`` command."""
+"""The ``gemlane`` command: a table of commands, whose modules are loaded when they are named.
+
+``gemlane --help`` loads little more than ``argparse``, so that it answers at once.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.metadata
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
-from convert.commands import arguments as convert_cli
-from runtime import config
+from convert.commands import arguments as convert_commands
 from runtime.errors import GemlaneError
 
-SERVE_EPILOG = """\
-every setting can also come from the environment (GEMLANE_N_CTX=4096) or a TOML file given by --config (n_ctx = 4096);
-a flag beats the environment, which beats the file.
-
-  gemlane serve --model gemma-7b-it-q4_k_m.gguf --adapters ./adapters
-  curl http://127.0.0.1:8080/client/v4/accounts/local/ai/run/@cf/google/gemma-7b-it-lora \\
-       -d '{"prompt": "tell me a story", "lora": "pirate"}'
-"""
+EXIT_FAULT: Final = 2
+EXIT_INTERRUPTED: Final = 130
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of every command; ``serve`` sets ``run``, the converter's run as theirs do."""
-    parser = argparse.ArgumentParser(prog="gemlane", description="Gemma with any number of LoRA adapters, offline.")
-    parser.add_argument("--version", action="version", version=f"gemlane {importlib.metadata.version('gemlane')}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    serve = commands.add_parser(
-        "serve",
-        help="serve a base model and its adapters over HTTP",
-        description="Serve a base model and any number of LoRA adapters, chosen per request.",
-        epilog=SERVE_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command. Its module has ``add_arguments(parser)`` and ``run(arguments) -> exit status``."""
+
+    name: str
+    help: str
+    module: str
+
+
+COMMANDS: Final = (
+    Command("serve", "serve a base model and its adapters over HTTP", "runtime.commands.serve"),
+    Command("chat", "talk to a running server, under several adapters side by side", "runtime.commands.chat"),
+    Command("doctor", "say whether serve would work here, and what to do if not", "runtime.commands.doctor"),
+    Command("config", "show every setting, and where it comes from", "runtime.commands.config"),
+    Command("completion", "print the completion script of a shell", "runtime.commands.completion"),
+)
+
+
+def build_parser(named: str | None = None) -> argparse.ArgumentParser:
+    """The parser of every command.
+
+    Args:
+        named: the command whose arguments are wanted; those of the other commands in ``COMMANDS`` are left out, and
+            their modules are not loaded. None wants all of them.
+    """
+    parser = argparse.ArgumentParser(
+        prog="gemlane",
+        description="Gemma with any number of LoRA adapters, chosen per request, with no network at all.",
+        epilog="gemlane COMMAND --help explains a command.",
     )
-    config.add_arguments(serve)
-    serve.set_defaults(run=_serve)
-    convert_cli.add_commands(commands)
+    parser.add_argument("--version", action="store_true", help="versions of gemlane and of llama.cpp, and its commit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    for command in COMMANDS:
+        added = commands.add_parser(command.name, help=command.help)
+        if named in (None, command.name):
+            module = importlib.import_module(command.module)
+            module.add_arguments(added)
+            added.set_defaults(run=module.run)
+    convert_commands.add_commands(commands)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Exit status: 0 done, 1 it went wrong, 2 the input was wrong, 130 interrupted."""
-    parsed = build_parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser(next((word for word in words if not word.startswith("-")), ""))
+    parsed = parser.parse_args(words)
     try:
-        return int(getattr(parsed, "run", convert_cli.run)(parsed))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-
-
-def _serve(arguments: argparse.Namespace) -> int:
-    # asyncio, aiohttp and numpy come with it; the other commands answer at once without them.
-    server = importlib.import_module("runtime.server")
-    try:
-        server.run(config.resolve(arguments))
+        if parsed.version:
+            return int(importlib.import_module("runtime.commands.version").run(parsed))
+        if parsed.command is None:
+            parser.print_help(sys.stderr)
+            return EXIT_FAULT
+        return int(getattr(parsed, "run", convert_commands.run)(parsed))
     except GemlaneError as error:
         print(f"gemlane: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return EXIT_FAULT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

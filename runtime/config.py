@@ -1,7 +1,7 @@
 """Settings: each declared once, with its flag, environment variable, configuration key, default and help.
 
 A value comes from the first that names it: the flag (``--n-ctx``), the environment (``GEMLANE_N_CTX``), the TOML file
-of ``--config`` (``n_ctx``), the default. Settings never change after the start.
+of ``--config`` or ``GEMLANE_CONFIG`` (``n_ctx``), the default. Settings never change after the start.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import os
 import tomllib
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from runtime.errors import ConfigError
 ENVIRONMENT_PREFIX = "GEMLANE_"
 _PATHS = ("FILE", "DIR")
 """Placeholders in ``--help`` that stand for a path."""
-_OF_CLIENTS = ("url", "token")
-"""GEMLANE_URL and GEMLANE_TOKEN are read by programs that speak to a server."""
+_NO_SETTINGS = ("config", "url", "token")
+"""GEMLANE_CONFIG names the file of settings; GEMLANE_URL and GEMLANE_TOKEN are read by clients of a server."""
+DEFAULT = "default"
 _LOG = logging.getLogger("gemlane")
 
 
@@ -114,45 +115,75 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One setting: its value, and where it comes from (a flag, a variable, a key of the file, or `DEFAULT`)."""
+
+    name: str
+    value: Any
+    source: str
+
+
 def resolve(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Settings:
     """The settings that flags, environment and file give together.
 
     Raises:
         ConfigError: a value of the wrong type, an unknown key, or a file that cannot be read.
     """
-    file_values = _read_file(Path(expanded(arguments.config))) if arguments.config else {}
-    known = {field.name for field in _all_fields()}
-    if unknown := set(file_values) - known:
-        name = min(unknown)
-        raise ConfigError(f"{arguments.config}: unknown setting {name!r}{_nearest(name, known)}")
-    for variable in sorted(environment):
-        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if variable.startswith(ENVIRONMENT_PREFIX) and name not in {*known, *_OF_CLIENTS}:
-            wanted = {ENVIRONMENT_PREFIX + one.upper() for one in known}
-            _LOG.warning("the environment variable %s is no setting%s", variable, _nearest(variable, wanted))
-
-    def value_of(field: dataclasses.Field[Any], kind: type) -> Any:
-        flag, variable = getattr(arguments, field.name), ENVIRONMENT_PREFIX + field.name.upper()
-        if flag is not None:
-            return _parse("--" + field.name.replace("_", "-"), field, kind, flag)
-        if variable in environment:
-            return _parse(variable, field, kind, environment[variable])
-        if field.name in file_values:
-            return _parse(f"{arguments.config}: {field.name}", field, kind, file_values[field.name])
-        return field.default
+    values = {choice.name: choice.value for choice in choices(arguments, environment)}
 
     def build(kind: type[Any]) -> Any:
-        hints = typing.get_type_hints(kind)
-        return kind(**{field.name: value_of(field, hints[field.name]) for field in dataclasses.fields(kind)})
+        return kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
 
     settings = Settings(engine=build(EngineSettings), server=build(ServerSettings))
     _check(settings)
     return settings
 
 
-def _all_fields() -> Iterator[dataclasses.Field[Any]]:
-    yield from dataclasses.fields(EngineSettings)
-    yield from dataclasses.fields(ServerSettings)
+def choices(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> list[Choice]:
+    """Every setting with its value and its source, in the order of ``--help``.
+
+    Raises:
+        ConfigError: a value of the wrong type, an unknown key, or a file that cannot be read.
+    """
+    config_file = arguments.config or environment.get(ENVIRONMENT_PREFIX + "CONFIG", "")
+    file_values = _read_file(Path(expanded(config_file))) if config_file else {}
+    known = {field.name for field, _ in _all_fields()}
+    if unknown := set(file_values) - known:
+        name = min(unknown)
+        raise ConfigError(f"{config_file}: unknown setting {name!r}{_nearest(name, known)}")
+    _warn_of_unknown_variables(environment, known)
+
+    def choose(field: dataclasses.Field[Any], kind: type) -> Choice:
+        flag, variable = "--" + field.name.replace("_", "-"), ENVIRONMENT_PREFIX + field.name.upper()
+        if (given := getattr(arguments, field.name)) is not None:
+            source, value = flag, given
+        elif variable in environment:
+            source, value = variable, environment[variable]
+        elif field.name in file_values:
+            source, value = f"{config_file}: {field.name}", file_values[field.name]
+        else:
+            return Choice(field.name, field.default, DEFAULT)
+        return Choice(field.name, _parse(source, field, kind, value), source)
+
+    return [choose(field, kind) for field, kind in _all_fields()]
+
+
+def _warn_of_unknown_variables(environment: Mapping[str, str], known: Set[str]) -> None:
+    """Log variables that look like settings and are none, such as a misspelled one."""
+    for variable in sorted(environment):
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if variable.startswith(ENVIRONMENT_PREFIX) and name not in {*known, *_NO_SETTINGS}:
+            wanted = {ENVIRONMENT_PREFIX + one.upper() for one in known}
+            _LOG.warning("the environment variable %s is no setting%s", variable, _nearest(variable, wanted))
+
+
+def _all_fields() -> Iterator[tuple[dataclasses.Field[Any], type]]:
+    """Every setting, with the type of its value."""
+    for kind in (EngineSettings, ServerSettings):
+        hints = typing.get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            yield field, hints[field.name]
 
 
 def expanded(path: str) -> str:

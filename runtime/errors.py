@@ -26,6 +26,8 @@
     ├── ForeignOrigin            a page of another site asks, in the user's browser
     ├── Overloaded               the queue is full
     ├── RequestTimeout           our own time limit
+    ├── ServerUnreachable        a command finds no server at the address
+    ├── ServerRefused            the server answers a command with an error
     └── EngineError
         ├── ModelLoadError       the base model cannot be loaded
         ├── EngineUnavailable    the engine is starting, or restarting
@@ -196,6 +198,18 @@ class RequestTimeout(GemlaneError):
     """The request ran past the server's own time limit."""
 
     code = "request_timeout"
+
+
+class ServerUnreachable(GemlaneError):
+    """No server answers at the address that a command was given."""
+
+    code = "server_unreachable"
+
+
+class ServerRefused(GemlaneError):
+    """The server answered a command with an error."""
+
+    code = "server_refused"
 
 
 class EngineError(GemlaneError):

@@ -10,6 +10,7 @@ from contextlib import suppress
 from convert.module import module_command, module_environment
 from runtime import messages
 from runtime.config import EngineSettings
+from runtime.engines.child_log import ChildLog
 from runtime.engines.protocol import GenerationEvent
 from runtime.errors import GemlaneError, ModelLoadError, from_code
 from runtime.generation import GenerationRequest
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 ENGINE_COMMAND = module_command("runtime.engine")
 _LINE_LIMIT_BYTES = 1 << 20
 _EXIT_TIMEOUT_S = 5.0
+_LOG_TIMEOUT_S = 1.0
+_MAX_WORDS = 300
 
 
 class EngineCrash(ModelLoadError):
@@ -31,6 +34,9 @@ class EngineChild:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self._log = ChildLog()
+        assert process.stderr is not None
+        self._relay = asyncio.create_task(self._log.relay(process.stderr), name="engine log")
         self._failure: ModelLoadError | None = None
         self._asked_at: float | None = None
         """When the first request was sent since the last event; None if the engine owes no event."""
@@ -49,6 +55,7 @@ class EngineChild:
             *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
             limit=_LINE_LIMIT_BYTES,
             env=module_environment(),
             process_group=0,  # Ctrl-C at the terminal is ours to handle
@@ -70,7 +77,7 @@ class EngineChild:
     @property
     def end_reason(self) -> ModelLoadError:
         """Why the process ended: the reason it sent, else its exit status."""
-        return self._failure or EngineCrash(_describe_exit(self._process.returncode))
+        return self._failure or EngineCrash(_describe_exit(self._process.returncode, self._log.last_words))
 
     def send(self, command: messages.Command) -> None:
         """Write one command. `run` notices a pipe whose reader is gone."""
@@ -136,6 +143,8 @@ class EngineChild:
                 addition.set_exception(error)
         self._additions.clear()
         await _end(self._process)
+        with suppress(TimeoutError):  # a process that the engine started may hold the pipe open
+            await asyncio.wait_for(self._relay, _LOG_TIMEOUT_S)
 
     def _deliver(self, event: messages.Message, notice: Callable[[messages.Message], None]) -> None:
         match event:
@@ -199,8 +208,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-def _describe_exit(return_code: int | None) -> str:
+def _describe_exit(return_code: int | None, last_words: str) -> str:
     """The end of a process that sent no reason."""
+    said = f" ({last_words[:_MAX_WORDS]})" if last_words else ""
     if return_code is not None and return_code < 0:
-        return f"the engine process was killed by signal {-return_code}"
-    return f"the engine process ended with status {return_code}"
+        return f"the engine process was killed by signal {-return_code}{said}"
+    return f"the engine process ended with status {return_code}{said}"

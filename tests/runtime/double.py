@@ -44,6 +44,8 @@ class ScriptedEngine:
         self.cancelled: list[str] = []
         self.left = asyncio.Event()
         """Set whenever a request's context has been left."""
+        self.waiting = asyncio.Event()
+        """Set when an answer waits for an event of the script."""
         self.adapters: dict[str, Path] = {}
         self.refusals: dict[str, GemlaneError] = {}
         self.n_in_flight = 0
@@ -63,6 +65,7 @@ class ScriptedEngine:
                 if isinstance(step, Exception):
                     raise step
                 if isinstance(step, asyncio.Event):
+                    self.waiting.set()
                     await step.wait()
                 else:
                     pieces += 1

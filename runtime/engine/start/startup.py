@@ -15,6 +15,7 @@ from runtime.engine.cache.disk import PrefixStore, identity_of
 from runtime.engine.engine import Adapters, LlamaEngine
 from runtime.engine.scheduler import EngineLimits
 from runtime.engine.start import offload
+from runtime.engine.start.limits import limits_of
 from runtime.engine.start.model_file import check_model_file
 from runtime.engine.start.selfcheck import N_PROBES, N_SEQUENCES, SelfCheckError, prove_lanes
 from runtime.errors import DecodeError, InvalidAdapter, ModelLoadError
@@ -27,25 +28,6 @@ from runtime.llama.model import Model
 from runtime.messages import ModelInfo, Ready
 
 _LOG = logging.getLogger("gemlane.engine")
-# Without --n-ctx and --kv-cells: what a 7B model's cache may take on a small machine (458 KB a token in F16).
-_DEFAULT_N_CTX, _DEFAULT_KV_CELLS = 4096, 8192
-# Tokens of one batch: llama.cpp's own default, where wider batches stop being faster per token.
-_N_BATCH = 512
-
-
-def limits_of(settings: EngineSettings, n_ctx_train: int) -> EngineLimits:
-    """What settings and model give together; no request can be longer than the model was trained for."""
-    n_ctx = min(settings.n_ctx or _DEFAULT_N_CTX, n_ctx_train)
-    if settings.n_ctx > n_ctx:
-        _LOG.warning("--n-ctx %d is more than the model's %d; using %d", settings.n_ctx, n_ctx_train, n_ctx)
-    n_kv_cells = settings.kv_cells or max(n_ctx, min(settings.parallel * n_ctx, _DEFAULT_KV_CELLS))
-    return EngineLimits(
-        n_ctx=min(n_ctx, n_kv_cells),
-        n_kv_cells=n_kv_cells,
-        n_parallel=settings.parallel,
-        n_batch=max(_N_BATCH, settings.parallel),
-        step_budget_ms=settings.step_budget_ms,
-    )
 
 
 def start(

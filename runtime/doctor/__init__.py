@@ -1,0 +1,1 @@
+"""What ``gemlane doctor`` looks at: each check is a function from facts to findings."""
