@@ -116,7 +116,7 @@ def main() -> None:
     arguments.directory.mkdir(parents=True)
     write_config(arguments.directory, SHAPES[arguments.shape])
     files = shards(named)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, names in enumerate(files, 1):
         name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
         write_shard(arguments.directory / name, {key: named[key] for key in names}, block)

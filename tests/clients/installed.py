@@ -71,7 +71,7 @@ def install(name: str) -> None:
     folder.mkdir(parents=True)
     if name in PYTHON_SETS:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        pip = [python(name), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        pip: list[str | Path] = [python(name), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
         subprocess.run([*pip, "--requirement", _wanted(name)], check=True)
     else:
         shutil.copy(_wanted(name), folder / "package.json")

@@ -30,7 +30,8 @@ def run(model: torch.nn.Module, tokens: list[int]) -> Array:
     """Return the logits of the last positions, (N_KEPT, n_vocab)."""
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([tokens])).logits[0, -N_KEPT:]
-    return logits.numpy().astype(np.float32)
+    result: Array = logits.numpy().astype(np.float32)
+    return result
 
 
 def with_adapters(*parts: tuple[Path, float]) -> torch.nn.Module:
@@ -67,4 +68,4 @@ def references() -> dict[str, Array]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    np.savez_compressed(OUTPUT, **references())
+    np.savez_compressed(OUTPUT, allow_pickle=False, **references())

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import ClientSession
@@ -45,7 +46,7 @@ async def serve(engine: ScriptedEngine, registry: Registry) -> AsyncIterator[Ser
     async with AsyncExitStack() as stack:
 
         async def start(
-            finetunes: Finetunes | None = None, limits: HttpLimits | None = None, **settings: object
+            finetunes: Finetunes | None = None, limits: HttpLimits | None = None, **settings: Any
         ) -> ClientSession:
             app = build_app(engine, registry, ServerSettings(**settings), finetunes, limits)
             listener = await stack.enter_async_context(listen(app, "127.0.0.1", 0))

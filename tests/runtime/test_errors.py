@@ -14,6 +14,7 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     for kind in errors.BY_CODE.values():
         assert kind.__name__ in depths
         if kind is not errors.GemlaneError:
+            assert kind.__base__ is not None
             assert depths[kind.__name__] - depths[kind.__base__.__name__] == 4
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_members_are_checked(digest: str, scale: float) -> None:
         ("seed", 2**63),
     ],
 )
-def test_sampling_is_checked(field: str, value: float) -> None:
+def test_sampling_is_checked(field: str, value: Any) -> None:
     """A sampling parameter out of range is refused, and the message names its range."""
     with pytest.raises(ValueError, match=f"{field} must be between"):
         Sampling(**{field: value})

@@ -465,6 +465,7 @@ def test_an_alora_keeps_its_invocation_tokens(kind: str, tmp_path: Path, base_gg
     source = peft(tmp_path / "alora", "tag", alora_invocation_tokens=[106, 970], invocation_string="now")
     assert convert_adapter(source, base_gguf, first, Options(kind)).invocation_tokens == (106, 970)
     assert convert_adapter(first, base_gguf, second, F32).invocation_tokens == (106, 970)
-    for tokens in ([], None):
+    unset: list[list[int] | None] = [[], None]
+    for tokens in unset:
         plain = peft(tmp_path / "plain", "tag", alora_invocation_tokens=tokens)
         assert convert_adapter(plain, base_gguf, second, Options("f32", force=True)).invocation_tokens == ()

@@ -44,7 +44,7 @@ def sharded(directory: Path) -> Path:
     tensors = base_tensors()
     checkpoint(directory, {})
     (directory / "model.safetensors").unlink()
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, part in enumerate(np.array_split(sorted(tensors), 3), 1):
         name = f"model-{number:05d}-of-00003.safetensors"
         write_tensors(directory / name, {key: bf16(tensors[key]) for key in part})

@@ -13,7 +13,7 @@ from convert.conversion import progress
 def test_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A line every few seconds, with the share done and the time left; on standard error."""
     clock = itertools.count(0.0, 3.0)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
     with progress.byte_progress("x.gguf", 100_000_000) as update:
         for _ in range(4):
             update(25_000_000)

@@ -185,7 +185,7 @@ async def test_what_the_engine_refuses_is_not_kept(house: House) -> None:
     async def refuse(_digest: str, _path: Path) -> None:
         raise IncompatibleAdapter("no room")
 
-    house.engine.add_adapter = refuse  # type: ignore[method-assign]
+    house.engine.add_adapter = refuse  # type: ignore[assignment, method-assign]
     manifest = house.finetunes.create("refused", MODEL)
     with pytest.raises(IncompatibleAdapter, match="no room"):
         await house.send(manifest.id, CONFIG_NAME, WEIGHTS_NAME)
@@ -199,7 +199,7 @@ async def test_an_engine_that_is_not_ready_costs_nothing(house: House) -> None:
     async def refuse(_digest: str, _path: Path) -> None:
         raise EngineUnavailable("starting")
 
-    house.engine.add_adapter = refuse  # type: ignore[method-assign]
+    house.engine.add_adapter = refuse  # type: ignore[assignment, method-assign]
     manifest = house.finetunes.create("early", MODEL)
     await house.send(manifest.id, CONFIG_NAME, WEIGHTS_NAME)
     house.registry.resolve("early")

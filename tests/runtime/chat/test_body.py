@@ -23,7 +23,7 @@ def test_defaults() -> None:
 
 def test_every_parameter_arrives() -> None:
     """Each has its place."""
-    sampling = {
+    sampling: dict[str, Any] = {
         "temperature": 2,
         "top_p": 0.5,
         "top_k": 3,

@@ -46,7 +46,7 @@ async def post(client: ClientSession, path: str, data: Any, status: int = 200, *
 async def create(client: ClientSession, name: str = "tagged", **fields: object) -> str:
     """A new finetune's id."""
     body = json.dumps({"model": MODEL, "name": name, "description": "", **fields})
-    answer = await post(client, "/finetunes", body, **{"Content-Type": "text/plain;charset=UTF-8"})
+    answer = await post(client, "/finetunes", body, 200, **{"Content-Type": "text/plain;charset=UTF-8"})
     return str(answer["result"]["id"])
 
 

@@ -5,6 +5,8 @@ import io
 import json
 import re
 import uuid
+from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import ClientPayloadError, ClientSession
@@ -97,7 +99,9 @@ async def test_stream(client: ClientSession) -> None:
         (f"?lora={PIRATE.id}", {"lora": ""}, PIRATES),
     ],
 )
-async def test_lora(client: ClientSession, engine: ScriptedEngine, query: str, fields: dict, blend: Blend) -> None:
+async def test_lora(
+    client: ClientSession, engine: ScriptedEngine, query: str, fields: dict[str, Any], blend: Blend
+) -> None:
     """An adapter is chosen by name or id, in the body or in the URL; none is the base model."""
     for body in ({"prompt": "hi"}, {"messages": [{"role": "user", "content": "hi"}]}):
         async with client.post(RUN + query, json=body | fields) as response:
@@ -107,7 +111,7 @@ async def test_lora(client: ClientSession, engine: ScriptedEngine, query: str, f
 
 async def test_every_sampling_parameter_reaches_the_engine(client: ClientSession, engine: ScriptedEngine) -> None:
     """None is lost on the way."""
-    values = {
+    values: dict[str, Any] = {
         "temperature": 0,
         "top_p": 0.5,
         "top_k": 7,
@@ -267,7 +271,7 @@ async def test_time_limit_of_a_stream(serve: Serve, engine: ScriptedEngine) -> N
     assert engine.cancelled == [engine.requests[0].request_id]
 
 
-async def test_tokens(serve: Serve, tmp_path) -> None:
+async def test_tokens(serve: Serve, tmp_path: Path) -> None:
     """With a token file, only its tokens pass; each failure has Cloudflare's code."""
     (tmp_path / "tokens").write_text("secret\n")
     client = await serve(token_file=str(tmp_path / "tokens"))

@@ -1,6 +1,7 @@
 """Bodies to values, values to bytes; bytes are compared with bytes."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_prompt_with_defaults() -> None:
 
 def test_every_sampling_parameter_arrives() -> None:
     """Each parameter of the schema has its place in Sampling."""
-    values = {
+    values: dict[str, Any] = {
         "temperature": 5,
         "top_p": 0.5,
         "top_k": 50,

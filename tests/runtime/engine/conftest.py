@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,14 +67,14 @@ class Driver:
         """One adapter alone, or the base."""
         return BASE if style == "base" else self.blend(**{style: 1.0})
 
-    def submit(self, request_id: str, prompt: Prompt | str, under: Blend = BASE, **changes: object) -> Outcome:
+    def submit(self, request_id: str, prompt: Prompt | str, under: Blend = BASE, **changes: Any) -> Outcome:
         """Submit a request; greedy, 48 tokens unless changed. A text is asked as a question."""
         request = GenerationRequest(request_id, chat(prompt) if isinstance(prompt, str) else prompt, 48, GREEDY, under)
         outcome = self.outcomes[request_id] = Outcome()
         self._take(self.engine.submit(replace(request, **changes)))
         return outcome
 
-    def ask(self, prompt: Prompt | str, under: Blend = BASE, **changes: object) -> Outcome:
+    def ask(self, prompt: Prompt | str, under: Blend = BASE, **changes: Any) -> Outcome:
         """One request, alone."""
         outcome = self.submit(f"alone-{len(self.outcomes)}", prompt, under, **changes)
         self.run()
@@ -127,9 +128,9 @@ def make_driver(library: Library, tiny_model: Path, tiny_adapters: Path) -> Iter
     """Start an engine; the tiny Gemma in Q4_K_M with its three adapters, unless told otherwise."""
     engines = contextlib.ExitStack()
 
-    def make(model: Path = tiny_model, adapters: Path = tiny_adapters, **settings: object) -> Driver:
+    def make(model: Path = tiny_model, adapters: Path = tiny_adapters, **settings: Any) -> Driver:
         wakes = threading.Event()
-        known: dict[str, object] = {"model": str(model), "threads": 1, **settings}
+        known: dict[str, Any] = {"model": str(model), "threads": 1, **settings}
         engine, ready = start(library, EngineSettings(**known), on_progress=lambda _: True, on_prepared=wakes.set)
         engines.callback(engine.close)
         driver = Driver(engine, ready, wakes)

@@ -46,7 +46,8 @@ def logits_of(model: torch.nn.Module, tokens: list[int]) -> Array:
     """Return the logits of the last positions, (N_KEPT, n_vocab)."""
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([tokens])).logits[0, -N_KEPT:]
-    return logits.numpy().astype(np.float32)
+    result: Array = logits.numpy().astype(np.float32)
+    return result
 
 
 def answer_of(model: torch.nn.Module, tokens: list[int]) -> list[int]:
@@ -100,4 +101,4 @@ def references() -> dict[str, Array]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    np.savez_compressed(REFERENCE, **references())
+    np.savez_compressed(REFERENCE, allow_pickle=False, **references())

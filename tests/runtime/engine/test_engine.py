@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import llama_cpp.llama_cpp as native
 import pytest
 
 from runtime.engine.adapters import mixed
+from runtime.engine.adapters.mixed import MixedAdapters
 from runtime.engine.engine import LlamaEngine
 from runtime.generation import BASE, Blend, BlendMember, FinishReason, GenerationRequest, Prompt, Sampling, Segment
 from runtime.llama.lanes.bank import LanePart
@@ -129,7 +131,9 @@ def test_scale_zero_is_the_base_and_a_blend_is_its_own_voice(driver: Driver) -> 
 def test_ranks_beyond_a_lane_are_refused_with_the_way_out(make_driver: MakeDriver) -> None:
     """Three adapters of rank 8 fit into 32; of five scales of them nobody speaks: four files of rank 8 fill it."""
     driver = make_driver(adapter_batching="mixed", max_lora_rank=32)
-    driver.engine._adapters._bank_shape = driver.engine._adapters._bank_shape.__class__(8, 16, "q8_0", 512)
+    adapters = driver.engine._adapters
+    assert isinstance(adapters, MixedAdapters)
+    adapters._bank_shape = dataclasses.replace(adapters._bank_shape, rank=16)
     outcome = driver.ask(FRANCE, driver.blend(pirate=1, shout=1, tag=1))
     assert outcome.failed is not None
     assert outcome.failed.code == "incompatible_adapter"

@@ -56,6 +56,7 @@ class Child:
         while True:
             event = decode(self.process.stdout.readline())
             if not isinstance(event, besides):
+                assert isinstance(event, Event)
                 return event
 
     def end(self) -> tuple[int, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,7 +33,7 @@ def places_of(kind: str) -> Places:
 @pytest.mark.parametrize("kind", ["mixed", "grouped"])
 @settings(deadline=None)
 @given(arrivals=st.lists(requests, max_size=25))
-def test_everybody_ends_and_the_rules_hold(kind: str, arrivals: list[tuple[object, ...]]) -> None:
+def test_everybody_ends_and_the_rules_hold(kind: str, arrivals: list[tuple[Any, ...]]) -> None:
     """Any arrivals under five blends over two lanes, some from a later token on; prefixes shared, some cancelled."""
     simulation = Simulation(places_of(kind))
     added: list[Sequence] = []

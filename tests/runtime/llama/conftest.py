@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from convert.commands.arguments import main as convert
 from convert.gguf.header import read_header
 from runtime.llama.adapter import NativeAdapter
 from runtime.llama.context import Chunk, Context, ContextShape
@@ -21,7 +22,7 @@ from runtime.llama.lanes.template import lora_shapes
 from runtime.llama.lanes.weights import AdapterFile, lane_parts
 from runtime.llama.library import Library
 from runtime.llama.model import Model
-from tests.conftest import ADAPTERS, TINY_GEMMA, convert
+from tests.conftest import ADAPTERS, TINY_GEMMA
 
 SHAPE = ContextShape(n_kv_cells=2048, n_batch=512, n_sequences=8, n_threads=1, kv_type="f32")
 RANK = 32

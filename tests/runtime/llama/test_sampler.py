@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def context(model: Model) -> Iterator[Context]:
     context.free()
 
 
-def draw(context: Context, n: int = 1, prompt: list[int] | None = None, **sampling: float | None) -> list[int]:
+def draw(context: Context, n: int = 1, prompt: list[int] | None = None, **sampling: Any) -> list[int]:
     """``n`` tokens from the same logits, one sampler for all."""
     sampler = Sampler(Sampling(**sampling), prompt or [], context)
     tokens = [sampler.sample(0) for _ in range(n)]
@@ -117,7 +118,7 @@ def test_the_other_penalties_count_the_answer_alone(context: Context, penalty: s
     """The prompt's tokens are free; an answer's own are not."""
     logits = context.logits(0)
     best = ranking(logits)
-    settings = {"temperature": 0.0, penalty: 2.0}
+    settings: dict[str, Any] = {"temperature": 0.0, penalty: 2.0}
     assert draw(context, prompt=[best[0]] * 9, **settings)[0] == best[0]
     repeated = draw(context, 6, **settings)
     assert repeated[0] == best[0]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,7 +166,7 @@ async def test_models(client: ClientSession) -> None:
         assert (response.status, (await response.json())["error"]["code"]) == (404, "model_not_found")
 
 
-async def test_tokens(serve: Serve, tmp_path) -> None:
+async def test_tokens(serve: Serve, tmp_path: Path) -> None:
     """Whatever is wrong with the token, OpenAI's clients see a 401."""
     (tmp_path / "tokens").write_text("secret\n")
     client = await serve(token_file=str(tmp_path / "tokens"))

@@ -1,7 +1,9 @@
 """Gemma's template against outcomes of the first-party code, and what becomes of system messages."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ VECTORS = json.loads((Path(__file__).parent / "data" / "prompts.json").read_text
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
-def test_text_is_the_recorded_one(vector: dict) -> None:
+def test_text_is_the_recorded_one(vector: dict[str, Any]) -> None:
     """Every recorded prompt comes out byte for byte, with system messages dropped as they were then."""
     inputs = vector["inputs"]
     if "messages" in inputs:
@@ -72,7 +74,7 @@ def test_reject_refuses_system_messages_only() -> None:
 
 
 @pytest.mark.parametrize("render_text", [render_raw, lambda text: render([Message("user", text)], SystemRole.FOLD)])
-def test_lone_surrogates_are_refused(render_text) -> None:
+def test_lone_surrogates_are_refused(render_text: Callable[[str], object]) -> None:
     """Text without a UTF-8 form cannot be tokenised, so it is the client's error."""
     with pytest.raises(InvalidRequest, match="not valid Unicode"):
         render_text("a\ud800")

@@ -1,5 +1,7 @@
 """What ``/health`` tells, and whom."""
 
+from pathlib import Path
+
 from aiohttp import ClientSession
 
 from tests.runtime.conftest import PIRATE, Serve
@@ -26,7 +28,7 @@ async def test_starting(client: ClientSession, engine: ScriptedEngine) -> None:
         assert await response.json() == {"status": "starting"}
 
 
-async def test_strangers_see_the_status_alone(serve: Serve, tmp_path) -> None:
+async def test_strangers_see_the_status_alone(serve: Serve, tmp_path: Path) -> None:
     """Where tokens are required, names need one."""
     (tmp_path / "tokens").write_text("secret\n")
     client = await serve(token_file=str(tmp_path / "tokens"))

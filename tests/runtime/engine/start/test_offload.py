@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,12 +30,11 @@ def test_with_room_everything_does(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("larger", [{"kv_cells": 100_000}, {"lanes": 200}, {"max_lora_rank": 1024}, {"kv_type": "f32"}])
-def test_cache_and_lanes_count(tiny_model: Path, larger: dict[str, object]) -> None:
+def test_cache_and_lanes_count(tiny_model: Path, larger: dict[str, Any]) -> None:
     """What each layer brings along: with more of it fewer fit."""
     header = read_header(tiny_model)
     room = 16 << 20
-    known: dict[str, object] = larger
-    assert n_gpu_layers(EngineSettings(**known), header, room) < n_gpu_layers(EngineSettings(), header, room)
+    assert n_gpu_layers(EngineSettings(**larger), header, room) < n_gpu_layers(EngineSettings(), header, room)
 
 
 def test_grouped_batches_have_no_lanes(tiny_model: Path) -> None:

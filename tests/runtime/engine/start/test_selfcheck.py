@@ -30,7 +30,7 @@ Fault = Callable[[pytest.MonkeyPatch], None]
 
 def wrong_layout(patch: pytest.MonkeyPatch) -> None:
     """A library whose tensors are larger than ours."""
-    patch.setattr(tensor.ggml, "tensor_overhead", lambda: 376)
+    patch.setattr(ggml, "tensor_overhead", lambda: 376)
 
 
 def wrong_lane(patch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def wrong_offset(patch: pytest.MonkeyPatch) -> None:
 
 def wrong_op(patch: pytest.MonkeyPatch) -> None:
     """Another operation where the chosen product should be."""
-    prove = laned.prove_layout
+    prove = tensor.prove_layout
 
     def lie() -> Ops:
         ops = prove()
@@ -63,7 +63,7 @@ def wrong_op(patch: pytest.MonkeyPatch) -> None:
 
 def unknown_op(patch: pytest.MonkeyPatch) -> None:
     """Sums are not found in the graph."""
-    prove = laned.prove_layout
+    prove = tensor.prove_layout
     patch.setattr(laned, "prove_layout", lambda: dataclasses.replace(prove(), add=99))
 
 
