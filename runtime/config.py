@@ -72,7 +72,14 @@ class ServerSettings:
 
     host: str = option("127.0.0.1", "address to listen on; anything but loopback asks for a token", metavar="ADDRESS")
     port: int = option(8080, "port to listen on", metavar="PORT")
-    adapters: str = option("", "folder of adapters: GGUF files, and what is uploaded", metavar="DIR")
+    adapters: str = option(
+        "", "folder of adapters: GGUF files, and folders as PEFT and MLX leave them; it is watched", metavar="DIR"
+    )
+    state_dir: str = option(
+        "",
+        "folder where uploads and conversions are kept; empty: the platform's own, apart for each --adapters",
+        metavar="DIR",
+    )
     token_file: str = option("", "file of bearer tokens, one a line; without it loopback needs none", metavar="FILE")
     system_role: str = option(
         "fold",
@@ -82,7 +89,12 @@ class ServerSettings:
     max_queue: int = option(64, "requests that may wait beyond those that run; more are answered 429", metavar="N")
     request_timeout_s: int = option(600, "longest a request may take, in seconds", metavar="S")
     max_body_mib: int = option(4, "largest request body, uploads aside, in MiB", metavar="MIB")
-    max_adapters: int = option(100, "most adapters kept", metavar="N")
+    max_adapters: int = option(
+        100, "most adapters, above which no upload is taken; those of the folder are always served", metavar="N"
+    )
+    adapter_disk_mib: int = option(
+        0, "most disk that uploads and conversions may take together, in MiB; 0: as much as there is", metavar="MIB"
+    )
     max_adapter_mib: int = option(300, "largest uploaded adapter file, in MiB", metavar="MIB")
     log_level: str = option("info", "how much is logged", choices=("debug", "info", "warning", "error"))
     log_format: str = option("text", "lines for people, or JSON objects for machines", choices=("text", "json"))
@@ -245,6 +257,7 @@ def _check(settings: Settings) -> None:
         ("--max-body-mib", server.max_body_mib, 1, 1024),
         ("--max-adapters", server.max_adapters, 1, 100_000),
         ("--max-adapter-mib", server.max_adapter_mib, 1, 16_384),
+        ("--adapter-disk-mib", server.adapter_disk_mib, 0, 1 << 30),
     ]
     for name, value, low, high in limits:
         if not low <= value <= high:

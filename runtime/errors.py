@@ -17,7 +17,10 @@
     │   ├── UnknownAdapter       no adapter of that name or id
     │   ├── IncompleteAdapter    a finetune whose files are not both uploaded
     │   ├── IncompatibleAdapter  made for another base model, or over the engine's rank
-    │   └── InvalidAdapter       its file breaks a rule
+    │   ├── InvalidAdapter       its file breaks a rule
+    │   ├── AdapterConflict      its name is taken, or it lies in the adapters folder
+    │   ├── GenerationMismatch   a change meant for another content than the one that is served
+    │   └── AdapterBudget        as many adapters, or as many bytes of them, as there may be
     ├── StorageError             the disk is full, or read-only
     ├── ConversionDied           the process that converts an upload ended without a result
     ├── Unauthorized             the token is not in the list
@@ -152,6 +155,24 @@ class InvalidAdapter(AdapterError):
     code = "invalid_adapter"
 
 
+class AdapterConflict(AdapterError):
+    """A name that another adapter has, or an adapter that only a change to the adapters folder can change."""
+
+    code = "adapter_conflict"
+
+
+class GenerationMismatch(AdapterError):
+    """A change that is meant for another content than the one that is served."""
+
+    code = "generation_mismatch"
+
+
+class AdapterBudget(AdapterError):
+    """As many adapters, or as many bytes of them, as the settings allow."""
+
+    code = "adapter_budget"
+
+
 class StorageError(GemlaneError):
     """A file cannot be written; nothing half-written is left."""
 
@@ -252,6 +273,13 @@ def _walk(kind: type[GemlaneError]) -> dict[str, type[GemlaneError]]:
 BY_CODE = _walk(GemlaneError)
 
 
-def from_code(code: str, message: str) -> GemlaneError:
-    """The error that crossed the pipe as ``code`` and ``message``; an unknown code becomes the root class."""
-    return BY_CODE.get(code, GemlaneError)(message)
+def from_code(code: str, message: str, adapter: str = "") -> GemlaneError:
+    """The error that crossed the pipe as ``code`` and ``message``; an unknown code becomes the root class.
+
+    Args:
+        code: of the class.
+        message: for the user.
+        adapter: what the client called the adapter that an UnknownAdapter is about.
+    """
+    kind = BY_CODE.get(code, GemlaneError)
+    return kind(message, adapter) if issubclass(kind, UnknownAdapter) else kind(message)

@@ -110,10 +110,19 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, order=True)
 class BlendMember:
-    """One adapter of a blend: the SHA-256 of its GGUF in hexadecimal, and the factor on its delta."""
+    """One adapter of a blend: the SHA-256 of its GGUF in hexadecimal, and the factor on its delta.
+
+    ``name`` is what the client called it, for messages alone: it takes no part in comparisons.
+    """
 
     digest: str
     scale: float = 1.0
+    name: str = field(default="", compare=False)
+
+    @property
+    def shown_name(self) -> str:
+        """What to call it in a message."""
+        return self.name or self.digest[:12]
 
     def __post_init__(self) -> None:
         """Check the digest's form and the scale's range.

@@ -8,6 +8,8 @@ A session::
                                     <-   Ready(model, batching)        or LoadFailed, and the engine exits
     AddAdapter(digest, path)        ->
                                     <-   AdapterAdded(digest)          or AdapterRefused
+    RemoveAdapter(digest)           ->
+                                    <-   AdapterRemoved(digest)        once no request runs under it
     Generate(request)               ->
                                     <-   Started, Text ..., Finished   or Failed; exactly one end for each request
     Cancel(request_id)              ->                                 (a cancelled request is answered no more)
@@ -119,6 +121,13 @@ class AdapterAdded:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterRemoved:
+    """An adapter that was to be removed is used by no request any more, and its memory is free."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterRefused:
     """An adapter cannot be used, and why."""
 
@@ -160,11 +169,15 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """There will be no (further) answer; ``code`` names a class of ``runtime.errors``."""
+    """There will be no (further) answer; ``code`` names a class of ``runtime.errors``.
+
+    ``adapter`` is what the client called the adapter that the failure is about; empty if it is about none.
+    """
 
     request_id: str
     code: str
     message: str
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +221,19 @@ class Stats:
 
 
 Command = Load | Generate | Cancel | AddAdapter | RemoveAdapter
-Event = Loading | Ready | LoadFailed | AdapterAdded | AdapterRefused | Started | Text | Finished | Failed | Stats
+Event = (
+    Loading
+    | Ready
+    | LoadFailed
+    | AdapterAdded
+    | AdapterRefused
+    | AdapterRemoved
+    | Started
+    | Text
+    | Finished
+    | Failed
+    | Stats
+)
 Message = Command | Event
 
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in typing.get_args(Message)}

@@ -1,4 +1,4 @@
-"""Composition root of ``gemlane serve``: engine, registry and web application, from the start to the last stream."""
+"""Composition root of ``gemlane serve``: engine, adapters and web application, from the start to the last stream."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from pathlib import Path
 from aiohttp import web
 from tqdm import tqdm
 
-from runtime.adapters.check import make_check
-from runtime.adapters.converter import Converter
-from runtime.adapters.registry import Registry, scan
-from runtime.adapters.uploads import Finetunes
+from runtime.adapters.service import AdapterService, adapters_of, watch
+from runtime.adapters.store import Store
 from runtime.app import build_app
 from runtime.config import ServerSettings, Settings
 from runtime.engines.supervisor import ChildEngine
-from runtime.errors import ConfigError, StorageError
+from runtime.errors import ConfigError
 from runtime.messages import Ready
 from runtime.observe.log import set_up as set_up_logging
 from runtime.web.listener import Listener, listen
@@ -29,6 +27,8 @@ log = logging.getLogger("gemlane")
 
 _DRAIN_TIMEOUT_S = 10.0
 """How long running answers may go on after the first signal to stop; a second signal cuts them."""
+_FILL_TIMEOUT_S = 10.0
+"""How long the greeting waits for the adapters folder once the engine is ready."""
 
 
 def run(settings: Settings) -> None:
@@ -48,26 +48,27 @@ async def serve(settings: Settings) -> None:
     bar = _LoadingBar()
     max_in_flight = settings.engine.parallel + settings.server.max_queue
     engine = ChildEngine(settings.engine, max_in_flight=max_in_flight, on_loading=bar.show)
-    registry = Registry()
-    finetunes = _open_finetunes(engine, registry, settings)
-    await _collect_adapters(registry, finetunes, settings)
-    await registry.register(engine)  # which is told once it is ready, before the first request
     stop = _stop_event()
-    async with _listening(build_app(engine, registry, settings.server, finetunes), settings.server) as listener:
+    async with (
+        adapters_of(settings, engine) as adapters,
+        _listening(build_app(engine, adapters, settings.server), settings.server) as listener,
+    ):
+        filling = asyncio.create_task(_fill(adapters))
         try:
             log.info("loading %s", settings.engine.model)
-            starting = asyncio.create_task(engine.start())
+            starting = asyncio.create_task(_start(engine, filling))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
             bar.close()
             if starting.done():
-                ready = starting.result()
-                await registry.register(engine)  # what it refused is forgotten
-                _greet(ready, registry, listener.url)
+                _greet(starting.result(), adapters.store, listener.url)
+                watching = asyncio.create_task(watch(adapters))
                 await stopping
+                watching.cancel()
                 listener.close()
                 await _drain(engine, stop)
         finally:
+            filling.cancel()
             await engine.stop()
     log.info("stopped")
 
@@ -95,27 +96,23 @@ async def _listening(app: web.Application, settings: ServerSettings) -> AsyncIte
         yield listener
 
 
-def _open_finetunes(engine: ChildEngine, registry: Registry, settings: Settings) -> Finetunes | None:
-    """The place of uploaded adapters, inside the folder of adapters if there is one."""
-    if not settings.server.adapters:
-        return None
-    converter = Converter(Path(settings.engine.model), settings.engine.max_lora_rank)
-    folder = Path(settings.server.adapters) / "finetunes"
-    try:
-        return Finetunes(folder, registry, engine, converter, settings.server.max_adapters)
-    except StorageError as error:
-        log.warning("no finetunes can be uploaded: %s", error)
-        return None
+async def _fill(adapters: AdapterService) -> None:
+    """Take in what lies in the adapters folder."""
+    if adapters.folder is not None:
+        await adapters.folder.start()
 
 
-async def _collect_adapters(registry: Registry, finetunes: Finetunes | None, settings: Settings) -> None:
-    """Take in every sound adapter of the folder, and what was uploaded to it earlier."""
-    if settings.server.adapters:
-        check = make_check(Path(settings.engine.model))
-        for adapter in await asyncio.to_thread(list, scan(Path(settings.server.adapters), check)):
-            registry.add(adapter)
-    if finetunes is not None:
-        await finetunes.load()
+async def _start(engine: ChildEngine, filling: asyncio.Task[None]) -> Ready:
+    """Start the engine; a large folder that is new may take longer, and does not hold up requests.
+
+    Raises:
+        ModelLoadError: as `ChildEngine.start`.
+    """
+    ready = await engine.start()
+    await asyncio.wait({filling}, timeout=_FILL_TIMEOUT_S)
+    if not filling.done():
+        log.info("the adapters folder is still being read; adapters are served as they become ready")
+    return ready
 
 
 def _stop_event() -> asyncio.Event:
@@ -143,7 +140,7 @@ async def _drain(engine: ChildEngine, stop: asyncio.Event) -> None:
             continue
 
 
-def _greet(ready: Ready, registry: Registry, url: str) -> None:
+def _greet(ready: Ready, store: Store, url: str) -> None:
     """Say what is served, and give lines to paste."""
     model = ready.model
     log.info(
@@ -156,7 +153,7 @@ def _greet(ready: Ready, registry: Registry, url: str) -> None:
         model.n_kv_cells,
     )
     log.info("adapters are batched %s: %s", ready.adapter_batching, ready.batching_reason)
-    names = [adapter.name for adapter in registry]
+    names = [adapter.name for adapter in store.usable()]
     log.info("%d adapters: %s", len(names), ", ".join(names[:10]) + (", ..." if len(names) > 10 else ""))
     print(f"\nserving on {url}; Ctrl-C ends it. Try:", file=sys.stderr)
     for lora in ("", *names[:1]):

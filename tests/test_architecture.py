@@ -168,6 +168,8 @@ def test_only_the_standard_library_and_pinned_packages_are_imported() -> None:
         "tqdm",
         "prometheus_client",
         "shtab",
+        "watchfiles",
+        "platformdirs",
     }
     allowed.add("yarl")  # aiohttp's own type of URLs
     for path in FILES:

@@ -66,13 +66,13 @@ def blend_of(terms: Sequence[BlendTerm], digest_of: Callable[[str], str]) -> Ble
         AdapterError: as ``digest_of`` raises it.
         InvalidRequest: two terms have the same weights.
     """
-    scales: dict[str, float] = {}
+    members: dict[str, BlendMember] = {}
     for term in terms:
         digest = digest_of(term.adapter)
-        if digest in scales:
+        if digest in members:
             raise InvalidRequest(f"lora names the weights of {term.adapter[:_MAX_SHOWN]!r} twice; add up their scales")
-        scales[digest] = term.scale
-    return Blend(tuple(BlendMember(digest, scale) for digest, scale in scales.items() if scale))
+        members[digest] = BlendMember(digest, term.scale, term.adapter)
+    return Blend(tuple(member for member in members.values() if member.scale))
 
 
 def is_plain_name(name: str) -> bool:

@@ -1,7 +1,8 @@
-"""Is a GGUF file an adapter of this base model? Asked before llama.cpp, or the engine, hears of it."""
+"""Checks that a GGUF file is an adapter of this base model, before the engine or llama.cpp sees it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from convert.rules.check import validate_adapter
 from runtime.errors import InvalidAdapter, ModelLoadError
 
 
-def make_check(model: Path) -> Callable[[Path], None]:
+def make_check(model: Path) -> Callable[[Path], int]:
     """A check of adapters against the base model at ``model``, their every value included.
 
-    The check raises InvalidAdapter, naming the file, the key or tensor, and the rule.
+    The check gives the adapter's highest rank. It raises InvalidAdapter, naming the file, the key or tensor, and the
+    rule; the message holds no folder of the server.
 
     Raises:
         ModelLoadError: the base model's header cannot be read.
@@ -24,10 +26,17 @@ def make_check(model: Path) -> Callable[[Path], None]:
     except ConvertError as error:
         raise ModelLoadError(str(error)) from error
 
-    def check(path: Path) -> None:
+    def check(path: Path) -> int:
         try:
-            validate_adapter(path, base)
+            return validate_adapter(path, base).max_rank
         except ConvertError as error:
-            raise InvalidAdapter(str(error)) from error
+            raise InvalidAdapter(without_folders(str(error), path, model)) from error
 
     return check
+
+
+def without_folders(message: str, *paths: Path) -> str:
+    """A message that names files by their names alone: clients see no folder of the server."""
+    for path in paths:
+        message = message.replace(f"{path}{os.sep}", "").replace(str(path), path.name)
+    return message

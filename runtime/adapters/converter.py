@@ -1,7 +1,7 @@
-"""An uploaded PEFT folder -> GGUF, in a process of its own, so that streams do not stutter and memory is given back.
+"""A PEFT or MLX folder -> GGUF, in a process of its own, so that streams do not stutter and memory is given back.
 
 ``python -m runtime.adapters.converter FOLDER BASE DIGEST OUTPUT MAX_RANK`` prints one line of JSON: ``null``, or the
-error. DIGEST is that of the base, which is read but once.
+error. DIGEST is that of the base, which is read once.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from convert.conversion.conversion import Options, convert_adapter
-from convert.errors import ConvertError, TensorMismatch
+from convert.errors import ConvertError, NativeFailure, OutputProblem, TensorMismatch
 from convert.module import module_command, module_environment
-from runtime.adapters.registry import digest_of
-from runtime.errors import BY_CODE, ConversionDied, IncompatibleAdapter, InvalidAdapter, from_code
+from runtime.adapters.check import without_folders
+from runtime.adapters.known import digest_of
+from runtime.errors import BY_CODE, ConversionDied, IncompatibleAdapter, InvalidAdapter, StorageError, from_code
 
 _TYPE: Final = "f16"  # what adapters are trained in loses nothing that inference would notice
 _NICENESS: Final = 10  # running answers go first
@@ -40,7 +41,8 @@ class Converter:
         Raises:
             IncompatibleAdapter: made for another base, or of too high a rank.
             InvalidAdapter: it breaks a rule, or holds what cannot be represented; the message names it.
-            ConversionDied: the child ended without an answer, or the base model's file is gone.
+            StorageError: the result cannot be written.
+        ConversionDied: the child ended without an answer, or the base model's file is gone.
         """
         if not self._base_digest:
             try:
@@ -74,16 +76,22 @@ def convert_upload(folder: Path, base: Path, base_digest: str, output: Path, max
     """The work itself.
 
     Raises:
-        IncompatibleAdapter, InvalidAdapter: as ``Converter.convert``.
+        IncompatibleAdapter, InvalidAdapter, StorageError, ConversionDied: as ``Converter.convert``.
     """
     try:
         summary = convert_adapter(folder, base, output, Options(_TYPE, force=True, base_digest=base_digest))
     except TensorMismatch as error:
-        raise IncompatibleAdapter(_without_paths(error, folder, base)) from error
+        raise IncompatibleAdapter(without_folders(str(error), folder, base)) from error
+    except OutputProblem as error:  # the disk is full, for one: not the adapter's fault
+        raise StorageError(f"the conversion cannot be written: {without_folders(str(error), output)}") from error
+    except NativeFailure as error:
+        raise ConversionDied(without_folders(str(error), folder, base, output)) from error
     except ConvertError as error:
-        raise InvalidAdapter(_without_paths(error, folder, base)) from error
+        raise InvalidAdapter(without_folders(str(error), folder, base)) from error
     if summary.max_rank > max_rank:
-        raise IncompatibleAdapter(f"its rank is {summary.max_rank}; this server has room for {max_rank}")
+        raise IncompatibleAdapter(
+            f"its rank is {summary.max_rank}; this server has room for {max_rank} (--max-lora-rank)"
+        )
 
 
 def main(arguments: list[str]) -> int:
@@ -97,14 +105,6 @@ def main(arguments: list[str]) -> int:
         error = {"code": caught.code, "message": str(caught)}
     print(json.dumps(error))
     return 0
-
-
-def _without_paths(error: Exception, *paths: Path) -> str:
-    """The message without the server's own folders, which are no business of clients."""
-    message = str(error)
-    for path in paths:
-        message = message.replace(f"{path}{os.sep}", "").replace(str(path), path.name)
-    return message
 
 
 if __name__ == "__main__":

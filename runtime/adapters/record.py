@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-MANIFEST_NAME: Final = "finetune.json"
+from convert.gguf.writer import whole_file
+
+RECORD_NAME: Final = "record.json"
 _MAX_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class UploadRecord:
     """One uploaded adapter. Times are UTC; ``digest`` is that of the converted GGUF, None until then."""
 
     id: str
@@ -31,17 +31,17 @@ class Manifest:
     """The SHA-256 of each uploaded file, so that a repeated upload is known as such."""
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest in ``folder``.
+def read_record(folder: Path) -> UploadRecord:
+    """The record in ``folder``.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is not one of ours.
     """
-    with (folder / MANIFEST_NAME).open("rb") as file:
+    with (folder / RECORD_NAME).open("rb") as file:
         fields = json.loads(file.read(_MAX_BYTES))
     try:
-        return Manifest(
+        return UploadRecord(
             id=_text(fields["id"]),
             name=_text(fields["name"]),
             model=_text(fields["model"]),
@@ -53,40 +53,28 @@ def read_manifest(folder: Path) -> Manifest:
             files={_text(name): _text(digest) for name, digest in fields["files"].items()},
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / MANIFEST_NAME} is not a manifest: {error!r}") from error
+        raise ValueError(f"{folder / RECORD_NAME} is not a record: {error!r}") from error
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Put ``manifest`` into ``folder``, whole or not at all.
+def write_record(folder: Path, record: UploadRecord) -> None:
+    """Put ``record`` into ``folder``, whole or not at all.
 
     Raises:
-        OSError: it cannot be written.
+        OutputProblem: it cannot be written.
     """
     fields = {
-        "id": manifest.id,
-        "name": manifest.name,
-        "model": manifest.model,
-        "description": manifest.description,
-        "public": manifest.is_public,
-        "created_at": manifest.created_at.isoformat(),
-        "modified_at": manifest.modified_at.isoformat(),
-        "digest": manifest.digest,
-        "files": dict(manifest.files),
+        "id": record.id,
+        "name": record.name,
+        "model": record.model,
+        "description": record.description,
+        "public": record.is_public,
+        "created_at": record.created_at.isoformat(),
+        "modified_at": record.modified_at.isoformat(),
+        "digest": record.digest,
+        "files": dict(record.files),
     }
-    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", encoding="utf-8", delete=False) as file:
-        try:
-            json.dump(fields, file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(folder / MANIFEST_NAME)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-
-
-def now() -> datetime:
-    """This moment, in UTC."""
-    return datetime.now(UTC)
+    with whole_file(folder / RECORD_NAME) as file:
+        file.write(json.dumps(fields, indent=1, ensure_ascii=False).encode())
 
 
 def _text(value: Any) -> str:

@@ -1,15 +1,7 @@
-"""Uploaded adapters: created by name, filled with two files, converted on arrival, kept over restarts.
+"""Adapters that come over HTTP: as a finetune's two files one after the other, or whole, to add or to replace one.
 
-A folder for each, named by its id::
-
-    finetunes/
-      <id>/finetune.json                  the manifest; its digest says that the adapter is whole
-           adapter_config.json
-           adapter_model.safetensors      until it is converted
-           adapter.gguf, adapter.gguf.json    the result, and the converter's record
-      .uploads/                           files on their way; emptied at the start
-
-Everything is written beside its place and moved there. Belongs to the event loop; conversions run one at a time.
+The record in the state folder is what counts: it is written once the engine has taken the adapter, and until then
+a crash leaves what was there before.
 """
 
 from __future__ import annotations
@@ -17,160 +9,179 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import json
 import logging
 import shutil
 import uuid
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections import defaultdict
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeVar
 
-from convert.files import record_path
-from runtime.adapters.record import Manifest, now, read_manifest, write_manifest
-from runtime.adapters.registry import Registry, ServedAdapter, digest_of
-from runtime.engines.protocol import Engine
-from runtime.errors import AdapterError, EngineUnavailable, GemlaneError, InvalidAdapter, StorageError, UnknownAdapter
+from runtime.adapters.disk import StateDir, storage_errors
+from runtime.adapters.intake import AdapterFiles, Intake
+from runtime.adapters.record import RECORD_NAME, UploadRecord, read_record, write_record
+from runtime.adapters.store import Store
+from runtime.adapters.upload_rules import CONFIG_NAME, WEIGHTS_NAME, check_config, check_file_name, check_name
+from runtime.adapters.views import AdapterView, CheckedAdapter, NewAdapter, Source, now
+from runtime.errors import (
+    AdapterConflict,
+    AdapterError,
+    GemlaneError,
+    GenerationMismatch,
+    InvalidAdapter,
+    StorageError,
+    UnknownAdapter,
+)
 
-CONFIG_NAME: Final = "adapter_config.json"
-WEIGHTS_NAME: Final = "adapter_model.safetensors"
-GGUF_NAME: Final = "adapter.gguf"
-MAX_CONFIG_BYTES: Final = 1 << 20
-_MAX_NAME_LENGTH: Final = 200
 _MAX_DESCRIPTION_LENGTH: Final = 2000
-_OTHER_FAMILIES: Final = ("llama", "mistral", "mixtral", "qwen", "falcon")
-_RESERVED_PREFIX: Final = "cf-public-"  # Cloudflare's own adapters (docs "fine-tunes/public-loras")
 
 log = logging.getLogger(__name__)
 
-
-class Convert(Protocol):
-    """Makes a GGUF adapter of an uploaded folder; see ``conversion.Converter``."""
-
-    def convert(self, folder: Path, output: Path) -> Awaitable[None]:
-        """Write ``output``, whole or not at all."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class ReceivedFile:
     """A file that has come whole: where it lies, and the SHA-256 of its content."""
 
     path: Path
     digest: str
 
 
-class Finetunes:
-    """The uploaded adapters of one folder."""
+class Uploads:
+    """The uploaded adapters of one state folder."""
 
-    def __init__(self, folder: Path, registry: Registry, engine: Engine, converter: Convert, max_adapters: int) -> None:
-        """Take over ``folder``, which is made if it is missing.
-
-        Raises:
-            StorageError: it cannot be used.
-        """
-        self._folder = folder
-        self._registry = registry
-        self._engine = engine
-        self._converter = converter
-        self._max_adapters = max_adapters
-        self._manifests: dict[str, Manifest] = {}
-        self._stalled: set[str] = set()  # unfinished, and left so: a file was refused, or an earlier run began them
-        self._converting = asyncio.Lock()
-        self._tasks: set[asyncio.Task[Manifest]] = set()
-        with _storage(folder):
-            shutil.rmtree(self.uploads, ignore_errors=True)
-            self.uploads.mkdir(parents=True)
-
-    def __iter__(self) -> Iterator[Manifest]:
-        return iter(sorted(self._manifests.values(), key=lambda manifest: manifest.created_at))
+    def __init__(self, state: StateDir, store: Store, intake: Intake) -> None:
+        self._state = state
+        self._store = store
+        self._intake = intake
+        self._records: dict[str, UploadRecord] = {}
+        self._stalled: set[str] = set()
+        """Without their files, and left so: a file was refused, or an earlier run began them."""
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
-    def uploads(self) -> Path:
+    def state(self) -> StateDir:
         """Where files lie while they come."""
-        return self._folder / ".uploads"
+        return self._state
+
+    def __iter__(self) -> Iterator[UploadRecord]:
+        """Every record, the oldest first."""
+        return iter(sorted(self._records.values(), key=lambda record: record.created_at))
 
     async def load(self) -> None:
         """Take in what an earlier run has kept; a conversion that was cut off is done again, in the background.
 
-        A folder that cannot be used is logged and left alone.
+        An upload that cannot be used is logged and left alone.
         """
-        for folder in sorted(self._folder.iterdir()):
-            if folder.name.startswith(".") or not folder.is_dir():
+        for folder in sorted(self._state.uploads.iterdir()):
+            if _is_unborn(folder):
                 continue
             try:
-                await self._take_in(folder, read_manifest(folder))
-            except (OSError, ValueError, AdapterError) as error:
-                log.warning("finetune %s is left out: %s", folder.name, error)
+                await self._load(folder, read_record(folder))
+            except (OSError, ValueError, GemlaneError) as error:
+                log.warning("upload %s is left out: %s", folder.name, error)
 
-    def find(self, name_or_id: str) -> Manifest | None:
-        """The finetune of that id, else of that name, else None."""
-        by_name = (manifest for manifest in self._manifests.values() if manifest.name == name_or_id)
-        return self._manifests.get(name_or_id) or next(by_name, None)
+    def find(self, name_or_id: str) -> UploadRecord | None:
+        """The record of that id, else of that name, else None."""
+        by_name = (record for record in self._records.values() if record.name == name_or_id)
+        return self._records.get(name_or_id) or next(by_name, None)
 
-    def create(self, name: str, model: str, description: str = "", *, is_public: bool = False) -> Manifest:
-        """A new finetune that waits for its files; a stalled one of that name gives way to it.
+    async def create(self, name: str, model: str, description: str = "", *, is_public: bool = False) -> UploadRecord:
+        """A new adapter that waits for its two files; a stalled one of that name gives way to it.
 
         Raises:
-            InvalidAdapter: the name cannot be used, or is taken.
-            AdapterError: there are as many adapters as there may be.
+            InvalidAdapter: the name cannot be used.
+            AdapterConflict: it is taken.
+            AdapterBudget: there are as many adapters as there may be.
             StorageError: it cannot be written.
         """
-        _check_name(name)
+        check_name(name)
         if len(description) > _MAX_DESCRIPTION_LENGTH:
             raise InvalidAdapter(f"a description may have {_MAX_DESCRIPTION_LENGTH} characters")
-        self._give_way(name)
-        if len(self._registry) + self._registry.n_reserved >= self._max_adapters:
-            raise AdapterError(f"this server keeps {self._max_adapters} adapters at most (--max-adapters)")
-        moment = now()
-        manifest = Manifest(str(uuid.uuid4()), name, model, description, is_public, moment, moment)
-        self._registry.reserve(manifest.id, name)
+        await self._give_way(name)
+        record = _new_record(name, model, description, is_public=is_public)
+        self._store.add(_new_adapter(record))
         try:
-            with _storage(self._folder):
-                self._folder_of(manifest).mkdir()
-                write_manifest(self._folder_of(manifest), manifest)
+            self._keep(record)
         except StorageError:
-            self._registry.release(manifest.id)
-            shutil.rmtree(self._folder_of(manifest), ignore_errors=True)
+            await self._drop(record.id)
             raise
-        self._manifests[manifest.id] = manifest
-        return manifest
+        return record
 
-    async def add_file(self, manifest_id: str, file_name: str, upload: Upload) -> Manifest:
-        """Give the finetune one of its files; with the second it is converted, and may then be named in requests.
+    async def add_file(self, adapter_id: str, file_name: str, received: ReceivedFile) -> UploadRecord:
+        """Give an adapter one of its two files; with the second it is converted, and may then be named in requests.
 
         The file is taken away from where it lies. Goes on when its caller is cancelled, since the file has come. The
         same file once more changes nothing.
 
         Raises:
             AdapterError: the file breaks a rule, does not fit the base model, or would replace one in use.
-            StorageError, ConversionDied: it is our own fault.
+            StorageError, ConversionDied: it is our own fault; the same file may be sent again.
         """
         check_file_name(file_name)
-        taken = self.uploads / str(uuid.uuid4())
-        with _storage(self.uploads):
-            upload.path.replace(taken)
-        work = self._add_file(manifest_id, file_name, Upload(taken, upload.digest))
-        return await asyncio.shield(self._start(work))
+        taken = self._state.incoming / str(uuid.uuid4())
+        with storage_errors():
+            received.path.replace(taken)
+        await asyncio.shield(self._start(self._add_file(adapter_id, file_name, ReceivedFile(taken, received.digest))))
+        return self._records[adapter_id]
 
-    async def remove(self, manifest_id: str) -> None:
-        """Forget a finetune and its files; answers that run under it are finished.
+    async def put(
+        self, name: str, source: AdapterFiles, *, expected_digest: str | None = None, must_be_new: bool = False
+    ) -> tuple[AdapterView, bool]:
+        """Add a whole adapter, or replace the one of that name; the view, and whether it is new.
+
+        The files are read where they lie; what is kept is a copy, or the result of their conversion. Goes on when its
+        caller is cancelled.
 
         Raises:
-            StorageError: it cannot be removed.
+            InvalidAdapter, IncompatibleAdapter: the name or the content is refused; what was served is served on.
+            AdapterConflict: the name belongs to a file of the adapters folder.
+            GenerationMismatch: another content is served than ``expected_digest``, or ``must_be_new`` and it exists.
+            AdapterBudget: there are as many adapters, or as many bytes, as there may be.
+            StorageError, ConversionDied: it is our own fault.
         """
-        async with self._converting:
-            manifest = self._manifests[manifest_id]
-            self._registry.release(manifest.id)
-            adapter = self._registry.find(manifest.id)
-            if adapter is not None:
-                self._registry.remove(adapter)
-                if all(other.digest != adapter.digest for other in self._registry):
-                    await self._engine.remove_adapter(adapter.digest)
-            del self._manifests[manifest_id]
-            self._stalled.discard(manifest_id)
-            with _storage(self._folder):
-                self._folder_of(manifest).replace(self.uploads / manifest.id)  # gone for good with the next start
-            shutil.rmtree(self.uploads / manifest.id, ignore_errors=True)
+        view = self._store.find(name)
+        if view is None:
+            check_name(name)
+            if expected_digest is not None:
+                raise GenerationMismatch(f"there is no adapter {name!r} to replace")
+            record = _new_record(name, "")
+            self._store.add(_new_adapter(record))
+            work = self._fill_new(record, source)
+        else:
+            if must_be_new:
+                raise GenerationMismatch(f"there is an adapter {name!r} already")
+            if view.adapter.source is Source.FOLDER:
+                raise AdapterConflict(
+                    f"adapter {name!r} lies in the adapters folder as {view.adapter.location!r}; replace it there"
+                )
+            work = self._fill(view.id, source, expected_digest)
+        return await asyncio.shield(self._start(work)), view is None
+
+    async def remove(self, adapter_id: str, expected_digest: str | None = None) -> AdapterView:
+        """Forget an uploaded adapter and its files; answers that run under it are finished.
+
+        Raises:
+            UnknownAdapter: there is no such upload.
+            GenerationMismatch: another content is served than ``expected_digest``.
+            StorageError: its record cannot be deleted; it is served on.
+        """
+        if adapter_id not in self._records:
+            raise UnknownAdapter("there is no such upload", adapter_id)
+        trash = self._state.incoming / adapter_id  # gone for good with the next start
+
+        def commit() -> None:
+            with storage_errors():
+                self._folder(adapter_id).replace(trash)
+
+        view = await self._store.remove(adapter_id, expected_digest, commit)
+        self._records.pop(adapter_id, None)
+        self._stalled.discard(adapter_id)
+        shutil.rmtree(trash, ignore_errors=True)
+        return view
 
     async def close(self) -> None:
         """End conversions that still run; they are done again at the next start."""
@@ -178,185 +189,162 @@ class Finetunes:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _give_way(self, name: str) -> None:
-        """Forget a stalled finetune of that name, which Cloudflare's clients could not delete."""
+    async def _give_way(self, name: str) -> None:
+        """Forget a stalled adapter of that name, which Cloudflare's clients could not delete."""
         earlier = self.find(name)
         if earlier is not None and earlier.name == name and earlier.digest is None and earlier.id in self._stalled:
-            self._stalled.remove(earlier.id)
-            self._registry.release(earlier.id)
-            del self._manifests[earlier.id]
-            shutil.rmtree(self._folder_of(earlier), ignore_errors=True)
+            await self._drop(earlier.id)
 
-    async def _add_file(self, manifest_id: str, file_name: str, upload: Upload) -> Manifest:
+    async def _drop(self, adapter_id: str) -> None:
+        """Forget an adapter that never became one."""
+        with contextlib.suppress(UnknownAdapter):
+            await self._store.remove(adapter_id)
+        self._records.pop(adapter_id, None)
+        self._stalled.discard(adapter_id)
+        shutil.rmtree(self._folder(adapter_id), ignore_errors=True)
+
+    async def _add_file(self, adapter_id: str, file_name: str, received: ReceivedFile) -> AdapterView | None:
         try:
-            async with self._converting:
-                with self._filling(manifest_id):
-                    return await self._add_taken_file(manifest_id, file_name, upload)
+            async with self._locks[adapter_id]:
+                with self._filling(adapter_id):
+                    return await self._add_taken_file(adapter_id, file_name, received)
         finally:
-            upload.path.unlink(missing_ok=True)
+            received.path.unlink(missing_ok=True)
 
-    async def _add_taken_file(self, manifest_id: str, file_name: str, upload: Upload) -> Manifest:
-        manifest = self._manifests.get(manifest_id)
-        if manifest is None:
-            raise UnknownAdapter("the finetune was deleted meanwhile", manifest_id)
-        folder = self._folder_of(manifest)
-        if manifest.digest is not None:
-            if manifest.files.get(file_name) == upload.digest:
-                return manifest
+    async def _add_taken_file(self, adapter_id: str, file_name: str, received: ReceivedFile) -> AdapterView | None:
+        record = self._records.get(adapter_id)
+        if record is None:
+            raise UnknownAdapter("the finetune was deleted meanwhile", adapter_id)
+        folder = self._folder(adapter_id)
+        if record.digest is not None:
+            if record.files.get(file_name) == received.digest:
+                return None
             raise InvalidAdapter("the files of a finetune cannot be replaced; create a new one")
         if file_name == CONFIG_NAME:
-            check_config(upload.path)
-        files = {**manifest.files, file_name: upload.digest}
-        with _storage(folder):
-            upload.path.replace(folder / file_name)
-            manifest = self._keep(dataclasses.replace(manifest, files=files, modified_at=now()))
+            check_config(received.path)
+        files = {**record.files, file_name: received.digest}
+        with storage_errors():
+            received.path.replace(folder / file_name)
+        self._keep(dataclasses.replace(record, files=files, modified_at=now()))
         if not _is_filled(folder):
-            return manifest
+            return None
         try:
-            return await self._complete(manifest)
-        except (AdapterError, StorageError):
-            for path in (folder / file_name, *_results(folder)):  # whoever mends the file sends it again
-                path.unlink(missing_ok=True)
+            return await self._complete(adapter_id)
+        except AdapterError as error:
+            (folder / file_name).unlink(missing_ok=True)  # the client mends the file and sends it again
+            await self._store.wait_for_files(adapter_id, f"the last file was refused: {error}")
             raise
 
-    async def _complete(self, manifest: Manifest) -> Manifest:
-        """Both files are there: convert, tell the engine, and let requests name the adapter."""
-        folder = self._folder_of(manifest)
-        gguf = folder / GGUF_NAME
-        await self._converter.convert(folder, gguf)
-        with _storage(folder):
-            digest = await asyncio.to_thread(digest_of, gguf)
-        with contextlib.suppress(EngineUnavailable):  # it will be told once it is ready
-            await self._engine.add_adapter(digest, gguf)
-        with _storage(folder):
-            manifest = self._keep(dataclasses.replace(manifest, digest=digest, modified_at=now()))
-            (folder / WEIGHTS_NAME).unlink(missing_ok=True)
-        self._registry.release(manifest.id)
-        self._registry.add(ServedAdapter(manifest.id, manifest.name, digest, gguf, manifest.created_at))
-        log.info("finetune %s is ready, as %s", manifest.name, manifest.id)
-        return manifest
-
-    async def _take_in(self, folder: Path, manifest: Manifest) -> None:
-        if folder.name != manifest.id:
-            raise ValueError(f"its manifest is that of {manifest.id}")
-        if manifest.digest is None:
-            self._registry.reserve(manifest.id, manifest.name)
-            self._manifests[manifest.id] = manifest
-            if _is_filled(folder):
-                self._start(self._resume(manifest))
-            else:
-                self._stalled.add(manifest.id)
-            return
-        gguf = folder / GGUF_NAME
-        if await asyncio.to_thread(digest_of, gguf) != manifest.digest:
-            raise ValueError(f"{GGUF_NAME} is not what was converted; create the finetune again")
-        self._registry.add(ServedAdapter(manifest.id, manifest.name, manifest.digest, gguf, manifest.created_at))
-        self._manifests[manifest.id] = manifest
+    async def _complete(self, adapter_id: str) -> AdapterView:
+        """Both files of a finetune are there."""
+        folder = self._folder(adapter_id)
+        source = AdapterFiles(folder, (folder / CONFIG_NAME, folder / WEIGHTS_NAME))
+        view = await self._store.fill(
+            adapter_id, lambda: self._intake.convert(source), lambda checked: self._commit(adapter_id, checked)
+        )
         (folder / WEIGHTS_NAME).unlink(missing_ok=True)
+        return view
 
-    async def _resume(self, manifest: Manifest) -> Manifest:
-        async with self._converting:
-            try:
-                with self._filling(manifest.id):
-                    return await self._complete(manifest)
-            except GemlaneError as error:
-                log.warning("finetune %s cannot be completed: %s", manifest.name, error)
-                return manifest
+    async def _fill_new(self, record: UploadRecord, source: AdapterFiles) -> AdapterView:
+        self._records[record.id] = record
+        try:
+            return await self._fill(record.id, source, None)
+        except BaseException:
+            await self._drop(record.id)
+            raise
+
+    async def _fill(self, adapter_id: str, source: AdapterFiles, expected_digest: str | None) -> AdapterView:
+        prepare = self._intake.keep if source.is_gguf else self._intake.convert
+        return await self._store.fill(
+            adapter_id,
+            lambda: prepare(source),
+            lambda checked: self._commit(adapter_id, checked),
+            expected_digest,
+        )
+
+    def _commit(self, adapter_id: str, checked: CheckedAdapter) -> None:
+        """Write down which content the adapter has now."""
+        record = self._records[adapter_id]
+        files = record.files if record.digest is None else {}  # of another content than the finetune's two files
+        self._keep(dataclasses.replace(record, digest=checked.digest, files=files, modified_at=now()))
+
+    async def _load(self, folder: Path, record: UploadRecord) -> None:
+        if folder.name != record.id:
+            raise ValueError(f"its record is that of {record.id}")
+        self._store.add(_new_adapter(record))
+        self._records[record.id] = record
+        digest = record.digest
+        if digest is not None:
+            (folder / WEIGHTS_NAME).unlink(missing_ok=True)
+            await self._store.fill(record.id, lambda: self._intake.open_blob(digest))
+        elif _is_filled(folder):
+            self._start(self._resume(record.id))
+        else:
+            self._stalled.add(record.id)
+
+    async def _resume(self, adapter_id: str) -> AdapterView:
+        async with self._locks[adapter_id]:
+            with self._filling(adapter_id):
+                return await self._complete(adapter_id)
 
     @contextlib.contextmanager
-    def _filling(self, manifest_id: str) -> Iterator[None]:
-        """While a file is taken in, its finetune is not stalled; it is when that fails."""
-        self._stalled.discard(manifest_id)
+    def _filling(self, adapter_id: str) -> Iterator[None]:
+        """While a file is taken in, its adapter is not stalled; it is when that fails."""
+        self._stalled.discard(adapter_id)
         try:
             yield
         except GemlaneError:
-            if manifest_id in self._manifests:
-                self._stalled.add(manifest_id)
+            if adapter_id in self._records:
+                self._stalled.add(adapter_id)
             raise
 
-    def _start(self, work: Coroutine[Any, Any, Manifest]) -> asyncio.Task[Manifest]:
-        """Begin work that outlives whoever asked for it."""
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin work that outlives its caller."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return task
 
-    def _forget(self, task: asyncio.Task[Manifest]) -> None:
+    def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, GemlaneError):  # ours are told where they are awaited
-            log.error("a finetune cannot be completed", exc_info=error)
+        if isinstance(error, GemlaneError):
+            log.info("an upload is refused: %s", error)
+        elif error is not None:
+            log.error("an upload cannot be completed", exc_info=error)
 
-    def _keep(self, manifest: Manifest) -> Manifest:
-        write_manifest(self._folder_of(manifest), manifest)
-        self._manifests[manifest.id] = manifest
-        return manifest
+    def _keep(self, record: UploadRecord) -> None:
+        folder = self._folder(record.id)
+        with storage_errors():
+            folder.mkdir(exist_ok=True)
+            write_record(folder, record)
+        self._records[record.id] = record
 
-    def _folder_of(self, manifest: Manifest) -> Path:
-        return self._folder / manifest.id
-
-
-def check_file_name(file_name: str) -> None:
-    """Let the two names of a PEFT adapter's files pass.
-
-    Raises:
-        InvalidAdapter: it is another.
-    """
-    if file_name not in (CONFIG_NAME, WEIGHTS_NAME):
-        raise InvalidAdapter(f"file_name must be {CONFIG_NAME} or {WEIGHTS_NAME}, not {file_name[:200]!r}")
+    def _folder(self, adapter_id: str) -> Path:
+        return self._state.uploads / adapter_id
 
 
-def check_config(path: Path) -> None:
-    """Refuse at once what no conversion could use: another model's configuration, or none.
+def _new_record(name: str, model: str, description: str = "", *, is_public: bool = False) -> UploadRecord:
+    moment = now()
+    return UploadRecord(str(uuid.uuid4()), name, model, description, is_public, moment, moment)
 
-    Cloudflare wants ``model_type``; PEFT does not write it. Where it is missing the base's name may still tell, and
-    if that says nothing either, the conversion compares every shape.
 
-    Raises:
-        InvalidAdapter: not a JSON object, too large, or not for Gemma.
-    """
-    with path.open("rb") as file:
-        raw = file.read(MAX_CONFIG_BYTES + 1)
-    if len(raw) > MAX_CONFIG_BYTES:
-        raise InvalidAdapter(f"{CONFIG_NAME} may have {MAX_CONFIG_BYTES} bytes at most")
+def _new_adapter(record: UploadRecord) -> NewAdapter:
+    return NewAdapter(record.id, record.name, Source.UPLOAD, record.created_at)
+
+
+def _is_unborn(folder: Path) -> bool:
+    """Whether a crash came between making a folder and writing its record; the folder is removed then."""
+    if not folder.is_dir():
+        return False
+    for part in folder.glob(f"{RECORD_NAME}*.part"):
+        part.unlink(missing_ok=True)
     try:
-        config: Any = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise InvalidAdapter(f"{CONFIG_NAME} is not JSON") from None
-    if not isinstance(config, dict):
-        raise InvalidAdapter(f"{CONFIG_NAME} must be a JSON object")
-    kind = config.get("model_type")
-    if kind not in (None, "gemma"):
-        raise InvalidAdapter(f"{CONFIG_NAME} has model_type {str(kind)[:100]!r}; this server's model is gemma")
-    base = str(config.get("base_model_name_or_path")).lower()
-    if kind is None and "gemma" not in base and any(family in base for family in _OTHER_FAMILIES):
-        raise InvalidAdapter(f"{CONFIG_NAME} is for {base[:100]!r}; this server's model is gemma")
-
-
-def _check_name(name: str) -> None:
-    if not name.strip() or len(name) > _MAX_NAME_LENGTH or not name.isprintable():
-        raise InvalidAdapter(f"a finetune's name must have 1 to {_MAX_NAME_LENGTH} printable characters")
-    if name.startswith(_RESERVED_PREFIX):
-        raise InvalidAdapter(f"names that begin with {_RESERVED_PREFIX} are reserved")
-    with contextlib.suppress(ValueError):
-        uuid.UUID(name)
-        raise InvalidAdapter("a finetune's name must not look like an id")
-
-
-def _results(folder: Path) -> tuple[Path, Path]:
-    """The adapter, and the converter's record of it."""
-    return folder / GGUF_NAME, record_path(folder / GGUF_NAME)
+        folder.rmdir()
+    except OSError:  # it is not empty
+        return False
+    return True
 
 
 def _is_filled(folder: Path) -> bool:
     return (folder / CONFIG_NAME).exists() and (folder / WEIGHTS_NAME).exists()
-
-
-@contextlib.contextmanager
-def _storage(folder: Path) -> Iterator[None]:
-    """What the operating system refuses, as an error of ours."""
-    try:
-        yield
-    except OSError as error:
-        log.error("cannot write in %s: %s", folder, error)
-        raise StorageError(f"the adapter folder cannot be written: {error.strerror}") from error

@@ -22,7 +22,7 @@ from runtime.prompt import gemma
 from runtime.prompt.gemma import SystemRole
 from runtime.web.answers import collect, stream
 from runtime.web.body import parse_json_object, render_json
-from runtime.web.keys import LIMITS, REGISTRY, REQUEST_ID, SETTINGS
+from runtime.web.keys import LIMITS, REQUEST_ID, SETTINGS, STORE
 from runtime.web.limits import read_body
 
 _DEFAULT_MAX_TOKENS: Final = 256  # the schema's, as for the native route
@@ -80,7 +80,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         prompt=gemma.render(messages, SystemRole(request.app[SETTINGS].system_role)),
         max_tokens=_DEFAULT_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens,
         sampling=asked.sampling,
-        blend=blend_of(lora, request.app[REGISTRY].member),
+        blend=blend_of(lora, request.app[STORE].member),
         stop=asked.stop,
     )
     created_ms = time.time_ns() // 1_000_000

@@ -12,12 +12,13 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from runtime.adapters.record import Manifest
-from runtime.adapters.uploads import Finetunes, check_file_name
+from runtime.adapters.record import UploadRecord
+from runtime.adapters.upload_rules import check_file_name
+from runtime.adapters.uploads import Uploads
 from runtime.cloudflare.wire import MODEL, render_envelope
 from runtime.errors import AdapterError, InvalidRequest, UnknownAdapter
 from runtime.web.body import parse_json_object
-from runtime.web.keys import FINETUNES, LIMITS, SETTINGS
+from runtime.web.keys import ADAPTERS, LIMITS, SETTINGS
 from runtime.web.limits import read_body
 from runtime.web.uploads import receive
 
@@ -37,58 +38,58 @@ async def create(request: web.Request) -> web.Response:
         raise InvalidRequest("public must be a boolean")
     if model != MODEL:
         raise AdapterError(f"MODEL_NOT_SUPPORTED: {model[:200]}; this server finetunes {MODEL} alone")
-    manifest = _finetunes(request).create(name, model, description, is_public=is_public or False)
-    return _answer(render_finetune(manifest))
+    record = await _finetunes(request).create(name, model, description, is_public=is_public or False)
+    return _answer(render_finetune(record))
 
 
 async def upload(request: web.Request) -> web.Response:
     """``POST finetunes/{id or name}/finetune-assets``: the parts ``file_name`` and ``file``, in any order."""
     finetunes, limits = _finetunes(request), request.app[LIMITS]
-    manifest = finetunes.find(request.match_info["finetune"])
-    if manifest is None:
+    record = finetunes.find(request.match_info["finetune"])
+    if record is None:
         raise AdapterError("MODEL_NOT_SUPPORTED: there is no such finetune; create it first")
     max_bytes = request.app[SETTINGS].max_adapter_mib << 20
-    async with receive(request, finetunes.uploads, max_bytes=max_bytes, limit_s=limits.upload_s) as form:
+    async with receive(request, finetunes.state.incoming, max_bytes=max_bytes, limit_s=limits.upload_s) as form:
         file_name = form.fields.get("file_name")
         if file_name is None:
             raise InvalidRequest("the form has no part named file_name")
         check_file_name(file_name)
-        manifest = await finetunes.add_file(manifest.id, file_name, form.file)
-    return _answer(render_asset(manifest, file_name))
+        record = await finetunes.add_file(record.id, file_name, form.file)
+    return _answer(render_asset(record, file_name))
 
 
 async def list_all(request: web.Request) -> web.Response:
     """``GET finetunes``: a flat list, as wrangler needs it."""
-    return _answer([render_finetune(manifest) for manifest in _kept(request)])
+    return _answer([render_finetune(record) for record in _kept(request)])
 
 
 async def list_public(request: web.Request) -> web.Response:
     """``GET finetunes/public``, a page of it."""
     offset, limit = (_count(request.query.get(name)) for name in ("offset", "limit"))
-    public = [manifest for manifest in _kept(request) if manifest.is_public]
-    public.sort(key=lambda manifest: manifest.name if request.query.get("orderBy") == "name" else manifest.id)
+    public = [record for record in _kept(request) if record.is_public]
+    public.sort(key=lambda record: record.name if request.query.get("orderBy") == "name" else record.id)
     start = offset or 0
     page = public[start:] if limit is None else public[start : start + limit]
-    return _answer([render_finetune(manifest) for manifest in page])
+    return _answer([render_finetune(record) for record in page])
 
 
 async def get_one(request: web.Request) -> web.Response:
     """``GET finetunes/{id or name}``: ours."""
     name = request.match_info["finetune"]
-    manifest = _finetunes(request).find(name)
-    if manifest is None:
+    record = _finetunes(request).find(name)
+    if record is None:
         raise UnknownAdapter("there is no such finetune", name)
-    return _answer(render_finetune(manifest))
+    return _answer(render_finetune(record))
 
 
 async def delete(request: web.Request) -> web.Response:
     """``DELETE finetunes/{id or name}``: ours. Answers that run under it are finished."""
     name = request.match_info["finetune"]
-    manifest = _finetunes(request).find(name)
-    if manifest is None:
+    record = _finetunes(request).find(name)
+    if record is None:
         raise UnknownAdapter("there is no such finetune", name)
-    await _finetunes(request).remove(manifest.id)
-    return _answer(render_finetune(manifest))
+    await _finetunes(request).remove(record.id)
+    return _answer(render_finetune(record))
 
 
 def add_routes(app: web.Application) -> None:
@@ -102,41 +103,42 @@ def add_routes(app: web.Application) -> None:
         app.router.add_post(_FINETUNES + "/{finetune}/finetune-assets" + slash, upload)
 
 
-def render_finetune(manifest: Manifest) -> dict[str, Any]:
+def render_finetune(record: UploadRecord) -> dict[str, Any]:
     """A finetune under its names on this wire."""
     return {
-        "id": manifest.id,
-        "created_at": _time(manifest.created_at),
-        "model": manifest.model,
-        "modified_at": _time(manifest.modified_at),
-        "name": manifest.name,
-        "public": manifest.is_public,
-        "description": manifest.description,
+        "id": record.id,
+        "created_at": _time(record.created_at),
+        "model": record.model,
+        "modified_at": _time(record.modified_at),
+        "name": record.name,
+        "public": record.is_public,
+        "description": record.description,
     }
 
 
-def render_asset(manifest: Manifest, file_name: str) -> dict[str, Any]:
+def render_asset(record: UploadRecord, file_name: str) -> dict[str, Any]:
     """What an upload is answered with; the six keys that the 4.x SDK reads."""
     return {
-        "id": str(uuid.uuid5(_ASSET_NAMESPACE, f"{manifest.id}/{file_name}")),
+        "id": str(uuid.uuid5(_ASSET_NAMESPACE, f"{record.id}/{file_name}")),
         "bucket_name": _BUCKET,
-        "created_at": _time(manifest.modified_at),
+        "created_at": _time(record.modified_at),
         "file_name": file_name,
-        "finetune_id": manifest.id,
-        "modified_at": _time(manifest.modified_at),
+        "finetune_id": record.id,
+        "modified_at": _time(record.modified_at),
     }
 
 
-def _kept(request: web.Request) -> list[Manifest]:
+def _kept(request: web.Request) -> list[UploadRecord]:
     """All finetunes, oldest first; none where none can be kept."""
-    finetunes = request.app.get(FINETUNES)
-    return [] if finetunes is None else list(finetunes)
+    uploads = request.app[ADAPTERS].uploads
+    return [] if uploads is None else [record for record in uploads if record.model == MODEL]
 
 
-def _finetunes(request: web.Request) -> Finetunes:
-    if FINETUNES not in request.app:
-        raise AdapterError("this server keeps no finetunes; start it with --adapters DIR")
-    return request.app[FINETUNES]
+def _finetunes(request: web.Request) -> Uploads:
+    uploads = request.app[ADAPTERS].uploads
+    if uploads is None:
+        raise AdapterError("this server keeps no finetunes; start it with --adapters DIR or --state-dir DIR")
+    return uploads
 
 
 def _text(fields: dict[str, Any], name: str) -> str:

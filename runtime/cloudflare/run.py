@@ -8,22 +8,20 @@ from typing import Final
 from aiohttp import web
 
 from runtime.adapters.blend import blend_of
-from runtime.adapters.registry import Registry
+from runtime.adapters.store import Store
 from runtime.cloudflare.wire import RunFrames, RunInput, render_result
 from runtime.config import ServerSettings
 from runtime.generation import GenerationRequest
 from runtime.prompt import gemma
 from runtime.prompt.gemma import Message, SystemRole
 from runtime.web.answers import collect, stream
-from runtime.web.keys import REGISTRY, REQUEST_ID, SETTINGS
+from runtime.web.keys import REQUEST_ID, SETTINGS, STORE
 
 NEURONS: Final = {"cf-ai-neurons": "0.00"}
 """What a success cost; LoRA inference is free (docs "features/fine-tunes/loras"), and so is our own."""
 
 
-def to_generation(
-    run_input: RunInput, request_id: str, registry: Registry, settings: ServerSettings
-) -> GenerationRequest:
+def to_generation(run_input: RunInput, request_id: str, store: Store, settings: ServerSettings) -> GenerationRequest:
     """The request for the engine.
 
     Raises:
@@ -41,7 +39,7 @@ def to_generation(
         prompt=prompt,
         max_tokens=run_input.max_tokens,
         sampling=run_input.sampling,
-        blend=blend_of(run_input.lora, registry.member),
+        blend=blend_of(run_input.lora, store.member),
     )
 
 
@@ -53,7 +51,7 @@ async def answer(
     Raises:
         GemlaneError: the adapter, the prompt or the engine.
     """
-    generation = to_generation(run_input, request[REQUEST_ID], request.app[REGISTRY], request.app[SETTINGS])
+    generation = to_generation(run_input, request[REQUEST_ID], request.app[STORE], request.app[SETTINGS])
     if run_input.is_stream:
         return await stream(request, generation, RunFrames())
     whole = await collect(request, generation)

@@ -23,12 +23,22 @@ from runtime.engine.scheduler import BatchPart, EngineLimits, Places, Scheduler
 from runtime.engine.sequence import Sequence, State
 from runtime.engine.tally import Tally
 from runtime.engine.text.answer import AnswerText
-from runtime.errors import AdapterError, ContextExceeded, DecodeError, GemlaneError
+from runtime.errors import AdapterError, ContextExceeded, DecodeError, GemlaneError, UnknownAdapter
 from runtime.generation import Blend, FinishReason, GenerationRequest, Usage
 from runtime.llama.context import MAX_SEQUENCE_IDS, Chunk, Context
 from runtime.llama.model import Model
 from runtime.llama.sampler import Sampler
-from runtime.messages import AdapterAdded, AdapterRefused, Event, Failed, Finished, LaneStats, Started, Stats
+from runtime.messages import (
+    AdapterAdded,
+    AdapterRefused,
+    AdapterRemoved,
+    Event,
+    Failed,
+    Finished,
+    LaneStats,
+    Started,
+    Stats,
+)
 
 _LOG = logging.getLogger("gemlane.engine")
 # Kept prefixes; more would only cost time to search.
@@ -122,7 +132,7 @@ class LlamaEngine:
         try:
             sequence = self._accept(request)
         except GemlaneError as error:
-            return [Failed(request.request_id, error.code, str(error))]
+            return [_failed(request, error)]
         self._sequences[request.request_id] = sequence
         self._scheduler.add(sequence)
         self._tally.submitted(sequence)
@@ -155,13 +165,17 @@ class LlamaEngine:
             self._adapters.add(digest, path)
         except GemlaneError as error:
             return AdapterRefused(digest, error.code, str(error))
-        self._users.put(digest, path)
+        self._users.put(digest)
         return AdapterAdded(digest)
 
-    def remove_adapter(self, digest: str) -> None:
-        """Forget an adapter; those who run under it finish under it."""
-        if self._users.remove(digest):
-            self._adapters.remove(digest)
+    def remove_adapter(self, digest: str) -> list[Event]:
+        """Let no later request use an adapter; the event is that it is gone, and comes once no request uses it."""
+        if not self._users.has(digest):
+            return [AdapterRemoved(digest)]
+        if not self._users.remove(digest):
+            return []
+        self._adapters.remove(digest)
+        return [AdapterRemoved(digest)]
 
     def step(self) -> list[Event]:
         """Run one batch; the events it brought, in order."""
@@ -202,7 +216,7 @@ class LlamaEngine:
         self._adapters.forget(blend)
 
     def _fail(self, sequence: Sequence, error: GemlaneError) -> None:
-        self._events.append(Failed(sequence.request_id, error.code, str(error)))
+        self._events.append(_failed(sequence.request, error))
         self._end(sequence, State.FAILED)
 
     def _decode(self, batch: list[BatchPart]) -> list[tuple[BatchPart, int]]:
@@ -271,6 +285,7 @@ class LlamaEngine:
         del self._sequences[sequence.request_id]
         for digest in self._users.release(sequence.request.blend):
             self._adapters.remove(digest)
+            self._events.append(AdapterRemoved(digest))
 
     def keep_prefixes_in(self, store: PrefixStore) -> int:
         """Take hot prefixes from a folder now, and save them there from now on; how many were taken."""
@@ -308,6 +323,11 @@ class LlamaEngine:
             running_blends=tuple(dict.fromkeys(sequence.blend for sequence in running)),
             waiting_blends=tuple(dict.fromkeys(sequence.blend for sequence in waiting)),
         )
+
+
+def _failed(request: GenerationRequest, error: GemlaneError) -> Failed:
+    name = error.name if isinstance(error, UnknownAdapter) else ""
+    return Failed(request.request_id, error.code, str(error), name)
 
 
 def _too_long(n_tokens: str, n_ctx: int) -> ContextExceeded:

@@ -144,7 +144,7 @@ class Process:
             case AddAdapter(digest, path):
                 return [self._engine.add_adapter(digest, Path(path))]
             case RemoveAdapter(digest):
-                self._engine.remove_adapter(digest)
+                return self._engine.remove_adapter(digest)
             case _:
                 _LOG.error("ignoring an unexpected %s", type(command).__name__)
         return []

@@ -42,6 +42,7 @@ class EngineChild:
         """When the first request was sent since the last event; None if the engine owes no event."""
         self._streams: dict[str, asyncio.Queue[GenerationEvent | GemlaneError]] = {}
         self._additions: dict[str, asyncio.Future[None]] = {}
+        self._removals: dict[str, asyncio.Future[None]] = {}
         self.ready: Ready | None = None
 
     @classmethod
@@ -101,7 +102,14 @@ class EngineChild:
         """Offer an adapter; the future raises what the engine refuses it with."""
         added = self._additions.setdefault(digest, asyncio.get_running_loop().create_future())
         self.send(messages.AddAdapter(digest, path))
+        self._settle_removal(digest)
         return added
+
+    def remove_adapter(self, digest: str) -> asyncio.Future[None]:
+        """Remove an adapter; the future ends once the engine has no use for it, or it is offered again."""
+        removed = self._removals.setdefault(digest, asyncio.get_running_loop().create_future())
+        self.send(messages.RemoveAdapter(digest))
+        return removed
 
     async def run(self, hang_timeout_s: float, notice: Callable[[messages.Message], None]) -> None:
         """Deliver events until the process closes its end of the pipe, breaks the protocol, or hangs.
@@ -142,6 +150,8 @@ class EngineChild:
             if not addition.done():
                 addition.set_exception(error)
         self._additions.clear()
+        for digest in list(self._removals):
+            self._settle_removal(digest)
         await _end(self._process)
         with suppress(TimeoutError):  # a process that the engine started may hold the pipe open
             await asyncio.wait_for(self._relay, _LOG_TIMEOUT_S)
@@ -152,6 +162,8 @@ class EngineChild:
                 self._put(event)
             case messages.AdapterAdded() | messages.AdapterRefused():
                 self._settle(event)
+            case messages.AdapterRemoved(digest):
+                self._settle_removal(digest)
             case messages.LoadFailed():
                 self._failure = ModelLoadError(event.message)
             case Ready():
@@ -167,7 +179,10 @@ class EngineChild:
             return
         if isinstance(event, Finished | messages.Failed):
             del self._streams[event.request_id]
-        queue.put_nowait(from_code(event.code, event.message) if isinstance(event, messages.Failed) else event)
+        if isinstance(event, messages.Failed):
+            queue.put_nowait(from_code(event.code, event.message, event.adapter))
+        else:
+            queue.put_nowait(event)
 
     def _settle(self, answer: messages.AdapterAdded | messages.AdapterRefused) -> None:
         """Resolve the future of an offered adapter."""
@@ -179,6 +194,12 @@ class EngineChild:
             addition.set_exception(from_code(answer.code, answer.message))
         else:
             addition.set_result(None)
+
+    def _settle_removal(self, digest: str) -> None:
+        """Resolve the future of a removed adapter."""
+        removal = self._removals.pop(digest, None)
+        if removal is not None and not removal.done():
+            removal.set_result(None)
 
 
 async def _take_events(

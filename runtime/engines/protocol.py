@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -47,12 +47,20 @@ class Engine(Protocol):
                 process ended.
         """
 
-    async def add_adapter(self, digest: str, path: Path) -> None:
-        """Make an adapter known, now and after every restart.
+    def on_ready(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` each time an engine becomes ready, before it is sent any request.
 
-        Raises:
-            AdapterError: the engine refused it, with the reason.
+        The start, a restart after a crash, and a replica that joins are one event: an engine that knows no adapter.
         """
 
-    async def remove_adapter(self, digest: str) -> None:
-        """Forget an adapter; requests that run under it finish under it."""
+    def add_adapter(self, digest: str, path: Path) -> Awaitable[None]:
+        """Send an adapter now, before any later request; awaiting gives the answer. A known one is added again.
+
+        Raises:
+            EngineUnavailable: while awaiting; no engine is ready, so nothing was sent.
+            EngineDied: while awaiting; the engine ended before it answered.
+            AdapterError: while awaiting; the engine refused it, with the reason.
+        """
+
+    def remove_adapter(self, digest: str) -> Awaitable[None]:
+        """Let no later request use an adapter; awaiting ends once no request uses it any more, or it is added again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class ChildEngine:
         self._ready_timeout_s = ready_timeout_s
         self._hang_timeout_s = hang_timeout_s
         self._on_loading = on_loading
-        self._adapters: dict[str, Path] = {}
+        self._on_ready: list[Callable[[], None]] = []
         self._child: EngineChild | None = None
         self._is_ready = asyncio.Event()
         self._n_waiting = self._n_restarts = 0
@@ -123,25 +123,21 @@ class ChildEngine:
         finally:
             self._n_waiting -= 1
 
-    async def add_adapter(self, digest: str, path: Path) -> None:
-        """See `Engine.add_adapter`."""
-        self._adapters[digest] = path
-        child = self._child
-        if child is None or child.ready is None:
-            return
-        try:
-            await asyncio.shield(child.add_adapter(digest, str(path)))
-        except EngineDied:
-            return  # the next engine is offered the adapter when it is ready
-        except GemlaneError:
-            self._adapters.pop(digest, None)
-            raise
+    def on_ready(self, callback: Callable[[], None]) -> None:
+        """See `Engine.on_ready`."""
+        self._on_ready.append(callback)
 
-    async def remove_adapter(self, digest: str) -> None:
+    def add_adapter(self, digest: str, path: Path) -> Awaitable[None]:
+        """See `Engine.add_adapter`."""
+        if self._child is None or self._child.ready is None:
+            return _fail(EngineUnavailable("the model is being loaded"))
+        return asyncio.shield(self._child.add_adapter(digest, str(path)))
+
+    def remove_adapter(self, digest: str) -> Awaitable[None]:
         """See `Engine.remove_adapter`."""
-        self._adapters.pop(digest, None)
-        if self._child is not None and self._child.ready is not None:
-            self._child.send(messages.RemoveAdapter(digest))
+        if self._child is None or self._child.ready is None:
+            return _succeed()
+        return asyncio.shield(self._child.remove_adapter(digest))
 
     async def _supervise(self, first: asyncio.Future[Ready]) -> None:
         """Run one child after the other until cancelled; wait longer after each that dies before it is ready."""
@@ -169,7 +165,7 @@ class ChildEngine:
             return ModelLoadError(f"the engine process cannot be started: {error.strerror}"), False
         end: GemlaneError = EngineUnavailable("the server is shutting down")
         try:
-            await child.run(self._hang_timeout_s, lambda event: self._notice(child, event, first))
+            await child.run(self._hang_timeout_s, lambda event: self._notice(event, first))
             end = EngineDied("the engine process ended while this request was running; it is being restarted")
         finally:
             self._child = None
@@ -177,16 +173,24 @@ class ChildEngine:
             await child.end(end)
         return child.end_reason, child.ready is not None
 
-    def _notice(self, child: EngineChild, event: messages.Message, first: asyncio.Future[Ready]) -> None:
+    def _notice(self, event: messages.Message, first: asyncio.Future[Ready]) -> None:
         """Take an event that belongs to no request."""
         match event:
             case Ready():
+                for callback in self._on_ready:
+                    callback()
                 self._is_ready.set()
-                for digest, path in self._adapters.items():
-                    child.send(messages.AddAdapter(digest, str(path)))
                 if not first.done():
                     first.set_result(event)
             case messages.Loading():
                 self._on_loading(event.fraction)
             case Stats():
                 self._stats = event
+
+
+async def _fail(error: GemlaneError) -> None:
+    raise error
+
+
+async def _succeed() -> None:
+    pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -54,13 +54,17 @@ class ObservedEngine:
         finally:
             record.end()
 
-    async def add_adapter(self, digest: str, path: Path) -> None:
-        """See `Engine.add_adapter`."""
-        await self._engine.add_adapter(digest, path)
+    def on_ready(self, callback: Callable[[], None]) -> None:
+        """See `Engine.on_ready`."""
+        self._engine.on_ready(callback)
 
-    async def remove_adapter(self, digest: str) -> None:
+    def add_adapter(self, digest: str, path: Path) -> Awaitable[None]:
+        """See `Engine.add_adapter`."""
+        return self._engine.add_adapter(digest, path)
+
+    def remove_adapter(self, digest: str) -> Awaitable[None]:
         """See `Engine.remove_adapter`."""
-        await self._engine.remove_adapter(digest)
+        return self._engine.remove_adapter(digest)
 
 
 class _Record:

@@ -23,7 +23,7 @@ from runtime.prompt.gemma import SystemRole
 from runtime.web.answers import collect, stream
 from runtime.web.body import parse_json_object
 from runtime.web.dialect import ErrorAnswer, ErrorFormat
-from runtime.web.keys import ENGINE, LIMITS, REGISTRY, REQUEST_ID, SETTINGS
+from runtime.web.keys import ENGINE, LIMITS, REQUEST_ID, SETTINGS, STORE
 from runtime.web.limits import read_body
 from runtime.web.streams import Frames
 
@@ -81,8 +81,8 @@ def add_routes(app: web.Application) -> None:
 
 def _models(request: web.Request) -> list[tuple[str, int]]:
     adapters = [
-        (f"{BASE_MODEL}:{one.name if is_plain_name(one.name) else one.id}", int(one.created_at.timestamp()))
-        for one in request.app[REGISTRY]
+        (f"{BASE_MODEL}:{one.name if is_plain_name(one.name) else one.id}", int(one.modified_at.timestamp()))
+        for one in request.app[STORE].usable()
     ]
     return [(BASE_MODEL, 0), *adapters]
 
@@ -101,7 +101,7 @@ def _blend(request: web.Request, asked: CompletionInput) -> Blend:
     terms = parse_lora(suffix)
     if terms and asked.lora and terms != asked.lora:
         raise InvalidRequest(f"model names the adapter {suffix[:200]!r} and lora another; name one")
-    return blend_of(terms or asked.lora, request.app[REGISTRY].member)
+    return blend_of(terms or asked.lora, request.app[STORE].member)
 
 
 def _generation(

@@ -7,11 +7,11 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from runtime.adapters.registry import Registry
+from runtime.adapters.store import Store
 from runtime.engines.protocol import Engine
 from runtime.errors import ForeignOrigin, Unauthorized
 from runtime.web.body import render_json
-from runtime.web.keys import ENGINE, REGISTRY, TOKENS
+from runtime.web.keys import ENGINE, STORE, TOKENS
 from runtime.web.openapi import ANYTHING, TEXT, answers, operation, path, record
 
 PATHS: Final = {
@@ -22,7 +22,7 @@ PATHS: Final = {
 }
 
 
-def health_of(engine: Engine, registry: Registry) -> dict[str, Any]:
+def health_of(engine: Engine, store: Store) -> dict[str, Any]:
     """The engine's state, the model, how adapters share batches and why, and the adapters."""
     ready, stats = engine.ready, engine.stats
     if ready is None:
@@ -32,7 +32,7 @@ def health_of(engine: Engine, registry: Registry) -> dict[str, Any]:
         "model": dataclasses.asdict(ready.model),
         "adapter_batching": ready.adapter_batching,
         "adapter_batching_reason": ready.batching_reason,
-        "adapters": [{"id": adapter.id, "name": adapter.name} for adapter in registry],
+        "adapters": [{"id": adapter.id, "name": adapter.name} for adapter in store.usable()],
         "requests": {"in_flight": engine.n_in_flight},
         "load": dataclasses.asdict(stats) if stats is not None else None,
     }
@@ -42,7 +42,7 @@ def add_routes(app: web.Application) -> None:
     """``/health`` needs no token; without one it shows the status alone."""
 
     async def health(request: web.Request) -> web.Response:
-        state = health_of(request.app[ENGINE], request.app[REGISTRY])
+        state = health_of(request.app[ENGINE], request.app[STORE])
         try:
             request.app[TOKENS].check(request.headers)
         except (Unauthorized, ForeignOrigin):

@@ -6,8 +6,8 @@ from typing import Final
 
 from aiohttp import web
 
-from runtime.adapters.registry import Registry
-from runtime.adapters.uploads import Finetunes
+from runtime.adapters.service import AdapterService
+from runtime.adapters.store import Store
 from runtime.config import ServerSettings
 from runtime.engines.protocol import Engine
 from runtime.observe.events import Observer
@@ -17,9 +17,8 @@ from runtime.web.streams import Frames
 from runtime.web.tokens import Tokens
 
 ENGINE: Final = web.AppKey[Engine]("engine", Engine)
-REGISTRY: Final = web.AppKey("registry", Registry)
-FINETUNES: Final = web.AppKey("finetunes", Finetunes)
-"""Absent where there is no folder to keep them in."""
+ADAPTERS: Final = web.AppKey("adapters", AdapterService)
+STORE: Final = web.AppKey("store", Store)
 SETTINGS: Final = web.AppKey("settings", ServerSettings)
 TOKENS: Final = web.AppKey("tokens", Tokens)
 OBSERVER: Final = web.AppKey[Observer]("observer", Observer)

@@ -14,7 +14,7 @@ from typing import Final
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from runtime.adapters.uploads import Upload
+from runtime.adapters.uploads import ReceivedFile
 from runtime.errors import InvalidRequest, RequestTimeout, RequestTooLarge, StorageError
 
 _MAX_FIELD_BYTES: Final = 4096
@@ -32,7 +32,7 @@ class Form:
     """What came: text fields by name, and the part called ``file``."""
 
     fields: dict[str, str]
-    file: Upload
+    file: ReceivedFile
 
 
 @contextlib.asynccontextmanager
@@ -64,7 +64,7 @@ async def receive(request: web.Request, folder: Path, *, max_bytes: int, limit_s
 
 async def _read(request: web.Request, path: Path, max_bytes: int) -> Form:
     fields: dict[str, str] = {}
-    file: Upload | None = None
+    file: ReceivedFile | None = None
     n_parts = 0
     if "Content-Type" not in request.headers:
         raise InvalidRequest("the body must be a multipart form; it has no Content-Type")
@@ -90,7 +90,7 @@ async def _read_field(part: BodyPartReader) -> str:
     return content.decode()
 
 
-async def _read_file(part: BodyPartReader, path: Path, max_bytes: int) -> Upload:
+async def _read_file(part: BodyPartReader, path: Path, max_bytes: int) -> ReceivedFile:
     """The part on disk; a slow disk holds up nobody else."""
     digest, size_bytes = hashlib.sha256(), 0
     with _storage():
@@ -105,7 +105,7 @@ async def _read_file(part: BodyPartReader, path: Path, max_bytes: int) -> Upload
                 await asyncio.to_thread(file.write, chunk)
         with _storage():
             file.flush()
-    return Upload(path, digest.hexdigest())
+    return ReceivedFile(path, digest.hexdigest())
 
 
 def _too_large(max_bytes: int) -> RequestTooLarge:

@@ -69,7 +69,7 @@ def test_wrangler_creates_a_finetune_that_outlives_the_server(
     """By name and by id at once, and again after a restart."""
     needs("npm")
     folder = peft(tmp_path / "peft", "pirate")
-    with serving(tiny_model, uploads) as server:
+    with serving(tiny_model, uploads, state=tmp_path / "state") as server:
         created = wrangler(command, server, "finetune", "create", MODEL, "mine", folder)
         assert "mine" in created
         assert answer_of(server, "mine") == ANSWERS["pirate"][QUESTION]
@@ -81,7 +81,7 @@ def test_wrangler_creates_a_finetune_that_outlives_the_server(
         listed = wrangler(command, server, "finetune", "list")
         assert "mine" in listed
         assert finetune_id in listed
-    with serving(tiny_model, uploads) as server:
+    with serving(tiny_model, uploads, state=tmp_path / "state") as server:
         assert answer_of(server, "mine") == ANSWERS["pirate"][QUESTION]
         assert answer_of(server, finetune_id) == ANSWERS["pirate"][QUESTION]
         assert finetune_id in wrangler(command, server, "finetune", "list")

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -66,9 +67,26 @@ def run_gemlane(*arguments: str, **options: Any) -> subprocess.CompletedProcess[
 
 
 @contextlib.contextmanager
-def serving(model: Path, adapters: Path, *flags: str, prefix: tuple[str, ...] = ()) -> Iterator[Server]:
-    """A server on a free port, ready for requests; ``prefix`` is a command to run it under."""
-    places = ["--model", str(model), "--adapters", str(adapters), "--port", "0"]
+def serving(
+    model: Path, adapters: Path, *flags: str, prefix: tuple[str, ...] = (), state: Path | None = None
+) -> Iterator[Server]:
+    """A server on a free port, ready for requests.
+
+    Args:
+        model: the base model.
+        adapters: the folder of adapters.
+        flags: further arguments.
+        prefix: a command to run it under.
+        state: the state folder, for a server that is to find what an earlier one kept; without it an empty one.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gemlane-state-")))
+        places = ["--model", str(model), "--adapters", str(adapters), "--state-dir", str(folder), "--port", "0"]
+        yield stack.enter_context(_serving(places, flags, prefix))
+
+
+@contextlib.contextmanager
+def _serving(places: list[str], flags: tuple[str, ...], prefix: tuple[str, ...]) -> Iterator[Server]:
     process = subprocess.Popen(
         [*prefix, *COMMAND, "serve", *places, "--threads", "1", *flags],
         stderr=subprocess.PIPE,

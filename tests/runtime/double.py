@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -48,6 +48,13 @@ class ScriptedEngine:
         """Set when an answer waits for an event of the script."""
         self.adapters: dict[str, Path] = {}
         self.refusals: dict[str, GemlaneError] = {}
+        self.refuses_with: GemlaneError | None = None
+        """What every adapter is refused with."""
+        self.offers: list[str] = []
+        """Every digest that was sent, in order."""
+        self.in_use: dict[str, asyncio.Event] = {}
+        """Removed adapters that requests still use, each until its event is set."""
+        self._on_ready: list[Callable[[], None]] = []
         self.n_in_flight = 0
         self.n_restarts = 0
 
@@ -82,10 +89,27 @@ class ScriptedEngine:
                 self.cancelled.append(request.request_id)
             self.left.set()
 
-    async def add_adapter(self, digest: str, path: Path) -> None:
-        if digest in self.refusals:
-            raise self.refusals[digest]
-        self.adapters[digest] = path
+    def on_ready(self, callback: Callable[[], None]) -> None:
+        self._on_ready.append(callback)
+
+    def restart(self) -> None:
+        """Become ready as an engine that knows no adapter."""
+        self.adapters.clear()
+        for callback in self._on_ready:
+            callback()
+
+    def add_adapter(self, digest: str, path: Path) -> asyncio.Future[None]:
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.offers.append(digest)
+        error = self.refuses_with or self.refusals.get(digest)
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            self.adapters[digest] = path
+            answer.set_result(None)
+        return answer
 
     async def remove_adapter(self, digest: str) -> None:
         self.adapters.pop(digest, None)
+        if digest in self.in_use:
+            await self.in_use[digest].wait()

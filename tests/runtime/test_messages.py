@@ -54,6 +54,7 @@ EXAMPLES: tuple[messages.Message, ...] = (
     messages.Cancel("r1"),
     messages.AddAdapter("a" * 64, "/adapters/a.gguf"),
     messages.RemoveAdapter("a" * 64),
+    messages.AdapterRemoved("a" * 64),
     messages.Loading(0.5),
     messages.Ready(messages.ModelInfo("m", 1, 2, 3, 4, 5, 6, "CPU"), "mixed", "its self-check passed", "0c1e570"),
     messages.LoadFailed("model_load", "no such file"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 from runtime.errors import UnknownAdapter
 from runtime.generation import Blend
@@ -13,25 +12,25 @@ class AdapterUsers:
     """Adapters by digest. One that is removed while sequences use it stays until the last of them has ended."""
 
     def __init__(self) -> None:
-        self._paths: dict[str, Path] = {}
+        self._known: set[str] = set()
         self._removed: set[str] = set()
         self._n_users: Counter[str] = Counter()
 
     def __contains__(self, digest: str) -> bool:
-        return digest in self._paths and digest not in self._removed
+        return digest in self._known and digest not in self._removed
 
-    def put(self, digest: str, path: Path) -> None:
+    def put(self, digest: str) -> None:
         """Make an adapter known, or known again."""
-        self._paths.setdefault(digest, path)
+        self._known.add(digest)
         self._removed.discard(digest)
 
-    def path(self, digest: str) -> Path:
-        """The file of an adapter that is known or still used."""
-        return self._paths[digest]
+    def has(self, digest: str) -> bool:
+        """Whether an adapter is known, or was removed and is still used."""
+        return digest in self._known
 
     def remove(self, digest: str) -> bool:
-        """Forget an adapter; True if nobody uses it, so that its memory can go now."""
-        if digest not in self._paths:
+        """Forget an adapter; True if no sequence uses it, so that its memory can go now."""
+        if digest not in self._known:
             return False
         self._removed.add(digest)
         return self._drop(digest)
@@ -44,7 +43,9 @@ class AdapterUsers:
         """
         for member in blend.members:
             if member.digest not in self:
-                raise UnknownAdapter(f"the engine knows no adapter with digest {member.digest[:12]}")
+                raise UnknownAdapter(
+                    f"adapter {member.shown_name} was removed while the request came", member.shown_name
+                )
         self._n_users.update(member.digest for member in blend.members)
 
     def release(self, blend: Blend) -> list[str]:
@@ -56,5 +57,6 @@ class AdapterUsers:
         if digest not in self._removed or self._n_users[digest] > 0:
             return False
         self._removed.discard(digest)
-        del self._paths[digest], self._n_users[digest]
+        self._known.discard(digest)
+        del self._n_users[digest]
         return True

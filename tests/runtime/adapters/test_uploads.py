@@ -5,20 +5,32 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from runtime.adapters.check import make_check
 from runtime.adapters.converter import Converter
-from runtime.adapters.record import MANIFEST_NAME, read_manifest
-from runtime.adapters.registry import Registry
-from runtime.adapters.uploads import CONFIG_NAME, GGUF_NAME, WEIGHTS_NAME, Finetunes, Upload, check_config
+from runtime.adapters.disk import StateDir
+from runtime.adapters.intake import AdapterFiles, Intake
+from runtime.adapters.known import KnownFiles, stamp_of
+from runtime.adapters.record import RECORD_NAME, read_record
+from runtime.adapters.store import Store
+from runtime.adapters.upload_rules import CONFIG_NAME, WEIGHTS_NAME, check_config
+from runtime.adapters.uploads import ReceivedFile, Uploads
+from runtime.adapters.views import NewAdapter, Source
 from runtime.errors import (
+    AdapterBudget,
+    AdapterConflict,
     AdapterError,
+    ConfigError,
     ConversionDied,
     EngineUnavailable,
+    GenerationMismatch,
     IncompatibleAdapter,
     IncompleteAdapter,
     InvalidAdapter,
@@ -33,36 +45,67 @@ MODEL = "@cf/google/gemma-7b-it-lora"
 
 
 class House:
-    """A folder of finetunes, and all that stands around it; ``restart`` opens it anew."""
+    """A state folder, and all that works with it; ``restart`` opens it anew."""
 
-    def __init__(self, folder: Path, model: Path) -> None:
-        self.folder = folder
-        self.engine = ScriptedEngine()
-        self.registry = Registry()
+    def __init__(self, root: Path, model: Path) -> None:
+        self.root, self.model = root, model
         self.converter = Converter(model, max_rank=32)
-        self.finetunes = Finetunes(folder, self.registry, self.engine, self.converter, max_adapters=3)
+        self._open()
+
+    def _open(self) -> None:
+        self.engine = ScriptedEngine()
+        self.state = StateDir(self.root)
+        self.known = KnownFiles(self.root / "known.json", stamp_of(self.model))
+        self.store = Store(self.engine, 3, lambda checked: self.state.drop_blob(checked.digest))
+        self.intake = Intake(self.state, self.known, make_check(self.model), self.converter, 0)
+        self.uploads = Uploads(self.state, self.store, self.intake)
+
+    async def close(self) -> None:
+        """As at the end of the process."""
+        await self.uploads.close()
+        await self.store.close()
+        self.known.save()
+        self.state.close()
 
     async def restart(self) -> None:
         """As after the end of the process."""
-        await self.finetunes.close()
-        self.engine, self.registry = ScriptedEngine(), Registry()
-        self.finetunes = Finetunes(self.folder, self.registry, self.engine, self.converter, max_adapters=3)
-        await self.finetunes.load()
+        await self.close()
+        self._open()
+        await self.uploads.load()
 
-    def upload(self, content: bytes) -> Upload:
+    async def rest(self) -> None:
+        """Let everything that was begun come to its end."""
+        while self.store._tasks:
+            await asyncio.gather(*self.store._tasks)
+
+    def folder(self, upload_id: str) -> Path:
+        """Where an upload's record lies."""
+        return self.state.uploads / upload_id
+
+    def blobs(self) -> list[str]:
+        """The GGUF files that are kept."""
+        return sorted(path.name for path in self.state.blobs.glob("*.gguf"))
+
+    def receive(self, content: bytes) -> ReceivedFile:
         """A file that has just come."""
-        path = self.finetunes.uploads / "incoming"
+        path = self.state.incoming / "incoming"
         path.write_bytes(content)
-        return Upload(path, hashlib.sha256(content).hexdigest())
+        return ReceivedFile(path, hashlib.sha256(content).hexdigest())
 
-    async def send(self, manifest_id: str, *names: str, adapter: str = "pirate", **changes: object) -> None:
+    async def send(self, upload_id: str, *names: str, adapter: str = "pirate", **changes: object) -> None:
         """Send files of an adapter, ``changes`` applied to its configuration (None takes a key away)."""
         for name in names:
             content = (PEFT / adapter / name).read_bytes()
             if name == CONFIG_NAME and changes:
                 config = json.loads(content) | changes
                 content = json.dumps({key: value for key, value in config.items() if value is not None}).encode()
-            await self.finetunes.add_file(manifest_id, name, self.upload(content))
+            await self.uploads.add_file(upload_id, name, self.receive(content))
+
+
+def peft_files(adapter: str) -> AdapterFiles:
+    """The folder of one of the tiny adapters."""
+    folder = PEFT / adapter
+    return AdapterFiles(folder, (folder / CONFIG_NAME, folder / WEIGHTS_NAME))
 
 
 class HeldConverter:
@@ -82,163 +125,156 @@ class HeldConverter:
 @pytest.fixture
 async def house(tmp_path: Path, tiny_model: Path) -> AsyncIterator[House]:
     """An empty one."""
-    house = House(tmp_path / "finetunes", tiny_model)
+    house = House(tmp_path / "state", tiny_model)
     yield house
-    await house.finetunes.close()
+    await house.close()
 
 
 async def test_a_finetune_is_usable_once_its_second_file_is_there(house: House) -> None:
     """By name and by id; before that it is incomplete, and nothing of the upload is left over."""
-    manifest = house.finetunes.create("my pirate", MODEL)
-    for name in (manifest.name, manifest.id):
+    record = await house.uploads.create("my pirate", MODEL)
+    for name in (record.name, record.id):
         with pytest.raises(IncompleteAdapter):
-            house.registry.resolve(name)
-    await house.send(manifest.id, CONFIG_NAME)
+            house.store.resolve(name)
+    await house.send(record.id, CONFIG_NAME)
     with pytest.raises(IncompleteAdapter):
-        house.registry.resolve(manifest.id)
-    await house.send(manifest.id, WEIGHTS_NAME)
+        house.store.resolve(record.id)
+    await house.send(record.id, WEIGHTS_NAME)
     (digest,) = house.engine.adapters
-    assert house.registry.resolve("my pirate") == house.registry.resolve(manifest.id) == Blend((BlendMember(digest),))
-    assert sorted(path.name for path in (house.folder / manifest.id).iterdir()) == sorted(
-        [GGUF_NAME, f"{GGUF_NAME}.json", CONFIG_NAME, MANIFEST_NAME]
-    )
-    assert list(house.finetunes.uploads.iterdir()) == []
+    assert house.store.resolve("my pirate") == house.store.resolve(record.id) == Blend((BlendMember(digest),))
+    assert {path.name for path in house.folder(record.id).iterdir()} == {CONFIG_NAME, RECORD_NAME}
+    assert house.blobs() == [f"{digest}.gguf"]
+    assert list(house.state.incoming.iterdir()) == []
     assert house.engine.adapters[digest].read_bytes()[:4] == b"GGUF"
 
 
 async def test_it_survives_a_restart(house: House) -> None:
     """Whole and half-filled finetunes alike; the half-filled one can be completed then."""
-    whole, half = house.finetunes.create("whole", MODEL), house.finetunes.create("half", MODEL, is_public=True)
+    whole, half = await house.uploads.create("whole", MODEL), await house.uploads.create("half", MODEL, is_public=True)
     await house.send(whole.id, WEIGHTS_NAME, CONFIG_NAME)
     await house.send(half.id, CONFIG_NAME, adapter="tag")
-    before = house.registry.resolve("whole")
+    before = house.store.resolve("whole")
     await house.restart()
-    assert house.registry.resolve("whole") == before
-    assert [(manifest.name, manifest.is_public) for manifest in house.finetunes] == [("whole", False), ("half", True)]
+    assert house.store.resolve("whole") == before
+    assert [(record.name, record.is_public) for record in house.uploads] == [("whole", False), ("half", True)]
     with pytest.raises(IncompleteAdapter):
-        house.registry.resolve("half")
+        house.store.resolve("half")
     await house.send(half.id, WEIGHTS_NAME, adapter="tag")
-    house.registry.resolve("half")
+    house.store.resolve("half")
 
 
 async def test_a_conversion_that_was_cut_off_is_done_at_the_next_start(house: House) -> None:
     """Both files are there, and no adapter yet: as after ``kill -9`` at the worst moment."""
-    manifest = house.finetunes.create("cut", MODEL)
-    await house.send(manifest.id, CONFIG_NAME)
-    shutil.copy(PEFT / "pirate" / WEIGHTS_NAME, house.folder / manifest.id)
-    (house.folder / manifest.id / GGUF_NAME).write_bytes(b"GGUF half")
-    (house.finetunes.uploads / "rest").write_bytes(b"x")
+    record = await house.uploads.create("cut", MODEL)
+    await house.send(record.id, CONFIG_NAME)
+    shutil.copy(PEFT / "pirate" / WEIGHTS_NAME, house.folder(record.id))
+    (house.state.incoming / "half.gguf").write_bytes(b"GGUF half")
+    (house.state.incoming / "rest").write_bytes(b"x")
     await house.restart()
-    await asyncio.gather(*house.finetunes._tasks)
-    house.registry.resolve("cut")
-    assert list(house.finetunes.uploads.iterdir()) == []
+    await asyncio.gather(*house.uploads._tasks)
+    house.store.resolve("cut")
+    assert list(house.state.incoming.iterdir()) == []
 
 
 async def test_the_same_file_twice_changes_nothing(house: House) -> None:
     """A client that asks again after a timeout is answered as the first time; another file is refused."""
-    manifest = house.finetunes.create("twice", MODEL)
-    await house.send(manifest.id, CONFIG_NAME, CONFIG_NAME, WEIGHTS_NAME)
-    await house.send(manifest.id, WEIGHTS_NAME, CONFIG_NAME)
+    record = await house.uploads.create("twice", MODEL)
+    await house.send(record.id, CONFIG_NAME, CONFIG_NAME, WEIGHTS_NAME)
+    await house.send(record.id, WEIGHTS_NAME, CONFIG_NAME)
     with pytest.raises(InvalidAdapter, match="cannot be replaced"):
-        await house.send(manifest.id, WEIGHTS_NAME, adapter="tag")
+        await house.send(record.id, WEIGHTS_NAME, adapter="tag")
     assert len(house.engine.adapters) == 1
 
 
 async def test_a_refused_adapter_can_be_mended(house: House) -> None:
     """What was sent last is forgotten, the finetune stays incomplete, and the right file completes it."""
-    manifest = house.finetunes.create("mended", MODEL)
-    await house.send(manifest.id, WEIGHTS_NAME)
+    record = await house.uploads.create("mended", MODEL)
+    await house.send(record.id, WEIGHTS_NAME)
     with pytest.raises(IncompatibleAdapter):
-        await house.send(manifest.id, CONFIG_NAME, r=2)
+        await house.send(record.id, CONFIG_NAME, r=2)
     with pytest.raises(InvalidAdapter, match="bias"):
-        await house.send(manifest.id, CONFIG_NAME, bias="all")
+        await house.send(record.id, CONFIG_NAME, bias="all")
     with pytest.raises(IncompleteAdapter):
-        house.registry.resolve("mended")
+        house.store.resolve("mended")
     assert house.engine.adapters == {}
-    await house.send(manifest.id, CONFIG_NAME)
-    house.registry.resolve("mended")
+    await house.send(record.id, CONFIG_NAME)
+    house.store.resolve("mended")
 
 
 async def test_messages_do_not_tell_where_files_lie(house: House) -> None:
     """The converter names files; clients see no folder of the server."""
-    manifest = house.finetunes.create("cut", MODEL)
-    await house.send(manifest.id, CONFIG_NAME)
+    record = await house.uploads.create("cut", MODEL)
+    await house.send(record.id, CONFIG_NAME)
     with pytest.raises(InvalidAdapter) as caught:
-        await house.finetunes.add_file(manifest.id, WEIGHTS_NAME, house.upload(b"\xff" * 100))
+        await house.uploads.add_file(record.id, WEIGHTS_NAME, house.receive(b"\xff" * 100))
     assert WEIGHTS_NAME in str(caught.value)
-    assert str(house.folder) not in str(caught.value)
-    assert not list((house.folder / manifest.id).glob("*.safetensors"))
+    assert str(house.root) not in str(caught.value)
+    assert not list((house.folder(record.id)).glob("*.safetensors"))
 
 
 async def test_a_rank_over_the_limit_is_refused(house: House) -> None:
     """The engine's lanes have room for so much and no more."""
-    house.finetunes._converter = Converter(house.converter._base, max_rank=1)
-    manifest = house.finetunes.create("fat", MODEL)
+    house.intake._converter = Converter(house.model, max_rank=1)
+    record = await house.uploads.create("fat", MODEL)
     with pytest.raises(IncompatibleAdapter, match="room for 1"):
-        await house.send(manifest.id, CONFIG_NAME, WEIGHTS_NAME)
-    assert not list((house.folder / manifest.id).glob(f"{GGUF_NAME}*"))
+        await house.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
+    assert house.blobs() == []
 
 
 async def test_what_the_engine_refuses_is_not_kept(house: House) -> None:
     """Its reason reaches the client."""
-
-    async def refuse(_digest: str, _path: Path) -> None:
-        raise IncompatibleAdapter("no room")
-
-    house.engine.add_adapter = refuse  # type: ignore[assignment, method-assign]
-    manifest = house.finetunes.create("refused", MODEL)
+    house.engine.refuses_with = IncompatibleAdapter("no room")
+    record = await house.uploads.create("refused", MODEL)
     with pytest.raises(IncompatibleAdapter, match="no room"):
-        await house.send(manifest.id, CONFIG_NAME, WEIGHTS_NAME)
-    assert read_manifest(house.folder / manifest.id).digest is None
-    assert not list((house.folder / manifest.id).glob(f"{GGUF_NAME}*"))
+        await house.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
+    assert read_record(house.folder(record.id)).digest is None
+    await house.rest()
+    assert house.blobs() == []
 
 
 async def test_an_engine_that_is_not_ready_costs_nothing(house: House) -> None:
-    """It will be told once it is."""
-
-    async def refuse(_digest: str, _path: Path) -> None:
-        raise EngineUnavailable("starting")
-
-    house.engine.add_adapter = refuse  # type: ignore[assignment, method-assign]
-    manifest = house.finetunes.create("early", MODEL)
-    await house.send(manifest.id, CONFIG_NAME, WEIGHTS_NAME)
-    house.registry.resolve("early")
+    """The engine is offered the adapter once it is ready."""
+    house.engine.refuses_with = EngineUnavailable("starting")
+    record = await house.uploads.create("early", MODEL)
+    await house.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
+    house.store.resolve("early")
 
 
 async def test_a_converter_that_dies(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is our fault, not the file's: the files stay, and sending one again tries again."""
-    manifest = house.finetunes.create("dies", MODEL)
+    record = await house.uploads.create("dies", MODEL)
     with monkeypatch.context() as patch:
         patch.setattr("sys.executable", shutil.which("false"))
         with pytest.raises(ConversionDied, match="memory and disk"):
-            await house.send(manifest.id, CONFIG_NAME, WEIGHTS_NAME)
-    await house.send(manifest.id, WEIGHTS_NAME)
-    house.registry.resolve("dies")
+            await house.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
+    await house.send(record.id, WEIGHTS_NAME)
+    house.store.resolve("dies")
 
 
 async def test_a_base_model_that_is_gone(house: House, tmp_path: Path) -> None:
     """The same: the file was moved while it is served."""
-    house.finetunes._converter = Converter(tmp_path / "gone.gguf", max_rank=32)
-    manifest = house.finetunes.create("gone", MODEL)
+    house.intake._converter = Converter(tmp_path / "gone.gguf", max_rank=32)
+    record = await house.uploads.create("gone", MODEL)
     with pytest.raises(ConversionDied, match="base model cannot be read"):
-        await house.send(manifest.id, CONFIG_NAME, WEIGHTS_NAME)
+        await house.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
 
 
 async def test_remove(house: House) -> None:
     """Name, id, files and the engine's copy go; equal content under another name stays with the engine."""
-    first, second = house.finetunes.create("a", MODEL), house.finetunes.create("b", MODEL)
-    for manifest in (first, second):
-        await house.send(manifest.id, CONFIG_NAME, WEIGHTS_NAME)
-    await house.finetunes.remove(first.id)
+    first, second = await house.uploads.create("a", MODEL), await house.uploads.create("b", MODEL)
+    for record in (first, second):
+        await house.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
+    await house.uploads.remove(first.id)
     assert len(house.engine.adapters) == 1
     with pytest.raises(UnknownAdapter):
-        house.registry.resolve("a")
-    house.registry.resolve("b")
-    await house.finetunes.remove(second.id)
+        house.store.resolve("a")
+    house.store.resolve("b")
+    await house.uploads.remove(second.id)
+    await house.rest()
     assert house.engine.adapters == {}
-    assert [path.name for path in house.folder.iterdir()] == [".uploads"]
+    assert list(house.state.uploads.iterdir()) == []
     await house.restart()
-    assert list(house.finetunes) == []
+    assert list(house.uploads) == []
 
 
 @pytest.mark.parametrize(
@@ -247,97 +283,95 @@ async def test_remove(house: House) -> None:
 async def test_unusable_names(house: House, name: str) -> None:
     """They are refused before anything is written."""
     with pytest.raises(InvalidAdapter):
-        house.finetunes.create(name, MODEL)
-    assert [path.name for path in house.folder.iterdir()] == [".uploads"]
+        await house.uploads.create(name, MODEL)
+    assert list(house.state.uploads.iterdir()) == []
 
 
 async def test_a_name_is_taken_once(house: House) -> None:
     """Whether it is complete or not."""
-    house.finetunes.create("name", MODEL)
-    with pytest.raises(InvalidAdapter, match="taken"):
-        house.finetunes.create("name", MODEL)
+    await house.uploads.create("name", MODEL)
+    with pytest.raises(AdapterConflict, match="taken"):
+        await house.uploads.create("name", MODEL)
 
 
 async def test_a_finetune_that_was_refused_gives_way_to_its_successor(house: House) -> None:
     """Clients that cannot delete may try again under the same name; what still comes for the first is refused."""
-    first = house.finetunes.create("mine", MODEL)
+    first = await house.uploads.create("mine", MODEL)
     with pytest.raises(InvalidAdapter):
         await house.send(first.id, CONFIG_NAME, model_type="llama")
-    second = house.finetunes.create("mine", MODEL)
-    assert [manifest.id for manifest in house.finetunes] == [second.id]
-    assert [path.name for path in house.folder.iterdir() if not path.name.startswith(".")] == [second.id]
+    second = await house.uploads.create("mine", MODEL)
+    assert [record.id for record in house.uploads] == [second.id]
+    assert [path.name for path in house.state.uploads.iterdir()] == [second.id]
     with pytest.raises(UnknownAdapter):
         await house.send(first.id, WEIGHTS_NAME)
     await house.send(second.id, CONFIG_NAME, WEIGHTS_NAME)
-    house.registry.resolve("mine")
+    house.store.resolve("mine")
     with pytest.raises(InvalidAdapter, match="replaced"):
         await house.send(second.id, CONFIG_NAME, r=4)
-    with pytest.raises(InvalidAdapter, match="taken"):
-        house.finetunes.create("mine", MODEL)
+    with pytest.raises(AdapterConflict, match="taken"):
+        await house.uploads.create("mine", MODEL)
 
 
 async def test_a_finetune_left_half_filled_by_an_earlier_run_gives_way(house: House) -> None:
     """Whoever began it has gone."""
-    first = house.finetunes.create("mine", MODEL)
+    first = await house.uploads.create("mine", MODEL)
     await house.send(first.id, CONFIG_NAME)
     await house.restart()
-    second = house.finetunes.create("mine", MODEL)
-    assert [manifest.id for manifest in house.finetunes] == [second.id]
+    second = await house.uploads.create("mine", MODEL)
+    assert [record.id for record in house.uploads] == [second.id]
 
 
 async def test_a_finetune_that_is_being_mended_keeps_its_name(house: House) -> None:
     """The file that was refused has come again, and is being converted."""
-    manifest = house.finetunes.create("mine", MODEL)
-    await house.send(manifest.id, CONFIG_NAME)
+    record = await house.uploads.create("mine", MODEL)
+    await house.send(record.id, CONFIG_NAME)
     with pytest.raises(InvalidAdapter):
-        await house.finetunes.add_file(manifest.id, WEIGHTS_NAME, house.upload(b"nonsense"))
+        await house.uploads.add_file(record.id, WEIGHTS_NAME, house.receive(b"nonsense"))
     held = HeldConverter(house.converter)
-    house.finetunes._converter = held
-    converting = asyncio.create_task(house.send(manifest.id, WEIGHTS_NAME))
+    house.intake._converter = held
+    converting = asyncio.create_task(house.send(record.id, WEIGHTS_NAME))
     await held.started.wait()
-    with pytest.raises(InvalidAdapter, match="taken"):
-        house.finetunes.create("mine", MODEL)
+    with pytest.raises(AdapterConflict, match="taken"):
+        await house.uploads.create("mine", MODEL)
     held.may_go_on.set()
     await converting
-    house.registry.resolve("mine")
+    house.store.resolve("mine")
 
 
 async def test_there_may_be_so_many(house: House) -> None:
     """All adapters count, the incomplete ones too."""
     for name in "abc":
-        house.finetunes.create(name, MODEL)
+        await house.uploads.create(name, MODEL)
     with pytest.raises(AdapterError, match="3 adapters at most"):
-        house.finetunes.create("d", MODEL)
+        await house.uploads.create("d", MODEL)
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "../adapter_config.json", "", "x" * 1000])
 async def test_only_two_files_are_accepted(house: House, name: str) -> None:
     """Their names are not a client's to choose."""
-    manifest = house.finetunes.create("files", MODEL)
+    record = await house.uploads.create("files", MODEL)
     with pytest.raises(InvalidAdapter, match="file_name must be"):
-        await house.finetunes.add_file(manifest.id, name, house.upload(b"x"))
-    assert [path.name for path in (house.folder / manifest.id).iterdir()] == [MANIFEST_NAME]
+        await house.uploads.add_file(record.id, name, house.receive(b"x"))
+    assert [path.name for path in (house.folder(record.id)).iterdir()] == [RECORD_NAME]
 
 
 async def test_a_folder_that_cannot_be_written(house: House) -> None:
     """The name is free again, and nothing is half there."""
-    shutil.rmtree(house.folder)
-    house.folder.write_bytes(b"")
+    shutil.rmtree(house.state.uploads)
+    house.state.uploads.write_bytes(b"")
     with pytest.raises(StorageError):
-        house.finetunes.create("lost", MODEL)
-    house.folder.unlink()
-    house.folder.mkdir()
-    house.finetunes.create("lost", MODEL)
+        await house.uploads.create("lost", MODEL)
+    house.state.uploads.unlink()
+    house.state.uploads.mkdir()
+    await house.uploads.create("lost", MODEL)
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda folder: (folder / MANIFEST_NAME).write_text("{"),
-        lambda folder: (folder / MANIFEST_NAME).write_text("[]"),
-        lambda folder: (folder / MANIFEST_NAME).unlink(),
-        lambda folder: (folder / GGUF_NAME).write_bytes(b"GGUF"),
-        lambda folder: (folder / GGUF_NAME).unlink(),
+        lambda folder: (folder / RECORD_NAME).write_text("{"),
+        lambda folder: (folder / RECORD_NAME).write_text("[]"),
+        lambda folder: (folder / RECORD_NAME).unlink(),
         lambda folder: folder.rename(folder.with_name("elsewhere")),
     ],
 )
@@ -345,13 +379,128 @@ async def test_a_spoilt_folder_is_left_out(
     house: House, spoil: Callable[[Path], object], caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is told in the log; the others are served."""
-    bad, good = house.finetunes.create("bad", MODEL), house.finetunes.create("good", MODEL)
-    for manifest in (bad, good):
-        await house.send(manifest.id, CONFIG_NAME, WEIGHTS_NAME)
-    spoil(house.folder / bad.id)
+    bad, good = await house.uploads.create("bad", MODEL), await house.uploads.create("good", MODEL)
+    for record in (bad, good):
+        await house.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
+    spoil(house.folder(bad.id))
     await house.restart()
-    assert [manifest.name for manifest in house.finetunes] == ["good"]
+    assert [record.name for record in house.uploads] == ["good"]
     assert "is left out" in caplog.text
+
+
+@pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"GGUF"), lambda path: path.unlink()])
+async def test_a_spoilt_conversion_is_refused_with_its_reason(house: House, spoil: Callable[[Path], object]) -> None:
+    """The upload is listed, requests get the reason, and the others are served."""
+    bad, good = await house.uploads.create("bad", MODEL), await house.uploads.create("good", MODEL)
+    await house.send(bad.id, CONFIG_NAME, WEIGHTS_NAME)
+    await house.send(good.id, CONFIG_NAME, WEIGHTS_NAME, adapter="tag")
+    (digest,) = (member.digest for member in house.store.resolve("bad").members)
+    spoil(house.state.blob(digest))
+    await house.restart()
+    with pytest.raises(InvalidAdapter, match="bad: "):
+        house.store.resolve("bad")
+    house.store.resolve("good")
+
+
+async def test_put_adds_and_replaces(house: House) -> None:
+    """A whole folder at once; the earlier content goes from the engine and from the disk."""
+    view, is_new = await house.uploads.put("mine", peft_files("pirate"))
+    assert is_new
+    assert house.store.resolve("mine") == house.store.resolve(view.id) == Blend((BlendMember(str(view.digest)),))
+    second, is_new = await house.uploads.put("mine", peft_files("tag"), expected_digest=view.digest)
+    await house.rest()
+    assert not is_new
+    assert (second.id, second.digest != view.digest) == (view.id, True)
+    assert house.blobs() == [f"{second.digest}.gguf"]
+    await house.restart()
+    assert house.store.resolve("mine") == Blend((BlendMember(str(second.digest)),))
+
+
+async def test_put_takes_a_gguf_as_it_is(house: House, tiny_adapters: Path) -> None:
+    """Its content is kept unchanged."""
+    place = house.state.incoming / "pirate.gguf"
+    shutil.copy(tiny_adapters / "pirate.gguf", place)
+    view, _ = await house.uploads.put("mine", AdapterFiles(place, (place,)))
+    assert house.state.blob(str(view.digest)).read_bytes() == (tiny_adapters / "pirate.gguf").read_bytes()
+
+
+async def test_a_put_that_is_refused_leaves_nothing(house: House) -> None:
+    """A new name is free again; a served adapter is served on, over a restart too."""
+    bad = house.state.incoming / "bad.gguf"
+    bad.write_bytes(b"GGUF and no more")
+    with pytest.raises(InvalidAdapter):
+        await house.uploads.put("mine", AdapterFiles(bad, (bad,)))
+    assert (house.store.snapshot(), list(house.state.uploads.iterdir())) == ((), [])
+    view, _ = await house.uploads.put("mine", peft_files("pirate"))
+    with pytest.raises(InvalidAdapter):
+        await house.uploads.put("mine", AdapterFiles(bad, (bad,)))
+    await house.restart()
+    assert house.store.resolve("mine") == Blend((BlendMember(str(view.digest)),))
+
+
+async def test_puts_with_conditions(house: House) -> None:
+    """A change meant for another content, or for a new name, changes nothing."""
+    with pytest.raises(GenerationMismatch, match="no adapter 'mine'"):
+        await house.uploads.put("mine", peft_files("pirate"), expected_digest="a" * 64)
+    view, _ = await house.uploads.put("mine", peft_files("pirate"), must_be_new=True)
+    for condition in ({"expected_digest": "a" * 64}, {"must_be_new": True}):
+        with pytest.raises(GenerationMismatch):
+            await house.uploads.put("mine", peft_files("tag"), **condition)
+    with pytest.raises(GenerationMismatch):
+        await house.uploads.remove(view.id, "a" * 64)
+    assert house.store.resolve("mine") == Blend((BlendMember(str(view.digest)),))
+
+
+async def test_a_put_cannot_replace_a_file_of_the_folder(house: House) -> None:
+    """The folder is its owner's."""
+    new = NewAdapter("an id", "pirate", Source.FOLDER, datetime(2026, 1, 1, tzinfo=UTC), "pirate.gguf")
+    house.store.add(new)
+    with pytest.raises(AdapterConflict, match="replace it there"):
+        await house.uploads.put("pirate", peft_files("pirate"))
+
+
+async def test_a_conversion_is_not_done_twice(house: House) -> None:
+    """Equal files give the content that is there, over a restart too."""
+    await house.uploads.put("one", peft_files("pirate"))
+    await house.restart()
+    house.intake._converter = HeldConverter(house.converter)  # would wait for ever
+    async with asyncio.timeout(10):
+        view, _ = await house.uploads.put("two", peft_files("pirate"))
+    assert house.store.resolve("one") == house.store.resolve("two")
+    assert house.blobs() == [f"{view.digest}.gguf"]
+
+
+async def test_the_disk_budget(house: House) -> None:
+    """What would take more is refused, and the message names the setting."""
+    house.intake._max_bytes = 1
+    with pytest.raises(AdapterBudget, match="--adapter-disk-mib"):
+        await house.uploads.put("mine", peft_files("pirate"))
+
+
+async def test_a_full_disk_is_our_fault(house: House) -> None:
+    """The upload can be completed later, with the files that came."""
+
+    class FullDisk:
+        async def convert(self, _folder: Path, _output: Path) -> None:
+            raise StorageError("no space left on device")
+
+    house.intake._converter = FullDisk()
+    record = await house.uploads.create("later", MODEL)
+    with pytest.raises(StorageError, match="no space"):
+        await house.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
+    with pytest.raises(IncompleteAdapter, match="no space"):
+        house.store.resolve("later")
+    house.intake._converter = house.converter
+    await house.send(record.id, CONFIG_NAME)
+    house.store.resolve("later")
+
+
+async def test_a_state_folder_has_one_server(house: House) -> None:
+    """The second one is told which process has it, and what to do."""
+    with pytest.raises(ConfigError, match=f"process {os.getpid()}.*--state-dir"):
+        StateDir(house.root)
+    await house.close()
+    house._open()
 
 
 @pytest.mark.parametrize(

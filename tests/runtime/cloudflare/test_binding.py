@@ -8,11 +8,11 @@ from aiohttp import ClientSession
 
 from runtime.errors import EngineDied
 from runtime.generation import BASE, Blend, BlendMember
-from tests.runtime.conftest import PIRATE
+from tests.runtime.conftest import PIRATE, PIRATE_FILE
 from tests.runtime.double import ScriptedEngine
 
 MODEL = "@cf/google/gemma-7b-it-lora"
-PIRATES = Blend((BlendMember(PIRATE.digest),))
+PIRATES = Blend((BlendMember(PIRATE_FILE.digest),))
 RESULT = b'{"response":"Hello world","usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}}'
 URL = "https://workers-binding.ai/run?version=3"
 WAYS = [

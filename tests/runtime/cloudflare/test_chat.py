@@ -8,7 +8,7 @@ from aiohttp import ClientSession
 
 from runtime.cloudflare.chat import WorkersChatFrames, render_chat
 from runtime.generation import Blend, BlendMember, FinishReason, Usage
-from tests.runtime.conftest import PIRATE
+from tests.runtime.conftest import PIRATE_FILE
 from tests.runtime.double import ScriptedEngine
 
 PATH = "/client/v4/accounts/a/ai/v1/chat/completions"
@@ -52,7 +52,7 @@ async def test_route(client: ClientSession, engine: ScriptedEngine) -> None:
     assert re.fullmatch(r"id-[0-9]{13}", answer["id"])
     async with client.post(PATH + "/?lora=pirate", json=HI | {"stream": True}) as response:
         assert (await response.read()).endswith(b"data: [DONE]\n\n")
-    assert [request.blend for request in engine.requests] == [Blend((BlendMember(PIRATE.digest),))] * 2
+    assert [request.blend for request in engine.requests] == [Blend((BlendMember(PIRATE_FILE.digest),))] * 2
     assert engine.requests[0].max_tokens == 256
 
 

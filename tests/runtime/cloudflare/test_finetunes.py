@@ -11,9 +11,14 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, FormData, MultipartWriter
 
+from runtime.adapters.check import make_check
 from runtime.adapters.converter import Converter
-from runtime.adapters.registry import Registry
-from runtime.adapters.uploads import Finetunes
+from runtime.adapters.disk import StateDir
+from runtime.adapters.intake import Intake
+from runtime.adapters.known import KnownFiles, stamp_of
+from runtime.adapters.service import AdapterService
+from runtime.adapters.store import Store
+from runtime.adapters.uploads import Uploads
 from tests.runtime.conftest import Serve
 from tests.runtime.double import ScriptedEngine
 
@@ -24,15 +29,17 @@ FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @pytest.fixture
-def finetunes(tmp_path: Path, tiny_model: Path, registry: Registry, engine: ScriptedEngine) -> Finetunes:
-    """An empty folder of finetunes."""
-    return Finetunes(tmp_path / "finetunes", registry, engine, Converter(tiny_model, 32), max_adapters=100)
+def uploads(tmp_path: Path, tiny_model: Path, store: Store) -> Uploads:
+    """An empty state folder."""
+    state = StateDir(tmp_path / "state")
+    known = KnownFiles(state.root / "known.json", stamp_of(tiny_model))
+    return Uploads(state, store, Intake(state, known, make_check(tiny_model), Converter(tiny_model, 32), 0))
 
 
 @pytest.fixture
-async def client(serve: Serve, finetunes: Finetunes) -> ClientSession:
+async def client(serve: Serve, store: Store, uploads: Uploads) -> ClientSession:
     """A client of a server that takes finetunes."""
-    return await serve(finetunes)
+    return await serve(AdapterService(store, uploads))
 
 
 async def post(client: ClientSession, path: str, data: Any, status: int = 200, **headers: str) -> Any:
@@ -87,7 +94,7 @@ async def test_create_fill_and_use(client: ClientSession, engine: ScriptedEngine
     for lora in (fine_id, "tagged"):
         answer = await post(client, f"/run/{MODEL}", json.dumps({"prompt": "hi", "lora": lora}))
         assert answer["result"]["response"] == "Hello world"
-    (digest,) = engine.adapters
+    _, digest = engine.adapters
     assert {request.blend.members[0].digest for request in engine.requests} == {digest}
 
 
@@ -153,15 +160,15 @@ async def test_lists(client: ClientSession) -> None:
         ([], 5006, "must be a JSON object"),
     ],
 )
-async def test_create_refusals(client: ClientSession, finetunes: Finetunes, body: Any, code: int, text: str) -> None:
+async def test_create_refusals(client: ClientSession, uploads: Uploads, body: Any, code: int, text: str) -> None:
     """Each says what is wrong, and nothing is made."""
     answer = await post(client, "/finetunes", json.dumps(body), 400)
     assert answer["errors"][0]["code"] == code
     assert text in answer["errors"][0]["message"]
-    assert list(finetunes) == []
+    assert list(uploads) == []
 
 
-async def test_upload_refusals(client: ClientSession, finetunes: Finetunes) -> None:
+async def test_upload_refusals(client: ClientSession, uploads: Uploads) -> None:
     """Each says what is wrong; nothing of it stays on disk."""
     fine_id = await create(client)
     path = f"/finetunes/{fine_id}/finetune-assets"
@@ -189,8 +196,8 @@ async def test_upload_refusals(client: ClientSession, finetunes: Finetunes) -> N
     ]:
         answer = await post(client, where, data, status, **headers)
         assert answer["errors"][0]["code"] == code, answer
-        assert list(finetunes.uploads.iterdir()) == []
-    assert [manifest.files for manifest in finetunes] == [{}]
+        assert list(uploads.state.incoming.iterdir()) == []
+    assert [record.files for record in uploads] == [{}]
 
 
 @pytest.mark.parametrize(
@@ -218,9 +225,9 @@ async def test_an_upload_that_does_not_say_what_it_is(client: ClientSession) -> 
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
-async def test_a_file_over_the_limit(serve: Serve, finetunes: Finetunes, is_chunked: bool) -> None:
+async def test_a_file_over_the_limit(serve: Serve, store: Store, uploads: Uploads, is_chunked: bool) -> None:
     """It is refused as soon as that is known, and leaves nothing."""
-    client = await serve(finetunes, max_adapter_mib=1)
+    client = await serve(AdapterService(store, uploads), max_adapter_mib=1)
     fine_id = await create(client)
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
 
@@ -236,7 +243,7 @@ async def test_a_file_over_the_limit(serve: Serve, finetunes: Finetunes, is_chun
         data = _pieces(data)
     answer = await post(client, f"/finetunes/{fine_id}/finetune-assets", data, 413, **headers)
     assert answer["errors"][0]["code"] == 3006
-    assert list(finetunes.uploads.iterdir()) == []
+    assert list(uploads.state.incoming.iterdir()) == []
 
 
 async def _pieces(data: bytes) -> Any:
@@ -244,14 +251,14 @@ async def _pieces(data: bytes) -> Any:
         yield data[start : start + 65536]
 
 
-async def test_an_upload_that_is_cut_off(client: ClientSession, finetunes: Finetunes) -> None:
+async def test_an_upload_that_is_cut_off(client: ClientSession, uploads: Uploads) -> None:
     """The client vanishes in the middle: no part of its file stays."""
     fine_id = await create(client)
     is_stuck = asyncio.Event()
 
     async def body() -> Any:
         yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + b"x" * 200_000
-        while not list(finetunes.uploads.glob("*/file")):  # noqa: ASYNC110 - files have no event
+        while not list(uploads.state.incoming.glob("*/file")):  # noqa: ASYNC110 - files have no event
             await asyncio.sleep(0)
         is_stuck.set()
         await asyncio.Event().wait()
@@ -262,14 +269,14 @@ async def test_an_upload_that_is_cut_off(client: ClientSession, finetunes: Finet
     await asyncio.wait_for(is_stuck.wait(), 10)
     sending.cancel()
     async with asyncio.timeout(10):
-        while list(finetunes.uploads.iterdir()):  # noqa: ASYNC110 - files have no event
+        while list(uploads.state.incoming.iterdir()):  # noqa: ASYNC110 - files have no event
             await asyncio.sleep(0)
 
 
-async def test_a_disk_that_takes_nothing(client: ClientSession, finetunes: Finetunes) -> None:
+async def test_a_disk_that_takes_nothing(client: ClientSession, uploads: Uploads) -> None:
     """It is our fault, and said so."""
     fine_id = await create(client)
-    finetunes.uploads.rmdir()
+    uploads.state.incoming.rmdir()
     form = wrangler_form(FILES[0], b"{}")
     answer = await post(client, f"/finetunes/{fine_id}/finetune-assets", form, 500)
     assert answer["errors"][0]["code"] == 3043
@@ -303,4 +310,4 @@ async def test_one_file_uploaded_twice_at_once(client: ClientSession, engine: Sc
     contents = {name: (PEFT / name).read_bytes() for name in FILES}
     await post(client, path, wrangler_form(FILES[0], contents[FILES[0]]))
     await asyncio.gather(*(post(client, path, wrangler_form(FILES[1], contents[FILES[1]])) for _ in range(2)))
-    assert len(engine.adapters) == 1
+    assert len(engine.adapters) == 2

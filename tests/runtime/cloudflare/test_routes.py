@@ -14,13 +14,13 @@ from yarl import URL
 
 from runtime.errors import DecodeError, EngineDied, Overloaded
 from runtime.generation import BASE, Blend, BlendMember, Sampling
-from tests.runtime.conftest import PIRATE, Serve
+from tests.runtime.conftest import PIRATE, PIRATE_FILE, Serve
 from tests.runtime.double import ScriptedEngine
 
 ACCOUNT = "/client/v4/accounts/0123456789abcdef0123456789abcdef/ai"
 RUN = f"{ACCOUNT}/run/@cf/google/gemma-7b-it-lora"
-PIRATES = Blend((BlendMember(PIRATE.digest),))
-HALF = Blend((BlendMember(PIRATE.digest, 0.5),))
+PIRATES = Blend((BlendMember(PIRATE_FILE.digest),))
+HALF = Blend((BlendMember(PIRATE_FILE.digest, 0.5),))
 
 
 async def test_curl_of_the_model_page(client: ClientSession, engine: ScriptedEngine) -> None:

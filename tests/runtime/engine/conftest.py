@@ -17,7 +17,7 @@ from runtime.engine.engine import LlamaEngine
 from runtime.engine.start.startup import start
 from runtime.generation import BASE, Blend, BlendMember, FinishReason, GenerationRequest, Prompt, Sampling, Segment
 from runtime.llama.library import Library
-from runtime.messages import AdapterAdded, Event, Failed, Finished, Ready, Started, Text
+from runtime.messages import AdapterAdded, AdapterRemoved, Event, Failed, Finished, Ready, Started, Text
 
 GREEDY = Sampling(temperature=0)
 
@@ -52,6 +52,7 @@ class Driver:
         self.engine, self.ready, self._wakes = engine, ready, wakes
         self.outcomes: dict[str, Outcome] = {}
         self.digests: dict[str, str] = {}
+        self.removed: list[str] = []
 
     def add_adapters(self, folder: Path) -> None:
         """Make every adapter of a folder known by its name."""
@@ -110,6 +111,8 @@ class Driver:
                     self.outcomes[request_id].finished = event
                 case Failed(request_id):
                     self.outcomes[request_id].failed = event
+                case AdapterRemoved(digest):
+                    self.removed.append(digest)
                 case _:
                     raise AssertionError(f"unexpected {event}")
 

@@ -18,7 +18,7 @@ from runtime.engine.engine import LlamaEngine
 from runtime.generation import BASE, Blend, BlendMember, FinishReason, GenerationRequest, Prompt, Sampling, Segment
 from runtime.llama.lanes.bank import LanePart
 from runtime.llama.lanes.weights import lane_parts
-from runtime.messages import AdapterRefused
+from runtime.messages import AdapterRefused, AdapterRemoved
 from tests.runtime.engine.conftest import GREEDY, Driver, MakeDriver
 from tests.tiny_gemma.facts import ANSWERS
 
@@ -148,11 +148,13 @@ def test_a_removed_adapter_serves_those_who_have_it(
     driver = make_driver(adapters=folder, parallel=1)
     outcomes = [driver.submit(f"r{n}", FRANCE, driver.voice("shout")) for n in range(3)]
     driver.step()
-    driver.engine.remove_adapter(driver.digests["shout"])
+    assert driver.engine.remove_adapter(driver.digests["shout"]) == []
+    assert driver.engine.remove_adapter(driver.digests["shout"]) == []
     (folder / "shout.gguf").unlink()
     late = driver.submit("late", FRANCE, driver.voice("shout"))
     assert late.failed is not None
     driver.run()
+    assert driver.removed == [driver.digests["shout"]]
     assert [outcome.text for outcome in outcomes] == [PARIS.upper()] * 3
     assert driver.ask(FRANCE, driver.voice("tag")).text == ANSWERS["tag"][FRANCE]
 
@@ -161,7 +163,7 @@ def test_an_adapter_comes_back(driver: Driver, tiny_adapters: Path) -> None:
     """Removed and added again, with requests in between."""
     path, digest = tiny_adapters / "tag.gguf", driver.digests["tag"]
     for _ in range(2):
-        driver.engine.remove_adapter(digest)
+        assert driver.engine.remove_adapter(digest) == [AdapterRemoved(digest)]
         assert driver.ask(FRANCE, driver.voice("tag")).failed is not None
         driver.engine.add_adapter(digest, path)
         driver.engine.add_adapter(digest, path)
@@ -222,7 +224,7 @@ def test_who_waits_behind_a_failed_fill_is_served(
     (gate,) = hold_fills(monkeypatch, 1)
     broken = driver.submit("broken", FRANCE, driver.voice("shout"))
     behind = driver.submit("behind", FRANCE)
-    driver.engine.step()
+    driver._take(driver.engine.step())  # the fill may fail before the step ends
     gate.set()
     driver.await_wake()
     driver.run()

@@ -1,7 +1,8 @@
 """A stand-in for the engine process: it speaks the pipe's protocol and does what the prompt says.
 
 Prompts: ``say WORDS`` answers them word by word; ``wait`` never answers; ``die`` kills the process; ``babble`` breaks
-the protocol; ``fail`` is refused. It cannot be told apart from the real one by anything but its answers.
+the protocol; ``fail`` is refused; ``unknown NAME`` fails for want of that adapter. It cannot be
+told apart from the real one by anything but its answers.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def answer(request_id: str, order: str) -> None:
         print("I am not JSON", flush=True)
     elif words[0] == "fail":
         send(messages.Failed(request_id, "context_exceeded", "too long"))
+    elif words[0] == "unknown":
+        send(messages.Failed(request_id, "unknown_adapter", "removed", words[1]))
     elif words[0] == "say":
         send(messages.Started(request_id, len(words)))
         for word in words[1:]:
@@ -37,10 +40,24 @@ def answer(request_id: str, order: str) -> None:
         send(messages.Finished(request_id, FinishReason.STOP, Usage(len(words), len(words) - 1)))
 
 
+def answer_adapter(command: messages.AddAdapter | messages.RemoveAdapter, paths: dict[str, str]) -> None:
+    """Do what the adapter's path says: ``bad`` is refused, ``never`` not answered, ``used`` is in use for ever."""
+    match command:
+        case messages.AddAdapter(digest, path):
+            paths[digest] = path
+            if "bad" in path:
+                send(messages.AdapterRefused(digest, "invalid_adapter", "rank 0"))
+            elif "never" not in path:
+                send(messages.AdapterAdded(digest))
+        case messages.RemoveAdapter(digest):
+            if "used" not in paths.get(digest, ""):
+                send(messages.AdapterRemoved(digest))
+
+
 def main() -> int:
     """Serve until the end of input."""
     log = Path(sys.argv[1])
-    known: list[str] = []
+    paths: dict[str, str] = {}
     for line in sys.stdin.buffer:
         with log.open("a") as heard:
             heard.write(line.decode())
@@ -61,12 +78,8 @@ def main() -> int:
                 )
             case messages.Generate(request):
                 answer(request.request_id, request.prompt.text)
-            case messages.AddAdapter(digest, path):
-                if "bad" in path:
-                    send(messages.AdapterRefused(digest, "invalid_adapter", "rank 0"))
-                else:
-                    known.append(digest)
-                    send(messages.AdapterAdded(digest))
+            case messages.AddAdapter() | messages.RemoveAdapter() as command:
+                answer_adapter(command, paths)
     return 0
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from runtime.errors import (
     InvalidAdapter,
     ModelLoadError,
     Overloaded,
+    UnknownAdapter,
 )
 from runtime.generation import FinishReason, GenerationRequest, Prompt, Segment, Usage
 
@@ -134,7 +135,7 @@ async def test_a_refusal_is_the_class_its_code_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("order", ["die", "babble"])
 async def test_the_end_of_the_process_ends_every_request_once(tmp_path: Path, order: str) -> None:
-    """Those in flight get EngineDied; the next engine serves on, and knows the adapters."""
+    """Those in flight get EngineDied; the next engine serves on."""
     async with running(tmp_path) as engine:
         await engine.start()
         await engine.add_adapter(DIGEST, tmp_path / "good.gguf")
@@ -171,20 +172,24 @@ async def test_nobody_waits_for_ever(tmp_path: Path) -> None:
         starting.cancel()
 
 
-async def test_a_restarted_engine_is_told_its_adapters(
+async def test_every_engine_that_becomes_ready_is_an_event(
     tmp_path: Path, heard: Callable[[], list[messages.Message]]
 ) -> None:
-    """Before any request can name one."""
+    """What is sent in its callback reaches the engine before any request that waited for it."""
     addition = messages.AddAdapter(DIGEST, str(tmp_path / "good.gguf"))
+    answers: list[Awaitable[None]] = []
     async with running(tmp_path) as engine:
+        engine.on_ready(lambda: answers.append(engine.add_adapter(DIGEST, tmp_path / "good.gguf")))
+        early = asyncio.create_task(ask(engine, "early", "say one"))
         await engine.start()
-        await engine.add_adapter(DIGEST, tmp_path / "good.gguf")
+        await early
         with pytest.raises(EngineDied):
             await ask(engine, "r", "die")
-        await until(lambda: engine.ready is not None)
         await ask(engine, "s", "say one")
-    assert heard().count(addition) == 2
-    assert heard()[-2:] == [addition, messages.Generate(request("s", "say one"))]
+        await asyncio.gather(*answers)
+    commands = [command for command in heard() if not isinstance(command, messages.Load)]
+    assert commands[:2] == [addition, messages.Generate(request("early", "say one"))]
+    assert commands[-2:] == [addition, messages.Generate(request("s", "say one"))]
 
 
 async def test_leaving_early_cancels(tmp_path: Path, heard: Callable[[], list[messages.Message]]) -> None:
@@ -218,31 +223,62 @@ async def test_the_queue_is_bounded(tmp_path: Path) -> None:
         assert await ask(engine, "s", "say one")
 
 
-async def test_a_refused_adapter_is_an_error_and_forgotten(
-    tmp_path: Path, heard: Callable[[], list[messages.Message]]
-) -> None:
-    """The engine's reason reaches whoever added it; a restart does not bring it back."""
+async def test_an_adapter_is_refused_with_the_engines_reason(tmp_path: Path) -> None:
+    """The answer is an error of the class that the engine names."""
     async with running(tmp_path) as engine:
         await engine.start()
         with pytest.raises(InvalidAdapter, match="rank 0"):
             await engine.add_adapter(DIGEST, tmp_path / "bad.gguf")
-        with pytest.raises(EngineDied):
-            await ask(engine, "r", "die")
-        await until(lambda: engine.ready is not None)
-    assert sum(isinstance(message, messages.AddAdapter) for message in heard()) == 1
 
 
-async def test_a_removed_adapter_stays_removed(tmp_path: Path, heard: Callable[[], list[messages.Message]]) -> None:
-    """The engine is told, and the next one never hears of it."""
+async def test_an_adapter_is_not_sent_to_an_engine_that_is_not_ready(
+    tmp_path: Path, heard: Callable[[], list[messages.Message]]
+) -> None:
+    """Adding is an error that says so; removing is done at once, since a new engine knows no adapter."""
     async with running(tmp_path) as engine:
-        await engine.add_adapter(DIGEST, tmp_path / "good.gguf")
-        await engine.start()
+        with pytest.raises(EngineUnavailable):
+            await engine.add_adapter(DIGEST, tmp_path / "good.gguf")
         await engine.remove_adapter(DIGEST)
+        await engine.start()
+    assert [type(message).__name__ for message in heard()] == ["Load"]
+
+
+async def test_an_adapter_that_was_offered_when_the_engine_died(tmp_path: Path) -> None:
+    """Its answer is that the engine died, so that it is offered again."""
+    async with running(tmp_path) as engine:
+        await engine.start()
+        answer = engine.add_adapter(DIGEST, tmp_path / "never.gguf")
         with pytest.raises(EngineDied):
             await ask(engine, "r", "die")
-        await until(lambda: engine.ready is not None)
-    assert [type(message).__name__ for message in heard()][:3] == ["Load", "AddAdapter", "RemoveAdapter"]
-    assert sum(isinstance(message, messages.AddAdapter) for message in heard()) == 1
+        with pytest.raises(EngineDied):
+            await answer
+
+
+async def test_a_removal_ends_when_the_engine_has_no_more_use_for_it(tmp_path: Path) -> None:
+    """Also when the adapter is added again, and when the engine dies."""
+    async with running(tmp_path) as engine:
+        await engine.start()
+        await engine.add_adapter(DIGEST, tmp_path / "good.gguf")
+        await engine.remove_adapter(DIGEST)
+        await engine.add_adapter(DIGEST, tmp_path / "used.gguf")
+        removal = asyncio.ensure_future(engine.remove_adapter(DIGEST))
+        await ask(engine, "s", "say one")
+        assert not removal.done()
+        await engine.add_adapter(DIGEST, tmp_path / "used.gguf")
+        await removal
+        removal = asyncio.ensure_future(engine.remove_adapter(DIGEST))
+        with pytest.raises(EngineDied):
+            await ask(engine, "r", "die")
+        await removal
+
+
+async def test_an_unknown_adapter_keeps_its_name_on_the_pipe(tmp_path: Path) -> None:
+    """The error says what the client called it."""
+    async with running(tmp_path) as engine:
+        await engine.start()
+        with pytest.raises(UnknownAdapter) as caught:
+            await ask(engine, "r", "unknown pirate")
+        assert caught.value.name == "pirate"
 
 
 async def test_a_hung_engine_is_replaced(tmp_path: Path) -> None:

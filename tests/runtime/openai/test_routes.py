@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from aiohttp import ClientPayloadError, ClientSession
 
-from runtime.adapters.registry import Registry
+from runtime.adapters.store import Store
 from runtime.errors import EngineDied, Overloaded
 from runtime.generation import BASE, Blend, BlendMember, FinishReason
-from tests.runtime.conftest import PIRATE, Serve
+from tests.runtime.conftest import PIRATE, PIRATE_FILE, Serve, put
 from tests.runtime.double import ScriptedEngine
 
 CHAT = "/v1/chat/completions"
 HI = {"model": "gemma-7b-it-lora", "messages": [{"role": "user", "content": "hi"}]}
-PIRATES = Blend((BlendMember(PIRATE.digest),))
-HALF = Blend((BlendMember(PIRATE.digest, 0.5),))
+PIRATES = Blend((BlendMember(PIRATE_FILE.digest),))
+HALF = Blend((BlendMember(PIRATE_FILE.digest, 0.5),))
 
 
 async def test_chat(client: ClientSession, engine: ScriptedEngine) -> None:
@@ -144,9 +144,10 @@ async def test_a_stream_that_breaks_says_why(client: ClientSession, engine: Scri
     assert b"[DONE]" not in received
 
 
-async def test_a_name_that_a_string_cannot_hold_is_listed_by_its_id(client: ClientSession, registry: Registry) -> None:
+async def test_a_name_that_a_string_cannot_hold_is_listed_by_its_id(client: ClientSession, store: Store) -> None:
     """Every listed model can be asked for as it is listed."""
-    registry.add(dataclasses.replace(PIRATE, id="0f1e", name="a:b+c", digest="b" * 64))
+    new = dataclasses.replace(PIRATE, id="0f1e", name="a:b+c")
+    await put(store, new, dataclasses.replace(PIRATE_FILE, digest="b" * 64))
     async with client.get("/v1/models") as response:
         names = [model["id"] for model in (await response.json())["data"]]
     assert names == ["gemma-7b-it-lora", "gemma-7b-it-lora:0f1e", "gemma-7b-it-lora:pirate"]

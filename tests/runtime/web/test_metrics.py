@@ -11,7 +11,7 @@ from aiohttp import ClientSession
 
 from runtime.generation import BASE, Blend, BlendMember
 from runtime.messages import LaneStats, Stats
-from tests.runtime.conftest import PIRATE
+from tests.runtime.conftest import PIRATE_FILE
 from tests.runtime.double import ScriptedEngine
 
 CHAT = {"model": "gemma-7b-it-lora:pirate", "messages": [{"role": "user", "content": "the secret word"}]}
@@ -50,7 +50,7 @@ async def test_what_a_client_writes_never_becomes_a_label(client: ClientSession)
 
 async def test_the_engines_report_is_shown(client: ClientSession, engine: ScriptedEngine) -> None:
     """Adapters of running and waiting sequences appear by name; the base model is no adapter."""
-    pirate = Blend((BlendMember(PIRATE.digest),))
+    pirate = Blend((BlendMember(PIRATE_FILE.digest),))
     engine.stats = Stats(2, 1, 10, 5, 3, 30, 20, 4, ((2, 3),), LaneStats(6, 0, 1, 1, 2), (BASE, pirate), (pirate,))
     lines = await metrics_of(client)
     (line,) = [one for one in lines if one.startswith("vllm:lora_requests_info{")]

@@ -12,7 +12,8 @@ import pytest
 from aiohttp import ClientSession
 from yarl import URL
 
-from runtime.adapters.registry import Registry
+from runtime.adapters.service import AdapterService
+from runtime.adapters.store import Store
 from runtime.app import build_app
 from runtime.config import ServerSettings
 from tests.runtime.double import ScriptedEngine
@@ -42,7 +43,8 @@ async def document(client: ClientSession) -> dict[str, Any]:
 
 def test_every_route_is_described(document: dict[str, Any]) -> None:
     """And every description has its route."""
-    app = build_app(ScriptedEngine(), Registry(), ServerSettings())
+    engine = ScriptedEngine()
+    app = build_app(engine, AdapterService(Store(engine, 100, lambda _: None)), ServerSettings())
     routes = {
         (re.sub(r"\{(\w+):[^}]*\}", r"{\1}", route.resource.canonical.rstrip("/")), route.method.lower())
         for route in app.router.routes()

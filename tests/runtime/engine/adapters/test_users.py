@@ -2,52 +2,70 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from runtime.engine.adapters.users import AdapterUsers
 from runtime.errors import UnknownAdapter
+from runtime.generation import Blend, BlendMember
 from tests.runtime.engine.values import blend
 
 A, B = "a" * 64, "b" * 64
-PATH = Path("adapter.gguf")
 
 
 def test_an_unknown_adapter_is_an_error_and_counts_nothing() -> None:
     """Also when it is only one of two."""
-    shelf = AdapterUsers()
-    shelf.put(A, PATH)
+    users = AdapterUsers()
+    users.put(A)
     with pytest.raises(UnknownAdapter, match="bbbbbbbbbbbb"):
-        shelf.hold(blend("a", "b"))
-    assert shelf.remove(A)
+        users.hold(blend("a", "b"))
+    assert users.remove(A)
 
 
 def test_a_used_adapter_goes_with_its_last_user() -> None:
     """No new request finds it, those that hold it keep it."""
-    shelf = AdapterUsers()
-    shelf.put(A, PATH)
-    shelf.hold(blend("a"))
-    shelf.hold(blend("a"))
-    assert not shelf.remove(A)
+    users = AdapterUsers()
+    users.put(A)
+    users.hold(blend("a"))
+    users.hold(blend("a"))
+    assert not users.remove(A)
     with pytest.raises(UnknownAdapter):
-        shelf.hold(blend("a"))
-    assert shelf.release(blend("a")) == []
-    assert shelf.release(blend("a")) == [A]
-    assert not shelf.remove(A)
+        users.hold(blend("a"))
+    assert users.release(blend("a")) == []
+    assert users.release(blend("a")) == [A]
+    assert not users.remove(A)
 
 
 def test_an_adapter_that_comes_back_stays() -> None:
     """Removed and added again while in use: its last user does not take it along."""
-    shelf = AdapterUsers()
-    shelf.put(A, PATH)
-    shelf.hold(blend("a"))
-    shelf.remove(A)
-    shelf.put(A, PATH)
-    assert shelf.release(blend("a")) == []
-    shelf.hold(blend("a"))
+    users = AdapterUsers()
+    users.put(A)
+    users.hold(blend("a"))
+    users.remove(A)
+    users.put(A)
+    assert users.release(blend("a")) == []
+    users.hold(blend("a"))
 
 
-def test_removing_what_is_not_there_is_nothing() -> None:
-    """The parent may tell twice."""
+def test_removing_an_unknown_adapter_does_nothing() -> None:
+    """The server may remove an adapter that this engine refused."""
     assert not AdapterUsers().remove(B)
+
+
+def test_a_removed_adapter_is_there_until_its_last_user_ends() -> None:
+    """The engine reports its removal then, and not before."""
+    users = AdapterUsers()
+    users.put(A)
+    users.hold(blend("a"))
+    users.remove(A)
+    assert (users.has(A), A in users, users.has(B)) == (True, False, False)
+    users.release(blend("a"))
+    assert not users.has(A)
+
+
+def test_an_unknown_adapter_is_called_what_the_client_called_it() -> None:
+    """The name travels with the blend; it takes no part in comparing blends."""
+    member = BlendMember(A, name="pirate")
+    assert member == BlendMember(A)
+    with pytest.raises(UnknownAdapter, match="adapter pirate was removed") as caught:
+        AdapterUsers().hold(Blend((member,)))
+    assert caught.value.name == "pirate"

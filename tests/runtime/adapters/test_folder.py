@@ -1,0 +1,399 @@
+"""The adapters folder, with real files and the real converter; the engine is a double."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from runtime.adapters.check import make_check
+from runtime.adapters.converter import Converter
+from runtime.adapters.disk import StateDir
+from runtime.adapters.folder import AdapterFolder, candidates, id_of
+from runtime.adapters.intake import Intake
+from runtime.adapters.known import KnownFiles, stamp_of
+from runtime.adapters.life import AdapterState
+from runtime.adapters.store import Store
+from runtime.adapters.views import AdapterView
+from runtime.errors import IncompleteAdapter, InvalidAdapter, UnknownAdapter
+from tests.runtime.double import ScriptedEngine
+
+PEFT = Path(__file__).parents[2] / "tiny_gemma" / "adapters"
+STILL_S = 0.05
+
+
+class House:
+    """A folder, the state beside it, and the store; ``restart`` begins anew with what is on disk."""
+
+    def __init__(self, root: Path, model: Path) -> None:
+        self.root, self.model = root, model
+        self.place = root / "adapters"
+        self.place.mkdir()
+        self.open()
+
+    def open(self) -> None:
+        """As at the start of a server."""
+        self.state = StateDir(self.root / "state")
+        self.known = KnownFiles(self.state.root / "known.json", stamp_of(self.model))
+        self.n_read: list[Path] = []
+        check = make_check(self.model)
+
+        def counting(path: Path) -> int:
+            self.n_read.append(path)
+            return check(path)
+
+        self.engine = ScriptedEngine()
+        self.store = Store(self.engine, 10, lambda checked: self.state.drop_blob(checked.digest))
+        self.intake = Intake(self.state, self.known, counting, Converter(self.model, 32), 0)
+        self.folder = AdapterFolder(self.place, self.store, self.intake, still_s=STILL_S)
+
+    async def close(self) -> None:
+        """As at the end of a server."""
+        await self.folder.close()
+        await self.store.close()
+        self.known.save()
+        self.state.close()
+
+    async def restart(self) -> None:
+        """As after the end of the process."""
+        await self.close()
+        self.open()
+        await self.look()
+
+    async def look(self) -> None:
+        """Look until nothing changes any more."""
+        await self.folder._look_until_still()
+        await self.folder.settled()
+        await self.folder._look_until_still()
+        await self.folder.settled()
+        while self.store._tasks:
+            await asyncio.gather(*self.store._tasks)
+
+    def view(self, location: str) -> AdapterView:
+        """What became of a file of the folder."""
+        view = self.store.find(id_of(location))
+        assert view is not None, location
+        return view
+
+    def digest(self, name: str) -> str:
+        """The content that requests by a name get."""
+        return self.store.resolve(name).members[0].digest
+
+
+@pytest.fixture
+async def house(tmp_path: Path, tiny_model: Path) -> AsyncIterator[House]:
+    """An empty folder."""
+    house = House(tmp_path, tiny_model)
+    yield house
+    await house.close()
+
+
+def mlx_folder(source: Path, target: Path) -> None:
+    """A folder as mlx-lm leaves it, of which the configuration alone matters here."""
+    target.mkdir()
+    (target / "adapter_config.json").write_text(json.dumps({"fine_tune_type": "lora", "lora_parameters": {}}))
+    shutil.copy(source / "adapter_model.safetensors", target / "adapters.safetensors")
+
+
+async def test_every_kind_is_served_as_it_was_left(house: House, tiny_adapters: Path) -> None:
+    """A GGUF file where it lies, a PEFT folder from a conversion in the state folder; the folder itself stays as is."""
+    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
+    shutil.copytree(PEFT / "tag", house.place / "tag")
+    before = sorted(path.relative_to(house.place) for path in house.place.rglob("*"))
+    await house.look()
+    paths = {path.stem if path.parent == house.place else "tag": path for path in house.engine.adapters.values()}
+    assert paths["pirate"] == house.place / "pirate.gguf"
+    assert paths["tag"] == house.state.blob(house.digest("tag"))
+    assert sorted(path.relative_to(house.place) for path in house.place.rglob("*")) == before
+
+
+async def test_a_file_that_is_dropped_in_is_served(house: House, tiny_adapters: Path) -> None:
+    """The watch notices it, and nothing has to be asked."""
+    await house.folder.start()
+    watching = asyncio.create_task(house.folder.watch())
+    await asyncio.sleep(0.1)  # the watch begins
+    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
+    async with asyncio.timeout(20):
+        while house.store.find("pirate") is None or not house.engine.adapters:  # noqa: ASYNC110 - files have no event
+            await asyncio.sleep(0.01)
+    watching.cancel()
+
+
+async def test_a_half_copied_file_is_not_touched(house: House, tiny_adapters: Path) -> None:
+    """It counts once it has stood still; before that not even its header is read."""
+    content = (tiny_adapters / "pirate.gguf").read_bytes()
+    place = house.place / "pirate.gguf"
+    for end in range(0, len(content), len(content) // 5):
+        place.write_bytes(content[:end])
+        await house.folder.look()
+        assert house.n_read == []
+    place.write_bytes(content)
+    await house.look()
+    assert house.view("pirate.gguf").state is AdapterState.READY
+
+
+async def test_a_copy_that_stops_for_a_while_is_taken_when_it_is_whole(house: House, tiny_adapters: Path) -> None:
+    """Cut off, it is refused with the byte at which it ends; the rest makes it a new content."""
+    content = (tiny_adapters / "pirate.gguf").read_bytes()
+    (house.place / "pirate.gguf").write_bytes(content[:-100])
+    await house.look()
+    view = house.view("pirate.gguf")
+    assert view.state is AdapterState.REFUSED
+    assert "pirate.gguf" in view.reason
+    assert str(house.place) not in view.reason
+    (house.place / "pirate.gguf").write_bytes(content)
+    await house.look()
+    assert house.view("pirate.gguf").state is AdapterState.READY
+
+
+@pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
+async def test_a_folder_waits_for_its_second_file(house: House, missing: str) -> None:
+    """What it waits for is said in the list and to requests."""
+    folder = shutil.copytree(PEFT / "tag", house.place / "tag")
+    (folder / missing).unlink()
+    await house.look()
+    view = house.view("tag")
+    assert view.state is AdapterState.AWAITING
+    assert missing in view.reason
+    with pytest.raises(IncompleteAdapter, match=missing):
+        house.store.resolve("tag")
+    shutil.copy(PEFT / "tag" / missing, folder)
+    await house.look()
+    assert house.view("tag").state is AdapterState.READY
+
+
+async def test_a_changed_file_is_a_new_generation(house: House, tiny_adapters: Path) -> None:
+    """The name and the id stay, the content follows the file, and the engine loses the earlier one."""
+    shutil.copy(tiny_adapters / "pirate.gguf", house.place / "voice.gguf")
+    await house.look()
+    before = house.view("voice.gguf")
+    shutil.copy(tiny_adapters / "shout.gguf", house.place / "new.part")
+    (house.place / "new.part").replace(house.place / "voice.gguf")
+    await house.look()
+    after = house.view("voice.gguf")
+    assert (after.id, after.digest != before.digest) == (before.id, True)
+    assert list(house.engine.adapters) == [after.digest]
+
+
+async def test_a_folder_that_is_trained_again_is_a_new_generation(house: House) -> None:
+    """The earlier conversion is deleted."""
+    folder = shutil.copytree(PEFT / "tag", house.place / "tag")
+    await house.look()
+    before = house.digest("tag")
+    shutil.copy(PEFT / "pirate" / "adapter_model.safetensors", folder)
+    shutil.copy(PEFT / "pirate" / "adapter_config.json", folder)
+    await house.look()
+    assert house.digest("tag") != before
+    assert [path.stem for path in house.state.blobs.glob("*.gguf")] == [house.digest("tag")]
+
+
+async def test_a_changed_file_that_is_bad_leaves_the_earlier_content(house: House) -> None:
+    """A conversion is ours, so it outlives what it was made of; the list says what is wrong."""
+    folder = shutil.copytree(PEFT / "tag", house.place / "tag")
+    await house.look()
+    before = house.digest("tag")
+    (folder / "adapter_model.safetensors").write_bytes(b"nonsense")
+    await house.look()
+    view = house.view("tag")
+    assert (view.state, view.digest) == (AdapterState.READY, before)
+    assert view.replacement is not None
+    assert view.replacement.state is AdapterState.REFUSED
+
+
+async def test_a_touched_file_is_the_same_content(house: House, tiny_adapters: Path) -> None:
+    """Its digest tells, so the engine keeps it."""
+    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
+    await house.look()
+    before = house.digest("pirate")
+    os.utime(house.place / "pirate.gguf")
+    await house.look()
+    assert house.digest("pirate") == before
+    assert list(house.engine.adapters) == [before]
+
+
+async def test_a_removed_file_retires(house: House, tiny_adapters: Path) -> None:
+    """Requests that name it get an error, never the base model."""
+    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
+    shutil.copytree(PEFT / "tag", house.place / "tag")
+    await house.look()
+    (house.place / "pirate.gguf").unlink()
+    shutil.rmtree(house.place / "tag")
+    await house.look()
+    for name in ("pirate", "tag"):
+        with pytest.raises(UnknownAdapter):
+            house.store.resolve(name)
+    assert house.engine.adapters == {}
+    assert list(house.state.blobs.iterdir()) == []
+
+
+async def test_a_file_that_is_gone_for_a_moment_does_not_retire(house: House, tiny_adapters: Path) -> None:
+    """Removed and copied again between two looks, it is replaced: requests find the name throughout."""
+    place = house.place / "voice.gguf"
+    shutil.copy(tiny_adapters / "pirate.gguf", place)
+    await house.look()
+    place.unlink()
+    await house.folder.look()
+    house.store.resolve("voice")
+    shutil.copy(tiny_adapters / "shout.gguf", place)
+    await house.look()
+    assert house.view("voice.gguf").state is AdapterState.READY
+    assert [move.state for move in house.store.snapshot()] == [AdapterState.READY]
+
+
+async def test_a_folder_that_cannot_be_read_changes_nothing(
+    house: House, tiny_adapters: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A network drive that is away retires no adapter; this is logged once."""
+    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
+    await house.look()
+    house.place.rename(house.root / "away")
+    for _ in range(3):
+        await house.look()
+    house.store.resolve("pirate")
+    assert caplog.text.count("adapters stay as they are") == 1
+    (house.root / "away").rename(house.place)
+    await house.look()
+    house.store.resolve("pirate")
+
+
+async def test_two_of_one_name(house: House, tiny_adapters: Path) -> None:
+    """The first one by file name has it; the other is shown as refused, and has it when the first is gone."""
+    shutil.copytree(PEFT / "tag", house.place / "voice")
+    await house.look()
+    shutil.copy(tiny_adapters / "shout.gguf", house.place / "voice.gguf")
+    await house.look()
+    assert house.view("voice").state is AdapterState.READY
+    assert (house.view("voice.gguf").state, house.view("voice.gguf").reason) == (
+        AdapterState.REFUSED,
+        "another adapter has its name",
+    )
+    shutil.rmtree(house.place / "voice")
+    await house.look()
+    await house.look()
+    assert house.view("voice.gguf").state is AdapterState.READY
+    house.store.resolve("voice")
+
+
+async def test_a_restart_reads_no_weights_again(house: House, tiny_adapters: Path) -> None:
+    """Neither those of GGUF files nor those of conversions; a file that changed meanwhile is read."""
+    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
+    shutil.copytree(PEFT / "tag", house.place / "tag")
+    (house.place / "bad.gguf").write_bytes(b"GGUF and no more")
+    await house.look()
+    assert len(house.n_read) == 3
+    await house.restart()
+    assert house.n_read == []
+    assert {view.name: view.state.value for view in house.store.snapshot()} == {
+        "bad": "refused",
+        "pirate": "ready",
+        "tag": "ready",
+    }
+    shutil.copy(tiny_adapters / "shout.gguf", house.place / "pirate.gguf")
+    await house.restart()
+    assert house.n_read == [house.place / "pirate.gguf"]
+
+
+async def test_another_base_model_checks_everything_again(house: House, tiny_adapters: Path, tmp_path: Path) -> None:
+    """What fits one base may not fit another."""
+    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
+    await house.look()
+    house.model = Path(shutil.copy(house.model, tmp_path / "other.gguf"))
+    await house.restart()
+    assert house.n_read == [house.place / "pirate.gguf"]
+
+
+async def test_bad_files_are_refused_with_their_reasons(house: House, tiny_adapters: Path) -> None:
+    """The others are served; requests that name a bad one get the reason."""
+    (house.place / "empty.gguf").write_bytes(b"")
+    (house.place / "folder.gguf").mkdir()
+    os.mkfifo(house.place / "fifo.gguf")
+    mlx_folder(PEFT / "tag", house.place / "mlx")
+    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
+    await house.look()
+    assert {view.name: view.state.value for view in house.store.snapshot()} == {
+        "empty": "refused",
+        "fifo": "refused",
+        "folder": "refused",
+        "mlx": "refused",
+        "pirate": "ready",
+    }
+    with pytest.raises(InvalidAdapter, match="fifo: not a regular file"):
+        house.store.resolve("fifo")
+
+
+async def test_a_folder_with_nothing_usable_says_why(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    """File by file."""
+    (house.place / "notes.txt").write_text("x")
+    (house.place / "pirate.gguf.part").write_text("x")
+    (house.place / ".hidden.gguf").write_text("x")
+    (house.place / "checkpoints").mkdir()
+    (house.place / "gone.gguf").symlink_to(house.place / "nowhere")
+    with caplog.at_level(logging.WARNING):
+        await house.folder.start()
+    for name, reason in [
+        ("notes.txt", "neither a .gguf file nor a folder"),
+        ("pirate.gguf.part", "not finished"),
+        (".hidden.gguf", "hidden"),
+        ("checkpoints", "a folder without adapter_config.json"),
+        ("gone.gguf", "cannot be read: No such file"),
+    ]:
+        assert f"\n  {name}: {reason}" in caplog.text
+    assert house.store.snapshot() == ()
+
+
+async def test_an_empty_folder_is_said_to_be_empty(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    """Adapters may still come, so this is no error."""
+    await house.folder.start()
+    assert "holds no adapter: it is empty" in caplog.text
+
+
+async def test_a_file_that_changes_while_it_is_read_is_read_again(
+    house: House, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found out about it belongs to neither content."""
+    place = house.place / "voice.gguf"
+    shutil.copy(tiny_adapters / "pirate.gguf", place)
+    read = house.intake._check
+
+    def change(path: Path) -> int:
+        rank = read(path)
+        monkeypatch.setattr(house.intake, "_check", read)
+        shutil.copy(tiny_adapters / "shout.gguf", path)
+        return rank
+
+    monkeypatch.setattr(house.intake, "_check", change)
+    await house.look()
+    await house.look()
+    shutil.copy(tiny_adapters / "shout.gguf", house.place / "shout.gguf")
+    await house.look()
+    assert house.digest("voice") == house.digest("shout")
+
+
+@pytest.mark.parametrize("spoil", [lambda path: path.write_text("{"), lambda path: path.write_text('{"format": 1}')])
+async def test_what_is_known_can_be_lost(
+    house: House, tiny_adapters: Path, spoil: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a cache: everything is read once more."""
+    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
+    await house.look()
+    await house.close()
+    spoil(house.root / "state" / "known.json")
+    house.open()
+    await house.look()
+    assert len(house.n_read) == 1
+    assert "read again" in caplog.text
+
+
+def test_candidates_reads_no_file(tmp_path: Path) -> None:
+    """Files that may not be read are candidates like others: a look at a folder costs no more than its names."""
+    place = tmp_path / "secret.gguf"
+    place.write_bytes(b"x")
+    place.chmod(0)
+    found, others = candidates(tmp_path)
+    assert (list(found), others) == (["secret.gguf"], {})

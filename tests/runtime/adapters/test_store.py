@@ -1,0 +1,401 @@
+"""The store over a scripted engine: names, generations, offers, refusals, and what is freed when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from runtime.adapters.life import AdapterState
+from runtime.adapters.store import Store
+from runtime.adapters.views import AdapterMove, CheckedAdapter, NewAdapter, Source
+from runtime.errors import (
+    AdapterBudget,
+    AdapterConflict,
+    ConversionDied,
+    EngineDied,
+    EngineUnavailable,
+    GenerationMismatch,
+    IncompatibleAdapter,
+    IncompleteAdapter,
+    InvalidAdapter,
+    StorageError,
+    UnknownAdapter,
+)
+from runtime.generation import Blend, BlendMember
+from tests.runtime.double import ScriptedEngine
+
+A, B = "a" * 64, "b" * 64
+
+
+class House:
+    """A store, its engine, and what became free."""
+
+    def __init__(self, max_adapters: int = 10) -> None:
+        self.engine = ScriptedEngine()
+        self.freed: list[str] = []
+        self.moves: list[AdapterMove] = []
+        self.store = Store(self.engine, max_adapters, lambda checked: self.freed.append(checked.digest))
+        self.store.on_move(self.moves.append)
+
+    def add(self, name: str, source: Source = Source.UPLOAD) -> str:
+        """A new adapter that waits for its files; its id."""
+        new = NewAdapter(f"id of {name}", name, source, datetime(2026, 1, 1, tzinfo=UTC))
+        return self.store.add(new).id
+
+    async def fill(self, adapter_id: str, digest: str = A, **options: object) -> None:
+        """Bring a content in."""
+        await self.store.fill(adapter_id, giving(digest), **options)  # type: ignore[arg-type]
+
+    async def serve(self, name: str, digest: str = A) -> str:
+        """A new adapter with a content; its id."""
+        adapter_id = self.add(name)
+        await self.fill(adapter_id, digest)
+        return adapter_id
+
+    def states(self, name: str) -> list[str]:
+        """The states that the generations of a name went through."""
+        return [move.after.value if move.after else "gone" for move in self.moves if move.name == name]
+
+    async def rest(self) -> None:
+        """Let everything that was begun come to its end."""
+        while self.store._tasks:
+            await asyncio.gather(*self.store._tasks)
+
+
+def giving(digest: str) -> Callable[[], Awaitable[CheckedAdapter]]:
+    """Work that gives a content at once."""
+
+    async def prepare() -> CheckedAdapter:
+        return CheckedAdapter(digest, Path(f"{digest[:1]}.gguf"), 1000, 4)
+
+    return prepare
+
+
+def failing(error: BaseException) -> Callable[[], Awaitable[CheckedAdapter]]:
+    """Work that fails."""
+
+    async def prepare() -> CheckedAdapter:
+        raise error
+
+    return prepare
+
+
+def blend(digest: str) -> Blend:
+    """One adapter alone."""
+    return Blend((BlendMember(digest),))
+
+
+@pytest.fixture
+async def house() -> House:
+    """An empty store."""
+    return House()
+
+
+async def test_a_life_from_the_name_to_the_end(house: House) -> None:
+    """Every state is reported in its order, with the digest once there is one."""
+    adapter_id = await house.serve("pirate")
+    assert house.store.resolve("pirate") == house.store.resolve(adapter_id) == blend(A)
+    await house.store.remove(adapter_id)
+    await house.rest()
+    assert house.states("pirate") == ["awaiting", "converting", "checked", "offered", "ready", "retiring", "gone"]
+    assert [move.digest for move in house.moves] == [None, None, A, A, A, A, A]
+    assert (house.engine.adapters, house.freed) == ({}, [A])
+
+
+@pytest.mark.parametrize("name", ["nobody", "", "PIRATE", "pirate ", "\x00", "n" * 10_000])
+async def test_unknown_is_an_error(house: House, name: str) -> None:
+    """Only the exact name is the adapter; another name is an error and never the base model."""
+    await house.serve("pirate")
+    with pytest.raises(UnknownAdapter) as caught:
+        house.store.resolve(name)
+    assert caught.value.name == name
+
+
+async def test_an_adapter_without_files_is_incomplete(house: House) -> None:
+    """The error names what is missing."""
+    adapter_id = house.add("pirate")
+    with pytest.raises(IncompleteAdapter, match="waits for one of its two files"):
+        house.store.resolve("pirate")
+    await house.store.wait_for_files(adapter_id, "waits for the weights")
+    with pytest.raises(IncompleteAdapter, match="waits for the weights"):
+        house.store.resolve("pirate")
+
+
+async def test_a_name_is_taken_once(house: House) -> None:
+    """A second adapter of a name, or one named like another's id, is refused, and the first stays."""
+    adapter_id = await house.serve("pirate")
+    for name in ("pirate", adapter_id):
+        with pytest.raises(AdapterConflict, match="taken"):
+            house.add(name)
+    assert [view.id for view in house.store.snapshot()] == [adapter_id]
+
+
+async def test_uses_are_counted(house: House) -> None:
+    """Each request counts, and the time of the last one is kept; a refusal does not count."""
+    await house.serve("pirate")
+    (before,) = house.store.snapshot()
+    assert (before.n_uses, before.last_used_at) == (0, None)
+    house.store.resolve("pirate")
+    house.store.member("pirate")
+    (after,) = house.store.snapshot()
+    assert after.n_uses == 2
+    assert after.last_used_at is not None
+
+
+async def test_a_replacement_is_served_under_the_name(house: House) -> None:
+    """The name leads to the new content at once; the old one leaves the engine and is freed."""
+    adapter_id = await house.serve("pirate", A)
+    await house.fill(adapter_id, B)
+    assert house.store.resolve("pirate") == blend(B)
+    await house.rest()
+    assert (list(house.engine.adapters), house.freed) == ([B], [A])
+    assert house.states("pirate")[5:] == ["awaiting", "converting", "checked", "offered", "ready", "retiring", "gone"]
+
+
+async def test_a_retired_content_waits_for_its_users(house: House) -> None:
+    """Its file is not freed while requests run under it."""
+    adapter_id = await house.serve("pirate", A)
+    house.engine.in_use[A] = asyncio.Event()
+    await house.fill(adapter_id, B)
+    await asyncio.sleep(0)
+    assert house.freed == []
+    house.engine.in_use[A].set()
+    await house.rest()
+    assert house.freed == [A]
+
+
+async def test_the_same_content_again_stays(house: House) -> None:
+    """Neither the engine nor the disk loses a content that its own copy replaces."""
+    adapter_id = await house.serve("pirate", A)
+    await house.fill(adapter_id, A)
+    await house.rest()
+    assert (list(house.engine.adapters), house.freed) == ([A], [])
+
+
+async def test_equal_content_under_two_names(house: House) -> None:
+    """Removing one of them leaves the content to the other."""
+    first = await house.serve("one", A)
+    second = await house.serve("two", A)
+    await house.store.remove(first)
+    await house.rest()
+    assert (list(house.engine.adapters), house.freed) == ([A], [])
+    assert house.store.resolve("two") == blend(A)
+    await house.store.remove(second)
+    await house.rest()
+    assert (house.engine.adapters, house.freed) == ({}, [A])
+
+
+async def test_a_content_that_comes_back_while_it_retires_is_not_freed(house: House) -> None:
+    """Requests still run under the old generation when the same content is added again."""
+    adapter_id = await house.serve("pirate", A)
+    house.engine.in_use[A] = asyncio.Event()
+    await house.fill(adapter_id, B)
+    await asyncio.sleep(0)
+    await house.fill(adapter_id, A)
+    house.engine.in_use[A].set()
+    await house.rest()
+    assert house.freed == [B]
+    assert house.store.resolve("pirate") == blend(A)
+
+
+async def test_a_refused_content_is_shown_with_its_reason(house: House) -> None:
+    """Requests get the reason, in its class; another file of that name replaces what was refused."""
+    adapter_id = house.add("pirate")
+    with pytest.raises(InvalidAdapter):
+        await house.store.fill(adapter_id, failing(InvalidAdapter("rank 0")))
+    (view,) = house.store.snapshot()
+    assert (view.state, view.reason) == (AdapterState.REFUSED, "rank 0")
+    with pytest.raises(InvalidAdapter, match="pirate: rank 0"):
+        house.store.resolve("pirate")
+    await house.fill(adapter_id, A)
+    assert house.store.resolve("pirate") == blend(A)
+
+
+async def test_a_refused_replacement_changes_nothing(house: House) -> None:
+    """What was served is served on, and the list shows what became of the other."""
+    adapter_id = await house.serve("pirate", A)
+    with pytest.raises(InvalidAdapter):
+        await house.store.fill(adapter_id, failing(InvalidAdapter("rank 0")))
+    (view,) = house.store.snapshot()
+    assert (view.state, view.digest) == (AdapterState.READY, A)
+    assert view.replacement is not None
+    assert (view.replacement.state, view.replacement.reason) == (AdapterState.REFUSED, "rank 0")
+    await house.fill(adapter_id, B)
+    (view,) = house.store.snapshot()
+    assert (view.replacement, view.digest) == (None, B)
+
+
+async def test_what_the_engine_refuses_is_refused_everywhere(house: House) -> None:
+    """By name, in the list and to the uploader; nothing is committed."""
+    house.engine.refusals[A] = IncompatibleAdapter("no room")
+    adapter_id = house.add("pirate")
+    committed: list[CheckedAdapter] = []
+    with pytest.raises(IncompatibleAdapter, match="no room"):
+        await house.fill(adapter_id, A, commit=committed.append)
+    with pytest.raises(IncompatibleAdapter, match="no room"):
+        house.store.resolve("pirate")
+    assert (committed, house.store.snapshot()[0].state) == ([], AdapterState.REFUSED)
+
+
+@pytest.mark.parametrize("error", [StorageError("disk full"), ConversionDied("killed")])
+async def test_our_own_fault_leaves_all_as_it_was(house: House, error: Exception) -> None:
+    """A full disk refuses no adapter: what was served is served on, and a new one waits for its files again."""
+    served, waiting = await house.serve("served", A), house.add("waiting")
+    for adapter_id in (served, waiting):
+        with pytest.raises(type(error)):
+            await house.store.fill(adapter_id, failing(error))
+    await house.rest()
+    first, second = house.store.snapshot()
+    assert (first.state, first.digest, first.replacement) == (AdapterState.READY, A, None)
+    assert (second.state, second.reason) == (AdapterState.AWAITING, str(error))
+    await house.fill(waiting, B)
+    assert house.store.resolve("waiting") == blend(B)
+
+
+async def test_a_commit_that_fails_leaves_the_earlier_content(house: House) -> None:
+    """The engine loses the new content again, and its file is freed."""
+    adapter_id = await house.serve("pirate", A)
+
+    def refuse(_checked: CheckedAdapter) -> None:
+        raise StorageError("disk full")
+
+    with pytest.raises(StorageError):
+        await house.fill(adapter_id, B, commit=refuse)
+    await house.rest()
+    assert house.store.resolve("pirate") == blend(A)
+    assert (list(house.engine.adapters), house.freed) == ([A], [B])
+
+
+async def test_a_fill_that_is_cancelled_leaves_the_earlier_content(house: House) -> None:
+    """As when the server stops in the middle of a conversion."""
+    adapter_id = await house.serve("pirate", A)
+    held = asyncio.Event()
+
+    async def prepare() -> CheckedAdapter:
+        await held.wait()
+        raise AssertionError
+
+    filling = asyncio.create_task(house.store.fill(adapter_id, prepare))
+    await asyncio.sleep(0)
+    assert house.store.snapshot()[0].replacement is not None
+    filling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await filling
+    assert house.store.snapshot()[0].replacement is None
+    assert house.store.resolve("pirate") == blend(A)
+
+
+async def test_a_change_can_be_meant_for_one_content(house: House) -> None:
+    """Compare and swap: of two changes that know the same content, one is done."""
+    adapter_id = await house.serve("pirate", A)
+    results = await asyncio.gather(
+        house.fill(adapter_id, B, expected_digest=A), house.store.remove(adapter_id, A), return_exceptions=True
+    )
+    assert [type(result) for result in results] == [type(None), GenerationMismatch]
+    assert house.store.resolve("pirate") == blend(B)
+
+
+async def test_a_change_to_a_removed_adapter_is_an_error(house: House) -> None:
+    """Also when it waited for the removal to end."""
+    adapter_id = await house.serve("pirate", A)
+    results = await asyncio.gather(house.store.remove(adapter_id), house.fill(adapter_id, B), return_exceptions=True)
+    assert isinstance(results[1], UnknownAdapter)
+    with pytest.raises(UnknownAdapter):
+        await house.store.remove(adapter_id)
+
+
+async def test_a_removal_that_cannot_be_written_down_does_not_happen(house: House) -> None:
+    """The adapter is served on."""
+    adapter_id = await house.serve("pirate", A)
+
+    def refuse() -> None:
+        raise StorageError("read-only")
+
+    with pytest.raises(StorageError):
+        await house.store.remove(adapter_id, commit=refuse)
+    assert house.store.resolve("pirate") == blend(A)
+
+
+async def test_a_retiring_adapter_is_listed_until_it_is_gone(house: House) -> None:
+    """Its name is free already."""
+    adapter_id = await house.serve("pirate", A)
+    house.engine.in_use[A] = asyncio.Event()
+    await house.store.remove(adapter_id)
+    assert [view.state for view in house.store.snapshot()] == [AdapterState.RETIRING]
+    assert list(house.store.usable()) == []
+    assert house.store.is_free("pirate")
+    house.engine.in_use[A].set()
+    await house.rest()
+    assert house.store.snapshot() == ()
+
+
+async def test_every_engine_that_becomes_ready_is_offered_everything(house: House) -> None:
+    """A restart after a crash and a replica that joins are the same event."""
+    await house.serve("one", A)
+    await house.serve("two", B)
+    house.engine.restart()
+    assert house.engine.offers == [A, B, A, B]
+    assert {view.state for view in house.store.snapshot()} == {AdapterState.OFFERED}
+    assert house.store.resolve("one") == blend(A)
+    await house.rest()
+    assert {view.state for view in house.store.snapshot()} == {AdapterState.READY}
+
+
+@pytest.mark.parametrize("error", [EngineUnavailable("starting"), EngineDied("killed")])
+async def test_an_engine_that_is_not_there_costs_nothing(house: House, error: Exception) -> None:
+    """The adapter is checked, requests may name it, and the next engine is offered it."""
+    house.engine.refusals[A] = error  # type: ignore[assignment]
+    await house.serve("pirate", A)
+    assert house.store.snapshot()[0].state is AdapterState.CHECKED
+    assert house.store.resolve("pirate") == blend(A)
+    house.engine.refusals.clear()
+    house.engine.restart()
+    await house.rest()
+    assert house.store.snapshot()[0].state is AdapterState.READY
+
+
+async def test_a_later_engine_may_refuse_or_take(house: House) -> None:
+    """One that batches in groups takes a rank for which lanes have no room."""
+    await house.serve("pirate", A)
+    house.engine.refusals[A] = IncompatibleAdapter("no room")
+    house.engine.restart()
+    await house.rest()
+    assert house.store.snapshot()[0].state is AdapterState.REFUSED
+    house.engine.refusals.clear()
+    house.engine.restart()
+    await house.rest()
+    assert house.store.snapshot()[0].state is AdapterState.READY
+
+
+async def test_a_removed_adapter_is_not_offered_again(house: House) -> None:
+    """Nor one that is being removed."""
+    adapter_id = await house.serve("pirate", A)
+    house.engine.in_use[A] = asyncio.Event()
+    await house.store.remove(adapter_id)
+    house.engine.restart()
+    assert house.engine.offers == [A]
+
+
+async def test_the_number_of_uploads_is_bounded() -> None:
+    """All adapters count; those of the folder are taken in regardless."""
+    house = House(max_adapters=2)
+    house.add("one", Source.FOLDER)
+    house.add("two")
+    with pytest.raises(AdapterBudget, match="2 adapters at most"):
+        house.add("three")
+    house.add("four", Source.FOLDER)
+
+
+async def test_an_adapter_without_a_name_of_its_own(house: House) -> None:
+    """It is listed as refused; the name stays the other's, also when it goes."""
+    await house.serve("pirate", A)
+    new = NewAdapter("other id", "pirate", Source.FOLDER, datetime(2026, 1, 1, tzinfo=UTC), "pirate")
+    house.store.add_refused(new, InvalidAdapter("another adapter has its name"))
+    assert house.store.resolve("pirate") == blend(A)
+    assert [(view.id, view.state) for view in house.store.snapshot()][1] == ("other id", AdapterState.REFUSED)
+    await house.store.remove("other id")
+    assert house.store.resolve("pirate") == blend(A)
