@@ -24,7 +24,8 @@ export class ApiError extends Error {
     if (this.status === 200) return "What had come is kept; ask again for the whole answer.";
     if (this.status === 0) return "Is the server running, and this page's address still right?";
     if (this.status === 401) return "Enter a token that this server accepts.";
-    if (this.status === 404 && this.code === "model_not_found") return "The adapter may have been removed: choose another for this column.";
+    if (this.status === 404 && this.code === "model_not_found")
+      return "The adapter may have been removed: choose another for this column.";
     if (this.code === "context_length_exceeded") return "Shorten the prompt, or begin a new conversation.";
     if (this.status === 429) return "Every place is taken: try again in a moment.";
     if (this.status === 503) return "The engine is being started again: try again in a few seconds.";
@@ -78,7 +79,12 @@ export class Api {
     const pool = this.#n_streams++ < MAX_CONNECTIONS ? "omit" : "same-origin";
     const asked = streams ? { ...body, stream: true, stream_options: { include_usage: true } } : body;
     try {
-      const response = await this.#send(path, { method: "POST", body: JSON.stringify(asked), signal, credentials: pool });
+      const response = await this.#send(path, {
+        method: "POST",
+        body: JSON.stringify(asked),
+        signal,
+        credentials: pool,
+      });
       if (!response.ok) throw await errorOf(response);
       if (streams) yield* this.#pieces(response.body);
       else yield* piecesOf(await response.json());
@@ -111,7 +117,10 @@ export class Api {
     const request = new XMLHttpRequest();
     request.open("PUT", `/adapters/${encodeURIComponent(name)}`);
     if (this.token) request.setRequestHeader("Authorization", `Bearer ${this.token}`);
-    request.upload.addEventListener("progress", (event) => event.lengthComputable && onprogress(event.loaded / event.total));
+    request.upload.addEventListener(
+      "progress",
+      (event) => event.lengthComputable && onprogress(event.loaded / event.total),
+    );
     signal.addEventListener("abort", () => request.abort());
     return new Promise((resolve, reject) => {
       request.addEventListener("load", () => {

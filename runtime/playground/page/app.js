@@ -84,11 +84,19 @@ async function needToken() {
   const isEntered = await askToken(api, words);
   isAsking = false;
   await watch.look();
-  if (!isEntered && watch.state === "locked") banner("This server wants a token: open the server's state above and enter one.");
+  if (!isEntered && watch.state === "locked")
+    banner("This server wants a token: open the server's state above and enter one.");
 }
 
 async function meetServer() {
-  banner({ ok: "", starting: "The engine is starting. Prompts can be sent as soon as it is ready.", locked: "", gone: "The server does not answer. This page goes on trying." }[watch.state] ?? "");
+  banner(
+    {
+      ok: "",
+      starting: "The engine is starting. Prompts can be sent as soon as it is ready.",
+      locked: "",
+      gone: "The server does not answer. This page goes on trying.",
+    }[watch.state] ?? "",
+  );
   if (watch.state === "locked") await needToken();
   if (watch.state !== "ok") return;
   const wasKnown = catalogue.isKnown;
@@ -127,7 +135,11 @@ function openServer() {
 }
 
 startTheme();
-byId("examples").append(...EXAMPLES.map((words) => element("li", {}, element("button", { type: "button", onclick: () => ask(words, null) }, words))));
+byId("examples").append(
+  ...EXAMPLES.map((words) =>
+    element("li", {}, element("button", { type: "button", onclick: () => ask(words, null) }, words)),
+  ),
+);
 byId("open-new").addEventListener("click", renew);
 byId("status").addEventListener("click", openServer);
 session.addEventListener("change", keep);
@@ -142,5 +154,12 @@ const shortcuts = [
   { key: "?", words: "This list", act: () => openHelp(shortcuts) },
 ];
 listenForShortcuts(shortcuts, () => session.isRunning && runner.stop());
-setInterval(() => watch.state === "ok" && document.visibilityState === "visible" && !session.isRunning && catalogue.refresh().catch(() => {}), 10_000);
+setInterval(
+  () =>
+    watch.state === "ok" &&
+    document.visibilityState === "visible" &&
+    !session.isRunning &&
+    catalogue.refresh().catch(() => {}),
+  10_000,
+);
 watch.look();

@@ -71,7 +71,8 @@ export async function importOf(file) {
   } catch {
     throw new Error(`${file.name} is not JSON`);
   }
-  if (value?.format !== FORMAT || !Array.isArray(value.conversations)) throw new Error(`${file.name} holds no exported conversations`);
+  if (value?.format !== FORMAT || !Array.isArray(value.conversations))
+    throw new Error(`${file.name} holds no exported conversations`);
   if (value.version !== 1) throw new Error(`${file.name} is of version ${value.version}; this page reads version 1`);
   return value.conversations.map((one, index) => readConversation(one, `conversation ${index + 1} of ${file.name}`));
 }
@@ -96,7 +97,11 @@ function readConversation(value, place) {
     mode: value.mode,
     system: String(value.system ?? ""),
     streams: value.streams !== false,
-    parameters: Object.fromEntries(PARAMETERS.flatMap(({ name }) => (Number.isFinite(value.parameters?.[name]) ? [[name, value.parameters[name]]] : []))),
+    parameters: Object.fromEntries(
+      PARAMETERS.flatMap(({ name }) =>
+        Number.isFinite(value.parameters?.[name]) ? [[name, value.parameters[name]]] : [],
+      ),
+    ),
     columns,
     turns: value.turns.map((turn) => readTurn(turn, columns, check)),
   };
@@ -111,7 +116,10 @@ function readMembers(members, check) {
 }
 
 function readTurn(turn, columns, check) {
-  check(typeof turn?.prompt === "string" && turn.answers !== null && typeof turn.answers === "object", "a turn needs a prompt and answers");
+  check(
+    typeof turn?.prompt === "string" && turn.answers !== null && typeof turn.answers === "object",
+    "a turn needs a prompt and answers",
+  );
   const answers = {};
   for (const { id } of columns) {
     const answer = turn.answers[id];
@@ -125,7 +133,10 @@ function readTurn(turn, columns, check) {
       reason: typeof answer.reason === "string" ? answer.reason : null,
       error: null,
       firstTokenMs: number(answer.firstTokenMs),
-      rate: number(answer.rate?.perSecond) === null ? null : { perSecond: answer.rate.perSecond, isWhole: answer.rate.isWhole === true },
+      rate:
+        number(answer.rate?.perSecond) === null
+          ? null
+          : { perSecond: answer.rate.perSecond, isWhole: answer.rate.isWhole === true },
       nTokens: number(answer.nTokens) ?? 0,
       usage: null,
     };

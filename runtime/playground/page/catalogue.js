@@ -34,7 +34,9 @@ export class Catalogue extends EventTarget {
     const usable = new Set(names);
     const described = (listing?.adapters ?? []).map((adapter) => describe(adapter, usable));
     const known = new Set(described.map(({ name }) => name));
-    const bare = names.filter((name) => !known.has(name)).map((name) => ({ name, isUsable: true, state: "ready", reason: "", detail: "" }));
+    const bare = names
+      .filter((name) => !known.has(name))
+      .map((name) => ({ name, isUsable: true, state: "ready", reason: "", detail: "" }));
     this.#adapters = [...described, ...bare].sort((one, other) => one.name.localeCompare(other.name));
     this.limits = listing?.limits ?? null;
     this.isKnown = true;
@@ -48,6 +50,17 @@ export class Catalogue extends EventTarget {
 function describe({ name, state, reason, rank, bytes, replacement }, usable) {
   const isUsable = usable.has(name);
   const size = bytes ? `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB` : "";
-  const parts = [rank ? `rank ${rank}` : "", size, isUsable ? "" : state, replacement ? `next generation ${replacement.state}` : ""];
-  return { name, isUsable, state, reason: reason || (isUsable ? "" : `it is ${state}`), detail: parts.filter(Boolean).join(" · ") };
+  const parts = [
+    rank ? `rank ${rank}` : "",
+    size,
+    isUsable ? "" : state,
+    replacement ? `next generation ${replacement.state}` : "",
+  ];
+  return {
+    name,
+    isUsable,
+    state,
+    reason: reason || (isUsable ? "" : `it is ${state}`),
+    detail: parts.filter(Boolean).join(" · "),
+  };
 }

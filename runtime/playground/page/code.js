@@ -34,21 +34,42 @@ export class CodeDialog {
       lines.firstChild.textContent = snippets[language];
     };
     show(this.#language);
-    const choose = element("select", { id: "code-column" }, ...columns.map(({ id, members }) => element("option", { value: id, selected: id === column.id }, titleOf(members))));
+    const choose = element(
+      "select",
+      { id: "code-column" },
+      ...columns.map(({ id, members }) =>
+        element("option", { value: id, selected: id === column.id }, titleOf(members)),
+      ),
+    );
     choose.addEventListener("change", () => {
       this.open(choose.value);
       byId("code-column").focus();
     });
-    const copy = element("button", { type: "button", class: "primary", id: "copy-code", onclick: ({ currentTarget }) => copyText(lines.textContent, currentTarget) }, "Copy");
+    const copy = element(
+      "button",
+      {
+        type: "button",
+        class: "primary",
+        id: "copy-code",
+        onclick: ({ currentTarget }) => copyText(lines.textContent, currentTarget),
+      },
+      "Copy",
+    );
     openDialog(
       byId("code"),
       "Code",
       element(
         "div",
         { class: "dialog-body" },
-        element("div", { class: "code-bar" }, element("div", { class: "modes", role: "radiogroup", "aria-label": "Language" }, ...languages), element("label", { class: "code-column" }, "Column ", choose)),
+        element(
+          "div",
+          { class: "code-bar" },
+          element("div", { class: "modes", role: "radiogroup", "aria-label": "Language" }, ...languages),
+          element("label", { class: "code-column" }, "Column ", choose),
+        ),
         lines,
-        this.api.token !== "" && element("p", { class: "hint" }, "The token is read from the environment variable GEMLANE_TOKEN."),
+        this.api.token !== "" &&
+          element("p", { class: "hint" }, "The token is read from the environment variable GEMLANE_TOKEN."),
       ),
       element("div", { class: "dialog-actions" }, copy),
     );

@@ -30,8 +30,12 @@ export class ColumnHeads {
     const add = element(
       "button",
       {
-        type: "button", class: "add-column", title: "Add a column (C)", "data-focus": "add",
-        disabled: isRunning || columns.length >= MAX_COLUMNS, onclick: () => this.add(),
+        type: "button",
+        class: "add-column",
+        title: "Add a column (C)",
+        "data-focus": "add",
+        disabled: isRunning || columns.length >= MAX_COLUMNS,
+        onclick: () => this.add(),
       },
       icon("new"),
       element("span", { class: "visually-hidden" }, "Add a column"),
@@ -47,18 +51,38 @@ export class ColumnHeads {
     const choose = element(
       "button",
       {
-        type: "button", class: "choose", disabled: isRunning, title: `Choose adapters (now ${title})`, "data-focus": `choose-${column.id}`,
-        onclick: () => openPicker(this.catalogue, column.members, "Adapters of this column", (members) => this.session.setMembers(column.id, members)),
+        type: "button",
+        class: "choose",
+        disabled: isRunning,
+        title: `Choose adapters (now ${title})`,
+        "data-focus": `choose-${column.id}`,
+        onclick: () =>
+          openPicker(this.catalogue, column.members, "Adapters of this column", (members) =>
+            this.session.setMembers(column.id, members),
+          ),
       },
       element("span", { class: "choose-title" }, title),
       icon("down"),
     );
-    const remove = iconButton("close", `Remove the column ${title}`, () => this.#remove(column), { disabled: isRunning || columns.length < 2 });
+    const remove = iconButton("close", `Remove the column ${title}`, () => this.#remove(column), {
+      disabled: isRunning || columns.length < 2,
+    });
     return element(
       "section",
-      { class: "head", "data-lane": laneOf(columns, place), "data-column": column.id, "aria-label": `Column ${place + 1}: ${title}` },
+      {
+        class: "head",
+        "data-lane": laneOf(columns, place),
+        "data-column": column.id,
+        "aria-label": `Column ${place + 1}: ${title}`,
+      },
       element("div", { class: "head-row" }, choose, remove),
-      missing.length > 0 && element("p", { class: "head-fault" }, `${missing.map(({ name }) => name).join(", ")} cannot be used: ${this.catalogue.reasonOf(missing[0].name)}`),
+      missing.length > 0 &&
+        element(
+          "p",
+          { class: "head-fault" },
+          `${missing.map(({ name }) => name).join(", ")} cannot be used: ${this.catalogue.reasonOf(missing[0].name)}`,
+        ),
+      column.members.length === 0 && element("p", { class: "head-note" }, "without adapters"),
       ...column.members.map((member) => this.#scale(column, member)),
     );
   }
@@ -73,8 +97,24 @@ export class ColumnHeads {
     const many = column.members.length > 1;
     const { isRunning } = this.session;
     const label = `Scale of ${name}`;
-    const slider = element("input", { type: "range", min: MIN_SCALE, max: MAX_SCALE, step: SCALE_STEP, value: scale, "aria-label": label, disabled: isRunning });
-    const number = element("input", { type: "number", min: -SCALE_LIMIT, max: SCALE_LIMIT, step: SCALE_STEP, value: scale, "aria-label": `${label}, as a number`, disabled: isRunning });
+    const slider = element("input", {
+      type: "range",
+      min: MIN_SCALE,
+      max: MAX_SCALE,
+      step: SCALE_STEP,
+      value: scale,
+      "aria-label": label,
+      disabled: isRunning,
+    });
+    const number = element("input", {
+      type: "number",
+      min: -SCALE_LIMIT,
+      max: SCALE_LIMIT,
+      step: SCALE_STEP,
+      value: scale,
+      "aria-label": `${label}, as a number`,
+      disabled: isRunning,
+    });
     const set = (text) => {
       const wanted = parseScale(text);
       if (wanted === null) return;
@@ -88,7 +128,13 @@ export class ColumnHeads {
       number.value = slider.value = parseScale(number.value) ?? 1;
       set(number.value);
     });
-    return element("div", { class: "scale" }, many && element("span", { class: "scale-name", title: name }, name), slider, number);
+    return element(
+      "div",
+      { class: "scale" },
+      many && element("span", { class: "scale-name", title: name }, name),
+      slider,
+      number,
+    );
   }
 }
 

@@ -63,7 +63,7 @@ export class Composer {
       radio.checked = radio.value === conversation.mode;
       radio.disabled = isRunning;
     }
-    this.field.placeholder = conversation.mode === "raw" ? "A prompt as the model shall read it, no template around it…" : "Ask every column…";
+    this.field.placeholder = conversation.mode === "raw" ? "A prompt, without the chat template…" : "Ask every column…";
     byId("summary").textContent = summaryOf(conversation);
   }
 
@@ -107,7 +107,8 @@ function hasTouchKeyboard() {
 
 /** The settings that are not the server's own, in a line. */
 function summaryOf({ parameters, system }) {
-  const set = PARAMETERS.filter(({ name }) => parameters[name] !== undefined).map(({ name, label, unit }) =>
-    `${label.toLowerCase()} ${parameters[name]}${unit ? ` ${unit}` : ""}`);
+  const set = PARAMETERS.filter(({ name }) => parameters[name] !== undefined).map(
+    ({ name, label, unit }) => `${label.toLowerCase()} ${parameters[name]}${unit ? ` ${unit}` : ""}`,
+  );
   return [system.trim() ? "system prompt" : "", ...set].filter(Boolean).join(" · ");
 }

@@ -2,10 +2,11 @@
 
 import { element } from "./dom.js";
 import { N_ROUNDS } from "./measure.js";
+import { median } from "./meter.js";
 
 const HOW =
   `Measured from this page on this server with this prompt: the columns as they are in one batch, and as many columns of ` +
-  `the base model in one batch, in turn and ${N_ROUNDS} times each (the medians are shown), then each column alone. A ` +
+  `the base model in one batch, in turn and ${N_ROUNDS} times each (shown: the median, the least and the most), then each column alone. A ` +
   `batch's speed is counted from the last column's first token to the first column's last, while all of them run.`;
 
 /** The row, or null where there is nothing to say. */
@@ -16,20 +17,32 @@ export function costRow(session, turn, index, actions) {
   const together = element(
     "p",
     { class: "cost-line" },
-    element("b", {}, `${cost.nColumns} columns`), ` · ${cost.nTokens} tokens in ${cost.seconds.toFixed(2)} s`,
-    cost.shared === null ? "" : ` · ${round(cost.shared)} tokens a second together`,
+    element("b", {}, `${cost.nColumns} columns`),
+    ` · ${cost.nTokens} tokens in ${cost.seconds.toFixed(2)} s`,
+    cost.shared === null ? "" : ` · ${speed(cost.shared)} tokens a second together`,
   );
   const progress = element("span", { class: "cost-progress", role: "status" });
   const measure = element(
     "button",
     {
-      type: "button", class: "small", disabled: session.isRunning || columns.length < 2, "data-focus": `measure-${turn.id}`,
+      type: "button",
+      class: "small",
+      disabled: session.isRunning || columns.length < 2,
+      "data-focus": `measure-${turn.id}`,
       onclick: () => actions.measure(index, columns, (step, n_steps) => byStep(turn, step, n_steps)),
     },
     cost.measured ? "Measure again" : "Measure what mixing costs",
   );
   progress.dataset.progress = turn.id;
-  return element("div", { class: "cost" }, together, cost.measured && table(cost, columns), cost.fault && element("p", { class: "cost-fault" }, cost.fault), measure, progress);
+  return element(
+    "div",
+    { class: "cost" },
+    together,
+    cost.measured && table(cost, columns),
+    cost.fault && element("p", { class: "cost-fault" }, cost.fault),
+    measure,
+    progress,
+  );
 }
 
 function byStep(turn, step, n_steps) {
@@ -40,36 +53,69 @@ function byStep(turn, step, n_steps) {
 function table({ measured }, columns) {
   const { mixed, plain } = measured;
   const alone = Object.values(measured.alone);
-  const inTurn = alone.length / alone.reduce((sum, rate) => sum + 1 / rate, 0);
+  const inTurn = alone.length / alone.reduce((sum, rate) => sum + 1 / rate, 0); // of equal shares of tokens
   const rows = [
     ["These columns, mixed in one batch", mixed, ""],
-    ["As many columns of the base model", plain, share(1 - mixed / plain)],
-    ["The same columns, one after another", inTurn, `one batch is ${(mixed / inTurn).toFixed(1)} times as fast`],
+    ["As many columns of the base model", plain, costOf(median(mixed) / median(plain))],
+    ["The same columns, one after another", [inTurn], gainOf(median(mixed) / inTurn)],
   ];
-  const widest = Math.max(mixed, plain, inTurn);
+  const widest = Math.max(...rows.map(([, rates]) => median(rates)));
   return element(
     "figure",
     { class: "cost-table" },
     element(
       "table",
       {},
-      element("thead", { class: "visually-hidden" }, element("tr", {}, ...["Run", "Tokens a second", "", "Meaning"].map((words) => element("th", { scope: "col" }, words)))),
-      element("tbody", {}, ...rows.map(([words, rate, note]) =>
-        element("tr", {},
-          element("th", { scope: "row" }, words),
-          element("td", { class: "number" }, `${round(rate)} tok/s`),
-          element("td", { class: "bar", "aria-hidden": "true" }, element("meter", { min: 0, max: widest, value: rate })),
-          element("td", { class: "note" }, note)))),
+      element(
+        "thead",
+        { class: "visually-hidden" },
+        element(
+          "tr",
+          {},
+          ...["Run", "Tokens a second", "From and to", "Bar", "Meaning"].map((words) =>
+            element("th", { scope: "col" }, words),
+          ),
+        ),
+      ),
+      element("tbody", {}, ...rows.map((row) => tableRow(row, widest))),
     ),
-    element("figcaption", {}, element("details", {}, element("summary", {}, `How this is measured (${columns.length} columns)`), HOW)),
+    element(
+      "figcaption",
+      {},
+      element("details", {}, element("summary", {}, `How this is measured (${columns.length} columns)`), HOW),
+    ),
   );
 }
 
-function share(cost) {
-  if (cost < 0.005) return "mixing cost nothing that can be measured";
-  return `mixing costs ${(cost * 100).toFixed(cost < 0.1 ? 1 : 0)} % of it`;
+function tableRow([words, rates, note], widest) {
+  const bar = element("div");
+  bar.style.setProperty("--share", `${(100 * median(rates)) / widest}%`);
+  return element(
+    "tr",
+    {},
+    element("th", { scope: "row" }, words),
+    element("td", { class: "number" }, `${speed(median(rates))} tok/s`),
+    element(
+      "td",
+      { class: "spread" },
+      rates.length > 1 ? `${speed(Math.min(...rates))} to ${speed(Math.max(...rates))}` : "",
+    ),
+    element("td", { class: "bar", "aria-hidden": "true" }, element("div", {}, bar)),
+    element("td", { class: "note" }, note),
+  );
 }
 
-function round(rate) {
+function costOf(ratio) {
+  const percent = (1 - ratio) * 100;
+  return percent < 1 ? "mixing costs nothing that can be told" : `mixing costs ${percent.toFixed(0)} %`;
+}
+
+function gainOf(ratio) {
+  if (ratio < 0.95) return `one batch is slower, ${ratio.toFixed(2)} times as fast`;
+  return ratio < 1.05 ? "one batch is as fast" : `one batch is ${ratio.toFixed(1)} times as fast`;
+}
+
+/** Tokens a second, as short as it is honest. */
+export function speed(rate) {
   return rate < 10 ? rate.toFixed(1) : String(Math.round(rate));
 }

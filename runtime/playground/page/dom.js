@@ -29,7 +29,11 @@ export function icon(name) {
 
 /** A button that shows an icon and says `words` to screen readers and in its tooltip. */
 export function iconButton(name, words, onclick, attributes = {}) {
-  return element("button", { type: "button", class: "icon", title: words, "aria-label": words, onclick, ...attributes }, icon(name));
+  return element(
+    "button",
+    { type: "button", class: "icon", title: words, "aria-label": words, onclick, ...attributes },
+    icon(name),
+  );
 }
 
 /** The element with this id, which index.html holds. */

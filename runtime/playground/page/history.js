@@ -19,13 +19,30 @@ export class HistoryDialog {
     try {
       kept = await this.archive.all();
     } catch {
-      openDialog(this.dialog, "History", element("div", { class: "dialog-body" }, element("p", {}, "This browser keeps no history here; a private window, perhaps.")));
+      openDialog(
+        this.dialog,
+        "History",
+        element(
+          "div",
+          { class: "dialog-body" },
+          element("p", {}, "This browser keeps no history here; a private window, perhaps."),
+        ),
+      );
       return;
     }
     const list = element("ul", { class: "kept" }, ...kept.map((one) => this.#row(one)));
-    const empty = kept.length === 0 && element("p", { class: "hint" }, "Nothing yet. Conversations stay in this browser, on this machine.");
+    const empty =
+      kept.length === 0 &&
+      element("p", { class: "hint" }, "Nothing yet. Conversations stay in this browser, on this machine.");
     const status = element("p", { class: "hint", role: "status" });
-    const file = element("input", { type: "file", accept: "application/json,.json", class: "visually-hidden", id: "import-file", tabindex: -1, "aria-hidden": "true" });
+    const file = element("input", {
+      type: "file",
+      accept: "application/json,.json",
+      class: "visually-hidden",
+      id: "import-file",
+      tabindex: -1,
+      "aria-hidden": "true",
+    });
     file.addEventListener("change", () => this.#import(file.files[0], status));
     openDialog(
       this.dialog,
@@ -35,7 +52,16 @@ export class HistoryDialog {
         "div",
         { class: "dialog-actions" },
         element("button", { type: "button", id: "import", onclick: () => file.click() }, "Import JSON"),
-        element("button", { type: "button", id: "export-all", disabled: kept.length === 0, onclick: () => save(kept, "gemlane-conversations.json") }, "Export all"),
+        element(
+          "button",
+          {
+            type: "button",
+            id: "export-all",
+            disabled: kept.length === 0,
+            onclick: () => save(kept, "gemlane-conversations.json"),
+          },
+          "Export all",
+        ),
       ),
     );
   }
@@ -43,11 +69,14 @@ export class HistoryDialog {
   #row(conversation) {
     const title = conversation.title || "Untitled";
     const isOpen = conversation.id === this.session.conversation.id;
-    const about = `${new Date(conversation.updatedAt).toLocaleString()} · ${conversation.columns.map(({ members }) => titleOf(members)).join(", ")}`;
+    const about = `${new Date(conversation.updatedAt).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" })} · ${conversation.columns.map(({ members }) => titleOf(members)).join(", ")}`;
     const open = element(
       "button",
       {
-        type: "button", class: "kept-open", "aria-current": isOpen ? "true" : null, disabled: this.session.isRunning,
+        type: "button",
+        class: "kept-open",
+        "aria-current": isOpen ? "true" : null,
+        disabled: this.session.isRunning,
         onclick: () => {
           this.dialog.close();
           this.onopen(conversation);
@@ -60,8 +89,19 @@ export class HistoryDialog {
       "li",
       {},
       open,
-      element("button", { type: "button", class: "small", "aria-label": `Export ${title}`, onclick: () => save([conversation], "gemlane-conversation.json") }, "Export"),
-      iconButton("close", `Remove ${title}`, () => this.#remove(conversation), { disabled: isOpen && this.session.isRunning }),
+      element(
+        "button",
+        {
+          type: "button",
+          class: "small",
+          "aria-label": `Export ${title}`,
+          onclick: () => save([conversation], "gemlane-conversation.json"),
+        },
+        "Export",
+      ),
+      iconButton("close", `Remove ${title}`, () => this.#remove(conversation), {
+        disabled: isOpen && this.session.isRunning,
+      }),
     );
   }
 
@@ -87,7 +127,10 @@ export class HistoryDialog {
 }
 
 function save(conversations, name) {
-  const link = element("a", { href: URL.createObjectURL(new Blob([exportOf(conversations)], { type: "application/json" })), download: name });
+  const link = element("a", {
+    href: URL.createObjectURL(new Blob([exportOf(conversations)], { type: "application/json" })),
+    download: name,
+  });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }

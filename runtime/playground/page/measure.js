@@ -4,15 +4,18 @@
 // for both: the columns as they are, in one batch; as many columns of the base model, in one batch; and each column
 // alone. A batch's speed counts only while all of its answers were running (meter.js, sharedRate).
 
-import { Meter, median, sharedRate } from "./meter.js";
+import { Meter, sharedRate } from "./meter.js";
 
 export const N_ROUNDS = 3;
-const MAX_TOKENS = 128;
+const RUN_S = 2; // about how long one batch should take; a machine that is slow for its model takes longer
+const MIN_TOKENS = 24; // of each column
 
 /** The answers were too short to measure. */
 export class TooShort extends Error {
   constructor() {
-    super("The answers are too short to measure: all columns must run together for a moment. Ask for something longer.");
+    super(
+      "The answers are too short to measure: all columns must run together for a moment. Ask for something longer.",
+    );
     this.name = "TooShort";
   }
 }
@@ -20,18 +23,23 @@ export class TooShort extends Error {
 /**
  * @param {import("./api.js").Api} api
  * @param {{path: string, body: object}[]} requests one for each column
- * @param {{signal: AbortSignal, onstep: function(number, number): void}} options
- * @returns {Promise<{mixed: number, plain: number, alone: number[]}>} tokens a second: of the columns together in one
- *   batch, of as many base columns together, and of each column alone
+ * @param {{shared: number|null, signal: AbortSignal, onstep: function(number, number): void}} options `shared`: tokens
+ *   a second of these columns together as last seen, by which the length of a run is chosen
+ * @returns {Promise<{mixed: number[], plain: number[], alone: number[]}>} tokens a second: of the columns together in
+ *   one batch and of as many base columns together, both by round, and of each column alone
  */
-export async function measureMixing(api, requests, { signal, onstep }) {
-  const limited = requests.map(withLimit);
+export async function measureMixing(api, requests, { shared, signal, onstep }) {
+  const n_tokens = Math.max(MIN_TOKENS, Math.round(((shared ?? 0) / requests.length) * RUN_S));
+  const limited = requests.map((request) => withLimit(request, n_tokens));
   const plain = limited.map(({ path, body: { lora: _, ...body } }) => ({ path, body }));
   const n_steps = 2 * N_ROUNDS + requests.length;
   const rates = { mixed: [], plain: [] };
   let step = 0;
   for (let round = 0; round < N_ROUNDS; round += 1) {
-    for (const [kind, batch] of [["mixed", limited], ["plain", plain]]) {
+    for (const [kind, batch] of [
+      ["mixed", limited],
+      ["plain", plain],
+    ]) {
       onstep((step += 1), n_steps);
       rates[kind].push(await rateOf(api, batch, signal));
     }
@@ -41,7 +49,7 @@ export async function measureMixing(api, requests, { signal, onstep }) {
     onstep((step += 1), n_steps);
     alone.push(await rateOf(api, [request], signal));
   }
-  return { mixed: median(rates.mixed), plain: median(rates.plain), alone };
+  return { ...rates, alone };
 }
 
 async function rateOf(api, batch, signal) {
@@ -59,6 +67,6 @@ async function timed(api, request, signal) {
   return meter;
 }
 
-function withLimit({ path, body }) {
-  return { path, body: { ...body, max_tokens: Math.min(body.max_tokens ?? MAX_TOKENS, MAX_TOKENS) } };
+function withLimit({ path, body }, n_tokens) {
+  return { path, body: { ...body, max_tokens: Math.min(body.max_tokens ?? n_tokens, n_tokens) } };
 }

@@ -2,7 +2,7 @@
 
 /** Fewer tokens in a window, or a shorter one, and a speed would say more of the clock than of the server. */
 export const MIN_WINDOW_TOKENS = 16;
-export const MIN_WINDOW_MS = 150;
+export const MIN_WINDOW_MS = 100;
 
 /** The arrivals of one answer. */
 export class Meter {

@@ -39,10 +39,27 @@ export class ParameterPanel {
     streams.checked = conversation.streams;
     streams.addEventListener("change", () => this.session.set({ streams: streams.checked }));
     this.place.replaceChildren(
-      element("div", { class: "panel-head" }, element("h2", {}, "Parameters"), iconButton("close", "Close the parameters", () => this.toggle())),
-      element("div", { class: "field" }, element("label", { for: "system" }, "System prompt"), system, element("p", { class: "hint" }, "Chat only; it goes before the first prompt")),
+      element(
+        "div",
+        { class: "panel-head" },
+        element("h2", {}, "Parameters"),
+        iconButton("close", "Close the parameters", () => this.toggle()),
+      ),
+      element(
+        "div",
+        { class: "field" },
+        element("label", { for: "system" }, "System prompt"),
+        system,
+        element("p", { class: "hint" }, "Chat only; it goes before the first prompt"),
+      ),
       ...PARAMETERS.map((parameter) => this.#field(parameter)),
-      element("div", { class: "field check" }, streams, element("label", { for: "streams" }, "Stream the answers"), element("p", { class: "hint" }, "Speeds are measured on streams only")),
+      element(
+        "div",
+        { class: "field check" },
+        streams,
+        element("label", { for: "streams" }, "Stream the answers"),
+        element("p", { class: "hint" }, "Speeds are measured on streams only"),
+      ),
     );
   }
 
@@ -50,10 +67,29 @@ export class ParameterPanel {
     const { name, label, min, max, step, slider: end, fallback, hint } = parameter;
     const value = this.session.conversation.parameters[name];
     const id = `parameter-${name}`;
-    const number = element("input", { type: "number", id, min, max, step: step === 1 ? 1 : "any", placeholder: fallback, "aria-describedby": `${id}-hint ${id}-fault` });
-    const slider = element("input", { type: "range", min, max: end ?? max, step, "aria-label": `${label}, slider`, tabindex: -1 });
+    const number = element("input", {
+      type: "number",
+      id,
+      min,
+      max,
+      step: step === 1 ? 1 : "any",
+      placeholder: fallback,
+      "aria-describedby": `${id}-hint ${id}-fault`,
+    });
+    const slider = element("input", {
+      type: "range",
+      min,
+      max: end || max,
+      step,
+      "aria-label": `${label}, slider`,
+      tabindex: -1,
+    });
     const fault = element("p", { class: "fault", id: `${id}-fault`, role: "alert" });
-    const reset = iconButton("close", `Reset ${label}`, () => set(null), { class: "icon reset" });
+    const reset = element(
+      "button",
+      { type: "button", "aria-label": `Reset ${label}`, onclick: () => set(null) },
+      "Reset",
+    );
     const show = (shown) => {
       number.value = shown ?? "";
       slider.value = shown ?? (Number.isFinite(Number(fallback)) ? Number(fallback) : min);
@@ -67,18 +103,26 @@ export class ParameterPanel {
       if (words === null) {
         this.session.setParameter(name, wanted);
         show(wanted);
-        if (wanted === null) announce(`${label}: ${fallback}`);
+        if (wanted !== null) return;
+        announce(`${label}: ${fallback}`);
+        number.focus(); // the button under the focus went away
       }
     };
-    number.addEventListener("change", () => set(number.value.trim() === "" && !number.validity.badInput ? null : Number(number.value || NaN)));
+    number.addEventListener("change", () =>
+      set(number.value.trim() === "" && !number.validity.badInput ? null : Number(number.value || NaN)),
+    );
     slider.addEventListener("input", () => set(Number(slider.value)));
     show(value ?? null);
     return element(
       "div",
       { class: "field" },
-      element("label", { for: id }, label),
-      element("div", { class: "field-row" }, slider, number, reset),
-      element("p", { class: "hint", id: `${id}-hint` }, `${min} to ${max ?? "what fits the context"}${hint ? `. ${hint}` : ""}`),
+      element("div", { class: "field-head" }, element("label", { for: id }, label), reset),
+      element("div", { class: "field-row" }, end !== false && slider, number),
+      element(
+        "p",
+        { class: "hint", id: `${id}-hint` },
+        `${min} to ${max ?? "what fits the context"}${hint ? `. ${hint}` : ""}`,
+      ),
       fault,
     );
   }

@@ -12,13 +12,23 @@ import { parseScale } from "./blends.js";
 export function openPicker(catalogue, members, title, onchoose) {
   const dialog = byId("picker");
   const chosen = new Map(members.map(({ name, scale }) => [name, scale]));
-  const search = element("input", { type: "search", placeholder: "Search adapters", "aria-label": "Search adapters", autocomplete: "off" });
+  const search = element("input", {
+    type: "search",
+    placeholder: "Search adapters",
+    "aria-label": "Search adapters",
+    autocomplete: "off",
+  });
   const list = element("ul", { class: "picks", "aria-label": "Adapters" });
   const count = element("p", { class: "hint", role: "status" });
   const done = element("button", { type: "submit", class: "primary" }, "Use the base model");
 
   const say = () => {
-    done.textContent = chosen.size === 0 ? "Use the base model" : chosen.size === 1 ? `Use ${[...chosen.keys()][0]}` : `Blend ${chosen.size} adapters`;
+    done.textContent =
+      chosen.size === 0
+        ? "Use the base model"
+        : chosen.size === 1
+          ? `Use ${[...chosen.keys()][0]}`
+          : `Blend ${chosen.size} adapters`;
   };
   const show = () => {
     const words = search.value.trim().toLowerCase();
@@ -30,10 +40,15 @@ export function openPicker(catalogue, members, title, onchoose) {
   const form = element(
     "form",
     {
-      method: "dialog", class: "dialog-body",
+      method: "dialog",
+      class: "dialog-body",
       onsubmit: () => onchoose([...chosen].map(([name, scale]) => ({ name, scale }))),
     },
-    element("p", { class: "hint" }, "One adapter, several for a blend, or none for the base model. Their scales stay on the column."),
+    element(
+      "p",
+      { class: "hint" },
+      "One adapter, several for a blend, or none for the base model. Their scales stay on the column.",
+    ),
     search,
     list,
     count,
@@ -46,7 +61,11 @@ export function openPicker(catalogue, members, title, onchoose) {
 }
 
 function row({ name, isUsable, reason, detail }, chosen, say) {
-  const box = element("input", { type: "checkbox", checked: chosen.has(name), disabled: !isUsable && !chosen.has(name) });
+  const box = element("input", {
+    type: "checkbox",
+    checked: chosen.has(name),
+    disabled: !isUsable && !chosen.has(name),
+  });
   box.checked = chosen.has(name);
   box.addEventListener("change", () => {
     if (box.checked) chosen.set(name, parseScale("1"));
@@ -57,7 +76,13 @@ function row({ name, isUsable, reason, detail }, chosen, say) {
   return element(
     "li",
     { class: isUsable ? "pick" : "pick unusable" },
-    element("label", {}, box, element("span", { class: "pick-name" }, name), note && element("span", { class: "pick-note" }, note)),
+    element(
+      "label",
+      {},
+      box,
+      element("span", { class: "pick-name" }, name),
+      note && element("span", { class: "pick-note" }, note),
+    ),
   );
 }
 

@@ -34,6 +34,9 @@ function earlier(conversation, column, index) {
   return conversation.turns.slice(0, index).flatMap(({ prompt, answers }) => {
     const answer = answers[column.id];
     if (!answer?.text || answer.status === "failed") return [];
-    return [{ role: "user", content: prompt }, { role: "assistant", content: answer.text }];
+    return [
+      { role: "user", content: prompt },
+      { role: "assistant", content: answer.text },
+    ];
   });
 }

@@ -32,7 +32,9 @@ export class Runner {
     for (const column of columns) turn.answers[column.id] = waitingAnswer(column);
     this.session.isRunning = true;
     this.session.touch();
-    const meters = await Promise.all(columns.map((column, place) => this.#answer(turn, column, requests[place], conversation.streams)));
+    const meters = await Promise.all(
+      columns.map((column, place) => this.#answer(turn, column, requests[place], conversation.streams)),
+    );
     turn.cost = costOf(meters.filter((meter) => meter !== null));
     this.#abort = null;
     this.session.isRunning = false;
@@ -53,12 +55,17 @@ export class Runner {
     this.#abort = new AbortController();
     this.session.isRunning = true;
     try {
-      const { mixed, plain, alone } = await measureMixing(this.api, requests, { signal: this.#abort.signal, onstep });
+      const { mixed, plain, alone } = await measureMixing(this.api, requests, {
+        shared: cost.shared,
+        signal: this.#abort.signal,
+        onstep,
+      });
       cost.measured = { mixed, plain, alone: Object.fromEntries(columns.map(({ id }, place) => [id, alone[place]])) };
       cost.fault = null;
     } catch (error) {
       this.#abort.abort(); // one request failed: the others of its batch have no use any more
-      if (error.name !== "AbortError") cost.fault = error instanceof TooShort || error instanceof ApiError ? error.message : String(error);
+      if (error.name !== "AbortError")
+        cost.fault = error instanceof TooShort || error instanceof ApiError ? error.message : String(error);
     } finally {
       this.#abort = null;
       this.session.isRunning = false;
@@ -92,7 +99,17 @@ export class Runner {
 }
 
 function waitingAnswer(column) {
-  return { status: "waiting", text: "", members: structuredClone(column.members), reason: null, error: null, firstTokenMs: null, rate: null, nTokens: 0, usage: null };
+  return {
+    status: "waiting",
+    text: "",
+    members: structuredClone(column.members),
+    reason: null,
+    error: null,
+    firstTokenMs: null,
+    rate: null,
+    nTokens: 0,
+    usage: null,
+  };
 }
 
 function note(answer, meter, streams) {

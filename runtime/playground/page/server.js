@@ -34,7 +34,12 @@ export class ServerWatch extends EventTarget {
 
   #show() {
     const status = byId("status");
-    const words = { ok: () => summaryOf(this.health), starting: () => "engine starting", locked: () => "token needed", gone: () => "no connection" }[this.state]();
+    const words = {
+      ok: () => summaryOf(this.health),
+      starting: () => "engine starting",
+      locked: () => "token needed",
+      gone: () => "no connection",
+    }[this.state]();
     status.dataset.state = this.state;
     status.lastElementChild.textContent = words;
     status.setAttribute("aria-label", `Server: ${words}. Details`);
@@ -47,7 +52,19 @@ function summaryOf({ model, adapter_batching: batching }) {
 
 /** The dialog with what the server says of itself. */
 export function openServerDialog({ state, health }, catalogue, { chooseFile, chooseFolder, enterToken }) {
-  const rows = state === "ok" ? factsOf(health) : [["State", { starting: "The engine is loading or is being started again.", locked: "It wants a token.", gone: "It does not answer." }[state] ?? "Not known yet."]];
+  const rows =
+    state === "ok"
+      ? factsOf(health)
+      : [
+          [
+            "State",
+            {
+              starting: "The engine is loading or is being started again.",
+              locked: "It wants a token.",
+              gone: "It does not answer.",
+            }[state] ?? "Not known yet.",
+          ],
+        ];
   const refused = catalogue.adapters.filter(({ isUsable }) => !isUsable);
   openDialog(
     byId("server"),
@@ -55,9 +72,18 @@ export function openServerDialog({ state, health }, catalogue, { chooseFile, cho
     element(
       "div",
       { class: "dialog-body" },
-      element("dl", { class: "facts" }, ...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
+      element(
+        "dl",
+        { class: "facts" },
+        ...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]),
+      ),
       refused.length > 0 && element("h3", {}, "Adapters that cannot be used"),
-      refused.length > 0 && element("ul", { class: "refused" }, ...refused.map(({ name, reason }) => element("li", {}, element("b", {}, name), ` ${reason}`))),
+      refused.length > 0 &&
+        element(
+          "ul",
+          { class: "refused" },
+          ...refused.map(({ name, reason }) => element("li", {}, element("b", {}, name), ` ${reason}`)),
+        ),
     ),
     element(
       "div",
@@ -72,7 +98,10 @@ export function openServerDialog({ state, health }, catalogue, { chooseFile, cho
 function factsOf({ model, adapter_batching: batching, adapter_batching_reason: reason, adapters, requests }) {
   const bytes = model.size_bytes;
   return [
-    ["Model", `${model.name}, ${(model.n_params / 1e6).toFixed(model.n_params < 1e8 ? 1 : 0)} million parameters, ${bytes < 1e8 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`}`],
+    [
+      "Model",
+      `${model.name}, ${(model.n_params / 1e6).toFixed(model.n_params < 1e8 ? 1 : 0)} million parameters, ${bytes < 1e8 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`}`,
+    ],
     ["Runs on", model.device],
     ["Context", `${model.n_ctx} tokens a request`],
     ["At once", `${model.n_parallel} answers; more wait their turn`],
@@ -90,7 +119,8 @@ export function askToken(api, words) {
     const form = element(
       "form",
       {
-        method: "dialog", class: "dialog-body",
+        method: "dialog",
+        class: "dialog-body",
         onsubmit: () => {
           api.token = field.value.trim();
           announce(api.token ? "Token set" : "Token removed");
@@ -100,8 +130,16 @@ export function askToken(api, words) {
       element("p", {}, words),
       element("label", { for: "token-field" }, "Token"),
       field,
-      element("p", { class: "hint" }, "It is kept in this tab until the tab is closed, and is sent to this server alone."),
-      element("div", { class: "dialog-actions" }, element("button", { type: "submit", class: "primary" }, "Use this token")),
+      element(
+        "p",
+        { class: "hint" },
+        "It is kept in this tab until the tab is closed, and is sent to this server alone.",
+      ),
+      element(
+        "div",
+        { class: "dialog-actions" },
+        element("button", { type: "submit", class: "primary" }, "Use this token"),
+      ),
     );
     openDialog(dialog, "Token", form);
     dialog.addEventListener("close", () => resolve(false), { once: true });

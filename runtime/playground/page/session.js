@@ -124,7 +124,12 @@ export class Session extends EventTarget {
   /** Drop the turn at `index` and all after it. The conversation becomes another one, so that the old one is kept. */
   branch(index) {
     const copy = structuredClone(this.conversation);
-    this.conversation = { ...copy, id: newId(), createdAt: new Date().toISOString(), turns: copy.turns.slice(0, index) };
+    this.conversation = {
+      ...copy,
+      id: newId(),
+      createdAt: new Date().toISOString(),
+      turns: copy.turns.slice(0, index),
+    };
     this.#changed("turns");
   }
 

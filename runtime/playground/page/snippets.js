@@ -1,10 +1,24 @@
 // A request as lines to paste: curl, Python (the openai package), JavaScript (fetch). Pure.
 
-const OPENAI_OWN = new Set(["model", "messages", "prompt", "max_tokens", "temperature", "top_p", "seed", "frequency_penalty", "presence_penalty"]);
+const OPENAI_OWN = new Set([
+  "model",
+  "messages",
+  "prompt",
+  "max_tokens",
+  "temperature",
+  "top_p",
+  "seed",
+  "frequency_penalty",
+  "presence_penalty",
+]);
 
 /** `{language: lines}` for a request; `hasToken` adds the header, with the token left to the environment. */
 export function snippetsOf({ path, body }, origin, hasToken) {
-  return { curl: curl(path, body, origin, hasToken), Python: python(path, body, origin, hasToken), JavaScript: javascript(path, body, origin, hasToken) };
+  return {
+    curl: curl(path, body, origin, hasToken),
+    Python: python(path, body, origin, hasToken),
+    JavaScript: javascript(path, body, origin, hasToken),
+  };
 }
 
 function curl(path, body, origin, hasToken) {

@@ -2,7 +2,7 @@
 
 import { isSameBlend, titleOf } from "./blends.js";
 import { laneOf } from "./columns.js";
-import { costRow } from "./cost.js";
+import { costRow, speed } from "./cost.js";
 import { byId, copyText, element, icon, iconButton } from "./dom.js";
 import { renderMarkdown } from "./markdown.js";
 
@@ -76,8 +76,14 @@ export class Thread {
       element(
         "div",
         { class: "asked-actions" },
-        iconButton("edit", "Edit this prompt", () => this.actions.edit(index), { disabled: isRunning, "data-focus": `edit-${turn.id}` }),
-        iconButton("again", "Ask every column again", () => this.actions.ask(index, columns), { disabled: isRunning, "data-focus": `again-${turn.id}` }),
+        iconButton("edit", "Edit this prompt", () => this.actions.edit(index), {
+          disabled: isRunning,
+          "data-focus": `edit-${turn.id}`,
+        }),
+        iconButton("again", "Ask every column again", () => this.actions.ask(index, columns), {
+          disabled: isRunning,
+          "data-focus": `again-${turn.id}`,
+        }),
       ),
     );
   }
@@ -90,9 +96,16 @@ export class Thread {
     const title = titleOf(column.members);
     const whole = element(
       "section",
-      { class: "answer", "data-lane": laneOf(this.session.columns, place), "data-column": column.id, "aria-label": `Answer of ${title}` },
+      {
+        class: "answer",
+        "data-lane": laneOf(this.session.columns, place),
+        "data-column": column.id,
+        "aria-label": `Answer of ${title}`,
+      },
       element("p", { class: "answer-name", "aria-hidden": "true" }, title),
-      body, fault, element("div", { class: "answer-end" }, foot, tools),
+      body,
+      fault,
+      element("div", { class: "answer-end" }, foot, tools),
     );
     const cell = { whole, body, foot, fault, tools, turn, index, column };
     this.#cells.set(`${turn.id}/${column.id}`, cell);
@@ -112,8 +125,12 @@ export class Thread {
 
   #text(answer) {
     if (!answer) return [element("span", { class: "unasked" }, "Not asked yet")];
-    if (answer.status === "waiting") return [element("span", { class: "waiting" }, "waiting", element("span", { class: "dots", "aria-hidden": "true" }))];
-    if (answer.status === "done" && answer.text === "") return [element("span", { class: "unasked" }, "An empty answer")];
+    if (answer.status === "waiting")
+      return [
+        element("span", { class: "waiting" }, "waiting", element("span", { class: "dots", "aria-hidden": "true" })),
+      ];
+    if (answer.status === "done" && answer.text === "")
+      return [element("span", { class: "unasked" }, "An empty answer")];
     if (this.session.conversation.mode === "raw") return [element("div", { class: "raw" }, answer.text)];
     return [renderMarkdown(answer.text)];
   }
@@ -121,7 +138,11 @@ export class Thread {
   #fault({ index, column }, answer) {
     if (answer?.status !== "failed") return [];
     const { message, advice } = answer.error;
-    const again = element("button", { type: "button", disabled: this.session.isRunning, onclick: () => this.actions.ask(index, [column]) }, "Try again");
+    const again = element(
+      "button",
+      { type: "button", disabled: this.session.isRunning, onclick: () => this.actions.ask(index, [column]) },
+      "Try again",
+    );
     return [element("p", {}, element("strong", {}, message), advice && ` ${advice}`), again];
   }
 
@@ -130,9 +151,19 @@ export class Thread {
     if (isRunning && (!answer || answer.status === "waiting" || answer.status === "streaming")) return [];
     const title = titleOf(column.members);
     const ask = answer
-      ? iconButton("again", `Ask ${title} again`, () => this.actions.ask(index, [column]), { disabled: isRunning, "data-focus": `ask-${turn.id}-${column.id}` })
-      : element("button", { type: "button", class: "small", disabled: isRunning, onclick: () => this.actions.ask(index, [column]) }, icon("send"), "Ask this column");
-    const copy = answer?.text && iconButton("copy", `Copy the answer of ${title}`, ({ currentTarget }) => copyText(answer.text, currentTarget));
+      ? iconButton("again", `Ask ${title} again`, () => this.actions.ask(index, [column]), {
+          disabled: isRunning,
+          "data-focus": `ask-${turn.id}-${column.id}`,
+        })
+      : element(
+          "button",
+          { type: "button", class: "small", disabled: isRunning, onclick: () => this.actions.ask(index, [column]) },
+          icon("send"),
+          "Ask this column",
+        );
+    const copy =
+      answer?.text &&
+      iconButton("copy", `Copy the answer of ${title}`, ({ currentTarget }) => copyText(answer.text, currentTarget));
     return [copy, ask].filter(Boolean);
   }
 
@@ -150,13 +181,22 @@ function footOf({ turn, column }, answer) {
   if (!answer || answer.status === "waiting") return [];
   const figures = [];
   if (answer.rate !== null) figures.push(rateFigure(answer.rate));
-  if (answer.firstTokenMs !== null) figures.push(figure(duration(answer.firstTokenMs), "to first token", reused(answer.usage)));
+  if (answer.firstTokenMs !== null)
+    figures.push(figure(duration(answer.firstTokenMs), "to first token", reused(answer.usage)));
   if (answer.nTokens) figures.push(figure(String(answer.nTokens), answer.nTokens === 1 ? "token" : "tokens"));
   const alone = turn.cost?.measured?.alone[column.id];
   if (alone) figures.push(figure(speed(alone), "tok/s alone"));
   if (answer.status === "stopped") figures.push(element("span", { class: "ending" }, "stopped"));
-  if (answer.reason === "length") figures.push(element("span", { class: "ending", title: "The answer reached the longest length that was asked for" }, "cut at the limit"));
-  if (!isSameBlend(answer.members, column.members)) figures.push(element("span", { class: "ending" }, `by ${titleOf(answer.members)}`));
+  if (answer.reason === "length")
+    figures.push(
+      element(
+        "span",
+        { class: "ending", title: "The answer reached the longest length that was asked for" },
+        "cut at the limit",
+      ),
+    );
+  if (!isSameBlend(answer.members, column.members))
+    figures.push(element("span", { class: "ending" }, `by ${titleOf(answer.members)}`));
   return figures;
 }
 
@@ -177,12 +217,7 @@ function reused(usage) {
   return n_cached ? `${n_cached} of ${usage.prompt_tokens} prompt tokens were kept from an earlier request` : null;
 }
 
-/** Tokens a second, as short as it is honest. */
-export function speed(rate) {
-  return rate < 10 ? rate.toFixed(1) : String(Math.round(rate));
-}
-
 /** A time as short as it is honest. */
-export function duration(ms) {
+function duration(ms) {
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 2 : 1)} s`;
 }

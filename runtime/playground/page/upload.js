@@ -32,13 +32,21 @@ export function adaptersOf(found) {
 
 function faultOf(found) {
   const names = found.map(({ file }) => file.name);
-  if (names.some((name) => ADAPTER_FILES.has(name))) return "A PEFT adapter is two files: adapter_config.json and adapter_model.safetensors. Drop the folder that holds both.";
-  if (names.some((name) => PICKLES.test(name))) return "Pickled weights are never opened. Save the adapter as safetensors, which PEFT does by itself since 0.7.";
+  if (names.some((name) => ADAPTER_FILES.has(name)))
+    return "A PEFT adapter is two files: adapter_config.json and adapter_model.safetensors. Drop the folder that holds both.";
+  if (names.some((name) => PICKLES.test(name)))
+    return "Pickled weights are never opened. Save the adapter as safetensors, which PEFT does by itself since 0.7.";
   return "No adapter was found: drop a GGUF file, or a PEFT or MLX folder with adapter_config.json and its safetensors file.";
 }
 
 function nameOf(text) {
-  return text.replace(/\.(gguf|tar)$/i, "").replace(/[^\w.-]+/g, "-").replace(/^[-.]+|[-.]+$/g, "").slice(0, MAX_NAME) || "adapter";
+  return (
+    text
+      .replace(/\.(gguf|tar)$/i, "")
+      .replace(/[^\w.-]+/g, "-")
+      .replace(/^[-.]+|[-.]+$/g, "")
+      .slice(0, MAX_NAME) || "adapter"
+  );
 }
 
 /** Every file of a drop, folders walked. */
@@ -86,8 +94,15 @@ export class Uploads {
 
   /** Let the reader choose a file or, with `asFolder`, a folder. */
   choose(asFolder) {
-    const input = element("input", { type: "file", webkitdirectory: asFolder, multiple: !asFolder, accept: asFolder ? null : ".gguf,.tar,.json,.safetensors" });
-    input.addEventListener("change", () => this.take([...input.files].map((file) => ({ path: file.webkitRelativePath || file.name, file }))));
+    const input = element("input", {
+      type: "file",
+      webkitdirectory: asFolder,
+      multiple: !asFolder,
+      accept: asFolder ? null : ".gguf,.tar,.json,.safetensors",
+    });
+    input.addEventListener("change", () =>
+      this.take([...input.files].map((file) => ({ path: file.webkitRelativePath || file.name, file }))),
+    );
     input.click();
   }
 
@@ -105,7 +120,8 @@ export class Uploads {
     try {
       await this.api.upload(name, files, { onprogress: (fraction) => row.progress(fraction), signal: row.signal });
       await this.catalogue.refresh();
-      if (!this.session.isRunning && this.session.columns.length < MAX_COLUMNS) this.session.addColumn([{ name, scale: 1 }]);
+      if (!this.session.isRunning && this.session.columns.length < MAX_COLUMNS)
+        this.session.addColumn([{ name, scale: 1 }]);
       row.done(`${name} is ready`);
     } catch (error) {
       row.fail(error.message);
