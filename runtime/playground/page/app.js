@@ -80,12 +80,15 @@ let isAsking = false;
 async function needToken() {
   if (isAsking) return;
   isAsking = true;
-  const words = api.token ? "The server does not accept this token. Enter another." : "This server wants a token.";
-  const isEntered = await askToken(api, words);
+  const refused = "The server does not accept this token. Enter another.";
+  let words = api.token ? refused : "This server wants a token.";
+  while (await askToken(api, words)) {
+    await watch.look();
+    if (watch.state !== "locked") break;
+    words = refused;
+  }
   isAsking = false;
-  await watch.look();
-  if (!isEntered && watch.state === "locked")
-    banner("This server wants a token: open the server's state above and enter one.");
+  if (watch.state === "locked") banner("This server wants a token: open the server's state above and enter one.");
 }
 
 async function meetServer() {

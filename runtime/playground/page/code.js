@@ -65,7 +65,7 @@ export class CodeDialog {
           "div",
           { class: "code-bar" },
           element("div", { class: "modes", role: "radiogroup", "aria-label": "Language" }, ...languages),
-          element("label", { class: "code-column" }, "Column ", choose),
+          element("div", { class: "code-column" }, element("label", { for: "code-column" }, "Column"), choose),
         ),
         lines,
         this.api.token !== "" &&

@@ -54,7 +54,8 @@ export class ColumnHeads {
         type: "button",
         class: "choose",
         disabled: isRunning,
-        title: `Choose adapters (now ${title})`,
+        title: "Choose adapters",
+        "aria-label": `${title}, choose adapters`,
         "data-focus": `choose-${column.id}`,
         onclick: () =>
           openPicker(this.catalogue, column.members, "Adapters of this column", (members) =>

@@ -115,6 +115,7 @@ export function askToken(api, words) {
   const dialog = byId("token");
   const field = element("input", { type: "password", id: "token-field", autocomplete: "off", spellcheck: "false" });
   field.value = api.token;
+  let isEntered = false;
   return new Promise((resolve) => {
     const form = element(
       "form",
@@ -124,7 +125,7 @@ export function askToken(api, words) {
         onsubmit: () => {
           api.token = field.value.trim();
           announce(api.token ? "Token set" : "Token removed");
-          resolve(true);
+          isEntered = true;
         },
       },
       element("p", {}, words),
@@ -142,7 +143,7 @@ export function askToken(api, words) {
       ),
     );
     openDialog(dialog, "Token", form);
-    dialog.addEventListener("close", () => resolve(false), { once: true });
+    dialog.addEventListener("close", () => resolve(isEntered), { once: true });
     field.focus();
   });
 }
