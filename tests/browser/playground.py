@@ -36,7 +36,7 @@ class Playground:
 
     def titles(self) -> list[str]:
         """The columns' titles, from left to right."""
-        return self.page.locator(".choose-title").all_inner_texts()
+        return list(self.page.locator(".choose-title").all_inner_texts())
 
     def add_column(self, *adapters: str) -> None:
         """Add a column of these adapters; none is the base model."""

@@ -28,7 +28,7 @@ def lines_of(playground: Playground, language: str, column: str) -> str:
     lines = playground.page.locator("#code pre").text_content()
     playground.page.keyboard.press("Escape")
     assert lines
-    return lines
+    return str(lines)
 
 
 def run(language: str, lines: str) -> str:
