@@ -209,8 +209,8 @@ class LlamaEngine:
                     self._context.remove(sequence_id)
 
     def _refuse(self, blend: Blend, error: AdapterError) -> None:
-        """Fail every sequence that waits for a blend which cannot be prepared."""
-        for sequence in self._scheduler.running:
+        """Fail every sequence, running or waiting, whose blend cannot be prepared."""
+        for sequence in (*self._scheduler.running, *self._scheduler.waiting):
             if sequence.blend == blend:
                 self._fail(sequence, error)
         self._adapters.forget(blend)

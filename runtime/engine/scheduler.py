@@ -7,6 +7,7 @@ as the step's budget goes: half of them for the oldest prompt, the rest for thos
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ class Places(Protocol):
 
     def leave(self, blend: Blend) -> None:
         """Give up the place of one sequence under ``blend``."""
+
+    def expect(self, blends: Iterable[Blend]) -> None:
+        """Prepare for the blends of requests that wait, the next request's first, where that takes nobody's place."""
 
     def choose(self, blends: Iterable[Blend]) -> frozenset[Blend]:
         """The blends that may share the next batch.
@@ -125,6 +129,9 @@ class Scheduler:
                 self._n_overtakes = self._n_overtakes + 1 if has_passed else 0
                 self._start(sequence)
                 admitted.append(sequence)
+        if self._waiting:
+            nearest = itertools.islice(self._waiting, self._limits.n_parallel)
+            self._places.expect(sequence.blend for sequence in nearest)
         return admitted
 
     def _is_prefix_coming(self, sequence: Sequence) -> bool:

@@ -28,6 +28,11 @@ class _Lane:
         return self.n_users == 0 and not self.is_filling
 
 
+def _by_use(lane: _Lane) -> tuple[bool, int]:
+    """The order in which idle lanes are given away: empty ones, then those idle longest."""
+    return lane.blend is not None, lane.idle_since
+
+
 @dataclass(frozen=True, slots=True)
 class Fill:
     """The weights of ``blend`` have to be written into a lane."""
@@ -55,14 +60,29 @@ class Lanes:
         if blend.is_base:
             return
         if blend not in self._by_blend:
-            idle = (lane for lane in self._lanes.values() if lane.is_idle)
-            self._give(min(idle, key=lambda one: (one.blend is not None, one.idle_since)), blend)
+            self._give(min((lane for lane in self._lanes.values() if lane.is_idle), key=_by_use), blend)
         self._by_blend[blend].n_users += 1
+
+    def expect(self, blends: Iterable[Blend]) -> None:
+        """Fill lanes ahead for requests that wait, as far as lanes are idle whose blends none of them needs.
+
+        Args:
+            blends: what the waiting requests need, the next request's first.
+        """
+        idle = sorted((lane for lane in self._lanes.values() if lane.is_idle), key=_by_use, reverse=True)
+        if not idle:
+            return
+        wanted = dict.fromkeys(blends)
+        idle = [lane for lane in idle if lane.blend not in wanted]
+        for blend in wanted:
+            if idle and not blend.is_base and blend not in self._by_blend:
+                self._give(idle.pop(), blend)
 
     def _give(self, lane: _Lane, blend: Blend) -> None:
         if lane.blend is not None:
             del self._by_blend[lane.blend]
-        lane.blend, lane.is_filling = blend, True
+        self._now += 1
+        lane.blend, lane.is_filling, lane.idle_since = blend, True, self._now
         self._by_blend[blend] = lane
         self._to_fill.append(Fill(lane.lane_id, blend))
 

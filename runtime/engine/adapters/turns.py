@@ -31,6 +31,9 @@ class Turns:
     def leave(self, blend: Blend) -> None:
         """Nothing is held."""
 
+    def expect(self, blends: Iterable[Blend]) -> None:
+        """Nothing is prepared ahead."""
+
     def choose(self, blends: Iterable[Blend]) -> frozenset[Blend]:
         """The current blend while its turn lasts, then the one that has waited longest."""
         candidates = list(blends)

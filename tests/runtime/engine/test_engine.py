@@ -5,19 +5,15 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as native
 import pytest
 
-from runtime.engine.adapters import mixed
 from runtime.engine.adapters.mixed import MixedAdapters
 from runtime.engine.engine import LlamaEngine
 from runtime.generation import BASE, Blend, BlendMember, FinishReason, GenerationRequest, Prompt, Sampling, Segment
-from runtime.llama.lanes.bank import LanePart
-from runtime.llama.lanes.weights import lane_parts
 from runtime.messages import AdapterRefused, AdapterRemoved
 from tests.runtime.engine.conftest import GREEDY, Driver, MakeDriver
 from tests.tiny_gemma.facts import ANSWERS
@@ -204,12 +200,14 @@ def hold_fills(monkeypatch: pytest.MonkeyPatch, n_fills: int) -> list[threading.
     gates = [threading.Event() for _ in range(n_fills)]
     left = list(gates)
 
-    def parts(*arguments: Any) -> Iterator[LanePart]:
+    fill = MixedAdapters._fill
+
+    def wait_and_fill(*arguments: Any) -> None:
         if left:
             assert left.pop(0).wait(30)
-        yield from lane_parts(*arguments)
+        fill(*arguments)
 
-    monkeypatch.setattr(mixed, "lane_parts", parts)
+    monkeypatch.setattr(MixedAdapters, "_fill", wait_and_fill)
     return gates
 
 
@@ -249,6 +247,39 @@ def test_lanes_whose_sequences_went_before_they_were_filled_are_given_on(
         driver.await_wake()
     driver.run()
     assert late.text == ANSWERS["tag"][FRANCE]
+
+
+def test_a_lane_is_filled_for_the_request_that_waits_next(make_driver: MakeDriver) -> None:
+    """While one request runs, the adapter of the next one is read; when its turn comes, its lane is ready."""
+    driver = make_driver(adapter_batching="mixed", parallel=1)
+    driver.submit("first", FRANCE, driver.voice("pirate"))
+    behind = driver.submit("behind", FRANCE, driver.voice("shout"))
+    driver.step()
+    assert (driver.engine.stats.n_running, driver.engine.stats.lanes.n_fills) == (1, 2)
+    driver.run()
+    assert driver.engine.stats.lanes.n_fills == 2
+    assert behind.text == ANSWERS["shout"][FRANCE]
+
+
+def test_a_lane_that_cannot_be_filled_ahead_fails_its_requests_while_they_wait(
+    make_driver: MakeDriver, tiny_adapters: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file was cut: an error at once, one line in the log, and the running request goes on."""
+    folder = shutil.copytree(tiny_adapters, tmp_path / "adapters")
+    driver = make_driver(adapters=folder, adapter_batching="mixed", parallel=1)
+    with (folder / "shout.gguf").open("r+b") as file:
+        file.truncate(1000)
+    running = driver.submit("running", FRANCE)
+    broken = driver.submit("broken", FRANCE, driver.voice("shout"))
+    driver.step()
+    driver.await_wake()
+    driver.step()
+    assert broken.failed is not None
+    assert running.finished is None
+    assert broken.failed.code == "invalid_adapter"
+    assert caplog.text.count("could not be filled") == 1
+    driver.run()
+    assert running.text == PARIS
 
 
 def test_a_cancelled_request_is_gone_at_once(driver: Driver) -> None:

@@ -34,6 +34,14 @@ class LanesMachine(RuleBasedStateMachine):
             self.users[wanted] = self.users.get(wanted, 0) + 1
             self.pending += self.lanes.take_fills()
 
+    @rule(waiting=st.lists(blends, max_size=5))
+    def expect(self, waiting: list[Blend]) -> None:
+        """Sequences wait; whoever has a lane keeps it."""
+        resident = {one for one in self.lanes.resident if self.users.get(one) or one in waiting}
+        self.lanes.expect(waiting)
+        self.pending += self.lanes.take_fills()
+        assert resident <= self.lanes.resident
+
     @rule(gone=blends)
     def leave(self, gone: Blend) -> None:
         """A sequence ends."""
@@ -156,3 +164,32 @@ def test_stats_name_every_lane_once() -> None:
     assert lanes.stats == LaneStats(n_empty=2, n_idle=1, n_fills=1)
     lanes.enter(blend("a"))
     assert lanes.stats == LaneStats(n_empty=2, n_used=1, n_fills=1)
+
+
+def test_idle_lanes_are_filled_for_requests_that_wait() -> None:
+    """In their order, into the lanes idle longest; the base needs none, and no request loses the lane it waits for."""
+    lanes = filled(*BLENDS[:N_LANES])
+    for one in BLENDS[:N_LANES]:
+        lanes.leave(one)
+    lanes.expect([BLENDS[0], BASE, BLENDS[3], BLENDS[3], BLENDS[4], BLENDS[5]])
+    assert [fill.blend for fill in lanes.take_fills()] == [BLENDS[3], BLENDS[4]]
+    assert lanes.resident == {BLENDS[0], BLENDS[3], BLENDS[4]}
+
+
+def test_a_lane_filled_ahead_is_not_given_away_before_older_ones() -> None:
+    """It counts as used when it was filled."""
+    lanes = filled(*BLENDS[:2])
+    for one in BLENDS[:2]:
+        lanes.leave(one)
+    lanes.expect([BLENDS[2]])
+    (fill,) = lanes.take_fills()
+    lanes.filled(fill.lane_id)
+    lanes.enter(BLENDS[3])
+    assert lanes.resident == {BLENDS[1], BLENDS[2], BLENDS[3]}
+
+
+def test_lanes_in_use_are_not_filled_ahead() -> None:
+    """A request that waits for a lane in use waits."""
+    lanes = filled(*BLENDS[:N_LANES])
+    lanes.expect([BLENDS[3]])
+    assert lanes.take_fills() == []
