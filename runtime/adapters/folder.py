@@ -38,6 +38,7 @@ _UNFINISHED: Final = (".part", ".partial", ".tmp", ".crdownload", ".download", "
 _STILL_S: Final = 0.3
 """How long a file must not have changed. A copy in progress changes its file every few milliseconds."""
 _POLL_S: Final = 2.0
+_HIDDEN: Final = "hidden"
 _RETRY_S: Final = 60.0
 """After how long a conversion is tried again that failed for want of disk or memory."""
 
@@ -85,7 +86,7 @@ def candidates(folder: Path) -> tuple[dict[str, Candidate], dict[str, str]]:
 
 def _candidate(path: Path) -> Candidate | str:
     if path.name.startswith("."):
-        return "hidden"
+        return _HIDDEN
     if path.name.endswith(_UNFINISHED):
         return "not finished, by its name"
     status = path.stat()
@@ -152,8 +153,7 @@ class AdapterFolder:
         await self.look()
         await self.settled()
         if not self._taken:
-            reasons = "".join(f"\n  {name}: {reason}" for name, reason in self.others.items())
-            log.warning("%s holds no adapter%s", self._folder, reasons or ": it is empty")
+            log.warning("%s holds no adapter%s", self._folder, "" if self.others else ": it is empty")
 
     async def settled(self) -> None:
         """Wait for everything that is being taken in."""
@@ -190,13 +190,17 @@ class AdapterFolder:
     async def look(self) -> None:
         """Compare the folder with what was taken from it; a folder that cannot be read changes nothing."""
         try:
-            found, self.others = await asyncio.to_thread(candidates, self._folder)
+            found, others = await asyncio.to_thread(candidates, self._folder)
         except OSError as error:
             if self._is_readable:
                 log.warning("%s cannot be read, so adapters stay as they are: %s", self._folder, error.strerror)
             self._is_readable = False
             return
         self._is_readable = True
+        for name in sorted(set(others) - set(self.others)):
+            if others[name] != _HIDDEN:
+                log.warning("%s in the adapters folder is left out: %s", name, others[name])
+        self.others = others
         moving = self._moving
         self._moving = {}
         for location, candidate in found.items():

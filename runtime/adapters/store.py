@@ -16,7 +16,16 @@ from datetime import datetime
 from typing import Any, Final
 
 from runtime.adapters.life import USABLE, AdapterState, check_move
-from runtime.adapters.views import AdapterMove, AdapterView, CheckedAdapter, NewAdapter, ReplacementView, Source, now
+from runtime.adapters.views import (
+    AdapterMove,
+    AdapterView,
+    CheckedAdapter,
+    NewAdapter,
+    ReplacementView,
+    Source,
+    normal,
+    now,
+)
 from runtime.engines.protocol import Engine
 from runtime.errors import (
     AdapterBudget,
@@ -119,7 +128,7 @@ class Store:
 
     def is_free(self, name: str) -> bool:
         """Whether a new adapter may take ``name``: no adapter has it as a name or as an id."""
-        return name not in self._id_of_name and name not in self._adapters
+        return self._find(name) is None
 
     def on_move(self, listener: Callable[[AdapterMove], None]) -> None:
         """Call ``listener`` at every move of a life, in the event loop."""
@@ -167,7 +176,7 @@ class Store:
             raise AdapterConflict(f"the adapter name {new.name[:200]!r} is taken; choose another")
         if new.source is Source.UPLOAD and len(self._adapters) >= self._max_adapters:
             raise AdapterBudget(f"this server keeps {self._max_adapters} adapters at most (--max-adapters)")
-        self._id_of_name[new.name] = new.id
+        self._id_of_name[normal(new.name)] = new.id
         return self._add(new)
 
     def add_refused(self, new: NewAdapter, error: GemlaneError) -> AdapterView:
@@ -237,8 +246,8 @@ class Store:
             if commit:
                 commit()
             del self._adapters[adapter_id]
-            if self._id_of_name.get(adapter.new.name) == adapter_id:
-                del self._id_of_name[adapter.new.name]
+            if self._id_of_name.get(normal(adapter.new.name)) == adapter_id:
+                del self._id_of_name[normal(adapter.new.name)]
             for generation in (adapter.candidate, adapter.current):
                 if generation is not None:
                     self._retire(generation)
@@ -254,7 +263,8 @@ class Store:
     # How
 
     def _find(self, name_or_id: str) -> _Adapter | None:
-        return self._adapters.get(name_or_id) or self._adapters.get(self._id_of_name.get(name_or_id, ""))
+        adapter_id = self._id_of_name.get(normal(name_or_id), name_or_id)
+        return self._adapters.get(name_or_id) or self._adapters.get(adapter_id)
 
     @contextlib.asynccontextmanager
     async def _changing(self, adapter_id: str, expected_digest: str | None = None) -> AsyncIterator[_Adapter]:

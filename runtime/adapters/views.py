@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -103,3 +104,8 @@ class AdapterMove:
 def now() -> datetime:
     """This moment, in UTC."""
     return datetime.now(UTC)
+
+
+def normal(name: str) -> str:
+    """A name in the form in which names are compared: macOS composes accents in file names differently (NFD)."""
+    return unicodedata.normalize("NFC", name)

@@ -331,7 +331,7 @@ async def test_a_folder_with_nothing_usable_says_why(house: House, caplog: pytes
     """File by file."""
     (house.place / "notes.txt").write_text("x")
     (house.place / "pirate.gguf.part").write_text("x")
-    (house.place / ".hidden.gguf").write_text("x")
+    (house.place / ".DS_Store").write_text("x")
     (house.place / "checkpoints").mkdir()
     (house.place / "gone.gguf").symlink_to(house.place / "nowhere")
     with caplog.at_level(logging.WARNING):
@@ -339,11 +339,15 @@ async def test_a_folder_with_nothing_usable_says_why(house: House, caplog: pytes
     for name, reason in [
         ("notes.txt", "neither a .gguf file nor a folder"),
         ("pirate.gguf.part", "not finished"),
-        (".hidden.gguf", "hidden"),
         ("checkpoints", "a folder without adapter_config.json"),
         ("gone.gguf", "cannot be read: No such file"),
     ]:
-        assert f"\n  {name}: {reason}" in caplog.text
+        assert f"{name} in the adapters folder is left out: {reason}" in caplog.text
+    assert ".DS_Store" not in caplog.text
+    assert f"{house.place} holds no adapter\n" in caplog.text
+    n_logged = len(caplog.records)
+    await house.look()
+    assert len(caplog.records) == n_logged
     assert house.store.snapshot() == ()
 
 

@@ -134,6 +134,16 @@ async def test_a_name_is_taken_once(house: House) -> None:
     assert [view.id for view in house.store.snapshot()] == [adapter_id]
 
 
+async def test_names_are_compared_composed(house: House) -> None:
+    """MacOS gives file names with accents apart from their letters; clients type them composed."""
+    await house.serve("re\u0301sume\u0301")
+    assert house.store.resolve("r\u00e9sum\u00e9") == blend(A)
+    with pytest.raises(AdapterConflict):
+        house.add("r\u00e9sum\u00e9")
+    await house.store.remove("id of re\u0301sume\u0301")
+    assert house.store.is_free("r\u00e9sum\u00e9")
+
+
 async def test_uses_are_counted(house: House) -> None:
     """Each request counts, and the time of the last one is kept; a refusal does not count."""
     await house.serve("pirate")
