@@ -11,17 +11,15 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Final
 
+from runtime.adapters.entry import AdapterEntry, Generation, view_of
 from runtime.adapters.life import USABLE, AdapterState, check_move
 from runtime.adapters.views import (
     AdapterMove,
     AdapterView,
     CheckedAdapter,
     NewAdapter,
-    ReplacementView,
     Source,
     normal,
     now,
@@ -49,36 +47,6 @@ Commit = Callable[[CheckedAdapter], None]
 _SHOWN_DIGITS: Final = 12  # of a digest, in the log
 
 
-@dataclass(slots=True)
-class _Generation:
-    """One content under one name."""
-
-    adapter: NewAdapter
-    state: AdapterState = AdapterState.AWAITING
-    reason: str = ""
-    error: GemlaneError | None = None
-    checked: CheckedAdapter | None = None
-
-    @property
-    def digest(self) -> str | None:
-        return self.checked.digest if self.checked else None
-
-
-@dataclass(slots=True)
-class _Adapter:
-    """One name: the generation that is served, and one that is to replace it."""
-
-    new: NewAdapter
-    current: _Generation
-    modified_at: datetime
-    candidate: _Generation | None = None
-    n_uses: int = 0
-    last_used_at: datetime | None = None
-    is_pinned: bool = False
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while a generation is brought in or the adapter is removed: one change at a time."""
-
-
 class Store:
     """All adapters of one server."""
 
@@ -93,9 +61,9 @@ class Store:
         self._engine = engine
         self._max_adapters = max_adapters
         self._on_freed = on_freed
-        self._adapters: dict[str, _Adapter] = {}
+        self._adapters: dict[str, AdapterEntry] = {}
         self._id_of_name: dict[str, str] = {}
-        self._retiring: list[_Generation] = []
+        self._retiring: list[Generation] = []
         self._listeners: list[Callable[[AdapterMove], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         engine.on_ready(self._offer_all)
@@ -106,7 +74,7 @@ class Store:
         """Every adapter, sorted by name; those that are retiring come last."""
         known = sorted(self._adapters.values(), key=lambda one: (one.new.name, one.new.id))
         removed = (one for one in self._retiring if one.adapter.id not in self._adapters)
-        return (*map(_view, known), *(_view(_Adapter(one.adapter, one, now())) for one in removed))
+        return (*map(view_of, known), *(view_of(AdapterEntry(one.adapter, one, now())) for one in removed))
 
     def usable(self) -> Iterator[AdapterView]:
         """Those that requests may name, sorted by name."""
@@ -115,7 +83,7 @@ class Store:
     def find(self, name_or_id: str) -> AdapterView | None:
         """The adapter of that id, else of that name, else None."""
         adapter = self._find(name_or_id)
-        return _view(adapter) if adapter else None
+        return view_of(adapter) if adapter else None
 
     def name_of(self, digest: str) -> str | None:
         """A name of the adapter that serves that content, or None."""
@@ -227,7 +195,7 @@ class Store:
                 self._give_up(adapter, generation, error)
                 raise
             self._publish(adapter, generation)
-            return _view(adapter)
+            return view_of(adapter)
 
     async def remove(
         self, adapter_id: str, expected_digest: str | None = None, commit: Callable[[], None] | None = None
@@ -252,7 +220,7 @@ class Store:
                 if generation is not None:
                     self._retire(generation)
             adapter.candidate = None
-            return _view(adapter)
+            return view_of(adapter)
 
     async def close(self) -> None:
         """Stop waiting for the engine."""
@@ -262,12 +230,12 @@ class Store:
 
     # How
 
-    def _find(self, name_or_id: str) -> _Adapter | None:
+    def _find(self, name_or_id: str) -> AdapterEntry | None:
         adapter_id = self._id_of_name.get(normal(name_or_id), name_or_id)
         return self._adapters.get(name_or_id) or self._adapters.get(adapter_id)
 
     @contextlib.asynccontextmanager
-    async def _changing(self, adapter_id: str, expected_digest: str | None = None) -> AsyncIterator[_Adapter]:
+    async def _changing(self, adapter_id: str, expected_digest: str | None = None) -> AsyncIterator[AdapterEntry]:
         """Have an adapter to oneself; a second change waits."""
         adapter = self._adapters.get(adapter_id)
         if adapter is None:
@@ -282,18 +250,18 @@ class Store:
             yield adapter
 
     def _add(self, new: NewAdapter) -> AdapterView:
-        generation = _Generation(new)
-        adapter = self._adapters[new.id] = _Adapter(new, generation, new.created_at)
+        generation = Generation(new)
+        adapter = self._adapters[new.id] = AdapterEntry(new, generation, new.created_at)
         self._report(generation, None, generation.state)
-        return _view(adapter)
+        return view_of(adapter)
 
-    def _begin(self, adapter: _Adapter) -> _Generation:
+    def _begin(self, adapter: AdapterEntry) -> Generation:
         """A generation that awaits its files: the adapter's own while it serves nothing, else a candidate beside it."""
         is_serving = adapter.current.state in USABLE
         earlier = adapter.candidate if is_serving else adapter.current
         if earlier is not None and earlier.state is AdapterState.AWAITING:
             return earlier
-        fresh = _Generation(adapter.new)
+        fresh = Generation(adapter.new)
         self._report(fresh, None, fresh.state)
         if is_serving:
             adapter.candidate = fresh
@@ -303,7 +271,7 @@ class Store:
             self._retire(earlier)
         return fresh
 
-    async def _bring_in(self, generation: _Generation, prepare: Prepare) -> None:
+    async def _bring_in(self, generation: Generation, prepare: Prepare) -> None:
         """Take a generation from its files to the engine."""
         self._move(generation, AdapterState.CONVERTING)
         generation.checked = await prepare()
@@ -312,14 +280,14 @@ class Store:
         if generation.error is not None:
             raise generation.error
 
-    def _offer(self, generation: _Generation) -> Awaitable[None]:
+    def _offer(self, generation: Generation) -> Awaitable[None]:
         """Send a generation to the engine now; the answer is to be awaited."""
         assert generation.checked is not None
         if generation.state is not AdapterState.OFFERED:
             self._move(generation, AdapterState.OFFERED)
         return self._engine.add_adapter(generation.checked.digest, generation.checked.path)
 
-    async def _settle(self, generation: _Generation, answer: Awaitable[None]) -> None:
+    async def _settle(self, generation: Generation, answer: Awaitable[None]) -> None:
         """Move a generation to where the engine's answer leads."""
         error: GemlaneError | None = None
         after = AdapterState.READY
@@ -340,15 +308,15 @@ class Store:
                     continue
                 self._start(self._settle(generation, self._offer(generation)))
 
-    def _give_up(self, adapter: _Adapter, generation: _Generation, error: BaseException) -> None:
+    def _give_up(self, adapter: AdapterEntry, generation: Generation, error: BaseException) -> None:
         """A generation could not be brought in, and that is no fault of its own: its adapter is as it was before."""
         if generation is adapter.candidate:
             adapter.candidate = None
         else:
-            adapter.current = _Generation(adapter.new, reason=str(error) if isinstance(error, GemlaneError) else "")
+            adapter.current = Generation(adapter.new, reason=str(error) if isinstance(error, GemlaneError) else "")
         self._retire(generation)
 
-    def _publish(self, adapter: _Adapter, generation: _Generation) -> None:
+    def _publish(self, adapter: AdapterEntry, generation: Generation) -> None:
         """Let requests have this generation; the one before it retires."""
         if generation is adapter.candidate:
             earlier, adapter.current, adapter.candidate = adapter.current, generation, None
@@ -356,12 +324,12 @@ class Store:
         adapter.modified_at = now()
         log.info("adapter %s is served (%s)", adapter.new.name, (generation.digest or "")[:_SHOWN_DIGITS])
 
-    def _retire(self, generation: _Generation) -> None:
+    def _retire(self, generation: Generation) -> None:
         self._move(generation, AdapterState.RETIRING)
         self._retiring.append(generation)
         self._start(self._free(generation))
 
-    async def _free(self, generation: _Generation) -> None:
+    async def _free(self, generation: Generation) -> None:
         """Wait until no request runs under a retired generation, then let its file go."""
         if generation.digest is not None and not self._is_live(generation.digest):
             await self._engine.remove_adapter(generation.digest)
@@ -375,13 +343,13 @@ class Store:
         generations = (one for adapter in self._adapters.values() for one in (adapter.current, adapter.candidate))
         return any(one is not None and one.digest == digest for one in generations)
 
-    def _move(self, generation: _Generation, after: AdapterState, error: GemlaneError | None = None) -> None:
+    def _move(self, generation: Generation, after: AdapterState, error: GemlaneError | None = None) -> None:
         check_move(generation.state, after)
         before, generation.state = generation.state, after
         generation.error, generation.reason = error, str(error) if error else ""
         self._report(generation, before, after)
 
-    def _report(self, generation: _Generation, before: AdapterState | None, after: AdapterState | None) -> None:
+    def _report(self, generation: Generation, before: AdapterState | None, after: AdapterState | None) -> None:
         new = generation.adapter
         move = AdapterMove(new.id, new.name, generation.digest, before, after, generation.reason)
         for listener in self._listeners:
@@ -391,20 +359,3 @@ class Store:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _view(adapter: _Adapter) -> AdapterView:
-    served, candidate = adapter.current, adapter.candidate
-    return AdapterView(
-        adapter=adapter.new,
-        state=served.state,
-        reason=served.reason,
-        modified_at=adapter.modified_at,
-        digest=served.digest,
-        size_bytes=served.checked.size_bytes if served.checked else 0,
-        rank=served.checked.rank if served.checked else 0,
-        n_uses=adapter.n_uses,
-        last_used_at=adapter.last_used_at,
-        is_pinned=adapter.is_pinned,
-        replacement=ReplacementView(candidate.state, candidate.reason, candidate.digest) if candidate else None,
-    )
