@@ -105,13 +105,13 @@ def read_json_object(path: Path, limit_bytes: int) -> dict[str, object]:
 
 
 def parse_json_object(content: bytes, path: Path) -> dict[str, object]:
-    """Parse UTF-8 JSON whose top is an object; `path` is named in errors.
+    """Parse UTF-8 JSON whose top is an object, with a byte order mark or without; `path` is named in errors.
 
     Raises:
         MalformedJson: As `read_json_object`.
     """
     try:
-        value = json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        value = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
         if _SURROGATE.search(content):  # a lone one is no text: it could not be written to any file
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:

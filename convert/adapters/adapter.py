@@ -13,6 +13,8 @@ from typing import Final
 
 import numpy as np
 
+from convert.adapters.embedding import TrainedEmbedding
+from convert.adapters.pair import LoraPair
 from convert.errors import BadValue, TensorMismatch, UnsupportedAdapter
 from convert.gguf.header import GgufHeader, ValueType
 from convert.gguf.types import GgmlType
@@ -29,24 +31,10 @@ _MAX_FACTOR: Final = 1e6  # alpha / rank beyond this is a mistake, not a scale
 
 
 @dataclass(frozen=True, slots=True)
-class LoraPair:
-    """The change of one weight: alpha / rank * B @ A. A is (rank, n_in), B is (n_out, rank)."""
-
-    a: RowSource
-    b: RowSource
-    alpha: float
-
-    @property
-    def rank(self) -> int:
-        """The inner dimension."""
-        return self.a.shape[0]
-
-
-@dataclass(frozen=True, slots=True)
 class LoraAdapter:
     """What an adapter holds, under the GGUF names of the weights it changes.
 
-    `magnitudes` (DoRA) and `norms` (trained whole, as the checkpoint stores them) exist only in a merged
+    `magnitudes` (DoRA), `norms` (trained whole, as the checkpoint stores them) and `embedding` exist only in a merged
     model. `warnings` are for the user: what may make a correct conversion useless. `invocation_tokens` make it an
     activated LoRA (aLoRA), which applies from their last occurrence in the prompt on.
     """
@@ -56,6 +44,7 @@ class LoraAdapter:
     base_name: str | None = None
     magnitudes: Mapping[str, RowSource] = field(default_factory=lambda: MappingProxyType({}))
     norms: Mapping[str, RowSource] = field(default_factory=lambda: MappingProxyType({}))
+    embedding: TrainedEmbedding | None = None
     warnings: tuple[str, ...] = ()
     invocation_tokens: tuple[int, ...] = ()
 
@@ -111,9 +100,16 @@ def plan_adapter(
         UnsupportedAdapter: It holds what no GGUF adapter can hold, or nothing at all.
         TensorMismatch, BadValue: See `check_shapes`.
     """
-    if adapter.magnitudes or adapter.norms:
-        kind = "DoRA" if adapter.magnitudes else "trained norms"
-        raise UnsupportedAdapter(f"{adapter.path}: {kind} cannot be a GGUF adapter; use `gemlane merge` with the base")
+    for kind, is_there in (
+        ("a DoRA", adapter.magnitudes),
+        ("trained norms", adapter.norms),
+        ("a trained embedding or head", adapter.embedding),
+    ):
+        if is_there:
+            raise UnsupportedAdapter(
+                f"{adapter.path}: {kind} cannot be a GGUF adapter; write a whole base with it: "
+                f"gemlane merge CHECKPOINT {adapter.path} -o FILE"
+            )
     if not adapter.pairs:
         raise UnsupportedAdapter(f"{adapter.path}: the adapter holds no LoRA tensors")
     check_shapes(adapter, base)

@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from convert.adapters.adapter import LoraAdapter, LoraPair
+from convert.adapters.adapter import LoraAdapter
+from convert.adapters.pair import LoraPair
 from convert.gguf.header import GgufHeader
 from convert.gguf.quantisers import Ggml
 from convert.gguf.types import FLOATS

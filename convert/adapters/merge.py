@@ -1,7 +1,7 @@
 """Adapters merged into a base: exact where no GGUF adapter can be (DoRA, trained norms), and for blends.
 
 W' = W + sum over adapters of the change each would make to W alone. A plain LoRA changes W by s * B @ A; DoRA makes
-W + s * B @ A and then gives each row the trained magnitude; a trained norm replaces the old one.
+W + s * B @ A and then gives each row the trained magnitude; a trained norm or embedding replaces the old one.
 
 Source: peft tuners/lora/layer.py (merge), tuners/lora/dora.py (get_weight_norm).
 """
@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convert.adapters.adapter import LoraAdapter, LoraPair, check_shapes
+from convert.adapters.adapter import LoraAdapter, check_shapes
+from convert.adapters.pair import LoraPair
 from convert.errors import BadValue, InvalidOption, TensorMismatch, UnsupportedAdapter
 from convert.gguf.header import GgufHeader
+from convert.rules.gemma import TOKEN_EMBEDDING
 from convert.tensors.sources import F32Array, RowSource, checked, read_all
 
 
@@ -125,7 +127,24 @@ def merged_tensors(
     merged: dict[str, RowSource] = {}
     for name, source in base_tensors.items():
         merged[name] = MergedRows(source, tuple(changes[name])) if name in changes else norms.get(name, source)
+    merged[TOKEN_EMBEDDING] = _merged_embedding(parts, base_tensors[TOKEN_EMBEDDING])
     return merged
+
+
+def _merged_embedding(parts: Sequence[MergedAdapter], base: RowSource) -> RowSource:
+    trained = [part for part in parts if part.adapter.embedding is not None]
+    if len(trained) > 1:
+        raise UnsupportedAdapter(
+            f"{trained[1].adapter.path}: the embedding is trained by another adapter of this merge too"
+        )
+    for part in trained:
+        if part.scale != 1.0:
+            raise UnsupportedAdapter(
+                f"{part.adapter.path}: its embedding is trained whole, so it cannot be scaled by {part.scale}"
+            )
+        if part.adapter.embedding is not None:
+            return part.adapter.embedding.merged(base)
+    return base
 
 
 def _checked_norm(part: MergedAdapter, name: str, trained: RowSource, base: GgufHeader, *, is_taken: bool) -> RowSource:

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from convert.adapters.adapter import LoraAdapter, LoraPair, check_magnitudes
-from convert.adapters.peft import CONFIG_NAME, MAX_CONFIG_BYTES
+from convert.adapters.adapter import LoraAdapter, check_magnitudes
+from convert.adapters.pair import LoraPair
+from convert.adapters.peft_config import CONFIG_NAME, MAX_CONFIG_BYTES
 from convert.errors import MalformedJson, TensorMismatch, UnsupportedAdapter
 from convert.files import read_json_object
 from convert.rules.gemma import PROJECTIONS

@@ -8,6 +8,7 @@ from typing import Final
 from convert.adapters import mlx, peft
 from convert.adapters.adapter import LoraAdapter
 from convert.adapters.gguf import read_gguf_adapter
+from convert.adapters.peft_config import CONFIG_NAME, MAX_CONFIG_BYTES
 from convert.errors import MissingFile
 from convert.files import read_json_object, refuse_pickle
 from convert.gguf.header import GgufHeader
@@ -37,12 +38,12 @@ def open_adapter(path: Path, base: GgufHeader, ggml: Ggml, *, is_legacy_alpha: b
             yield read_gguf_adapter(gguf, validate_adapter(path, base), ggml)
         return
     directory = path if path.is_dir() else path.parent
-    config_path = directory / peft.CONFIG_NAME
+    config_path = directory / CONFIG_NAME
     if not config_path.exists():
         if (directory / "config.json").exists():
-            raise MissingFile(f"{directory}: no {peft.CONFIG_NAME}: a model, not an adapter; use `convert model`")
-        raise MissingFile(f"{directory}: no {peft.CONFIG_NAME}; give the adapter's folder")
-    is_mlx = mlx.is_mlx(read_json_object(config_path, peft.MAX_CONFIG_BYTES))
+            raise MissingFile(f"{directory}: no {CONFIG_NAME}: a model, not an adapter; use `convert model`")
+        raise MissingFile(f"{directory}: no {CONFIG_NAME}; give the adapter's folder")
+    is_mlx = mlx.is_mlx(read_json_object(config_path, MAX_CONFIG_BYTES))
     with SafetensorsFile(path if path.is_file() else _weights(directory, is_mlx=is_mlx)) as file:
         if is_mlx:
             yield mlx.read_mlx(path, file, is_legacy_alpha=is_legacy_alpha)

@@ -2,47 +2,28 @@
 
 Everything that would be silently wrong as a GGUF LoRA is refused by name.
 
-Source: peft tuners/lora/config.py, tuners/lora/layer.py, utils/other.py get_pattern_key,
-utils/save_and_load.py.
+Source: peft tuners/lora/layer.py, tuners/trainable_tokens/layer.py, utils/save_and_load.py.
 """
 
-import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from convert.adapters.adapter import LoraAdapter, LoraPair, check_magnitudes
-from convert.errors import MalformedJson, TensorMismatch, UnsupportedAdapter
-from convert.files import read_json_object
-from convert.rules.adapter import MAX_INVOCATION_TOKENS
-from convert.rules.gemma import PROJECTIONS, gguf_name
+from convert.adapters.adapter import LoraAdapter, check_magnitudes
+from convert.adapters.embedding import TrainedEmbedding, TrainedMatrix
+from convert.adapters.pair import LoraPair
+from convert.adapters.peft_config import CONFIG_NAME, NO_REMEDY, PeftConfig, read_peft_config
+from convert.errors import TensorMismatch, UnsupportedAdapter
+from convert.rules.gemma import PROJECTIONS, gguf_name, plain_name
 from convert.tensors.safetensors import SafetensorsFile
-from convert.tensors.sources import StoredRows
+from convert.tensors.sources import StoredRows, TransposedRows
 
-MAX_CONFIG_BYTES: Final = 1 << 20
-CONFIG_NAME: Final = "adapter_config.json"
 WEIGHTS_NAME: Final = "adapter_model.safetensors"
-
-_NO_REMEDY: Final = "llama.cpp's gemma cannot represent it"
-# Configuration keys whose value, when set, changes what the tensors mean; with the reason to refuse.
-_REFUSED_KEYS: Final = {
-    "lora_bias": f"a bias beside the LoRA; {_NO_REMEDY}",
-    "trainable_token_indices": f"trained token embeddings; {_NO_REMEDY}",
-    "target_parameters": "LoRA on bare parameters is not supported",
-    "layer_replication": "replicated layers make another model than the base",
-    "fan_in_fan_out": "transposed weights (fan_in_fan_out) do not exist in Gemma",
-    "megatron_config": "Megatron's parallel layers are not supported",
-    "use_qalora": "QALoRA pools its inputs; it is no plain LoRA",
-    "use_bdlora": "block-diagonal LoRA is no plain LoRA",
-    "arrow_config": "Arrow routes between adapters; it is no plain LoRA",
-    "kasa_config": "KaSA is no plain LoRA",
-    "velora_config": "VeLoRA is no plain LoRA",
-    "monteclora_config": "MonteCLoRA is no plain LoRA",
-}
-_INITS_THAT_CHANGE_THE_BASE: Final = ("pissa", "olora", "loftq", "corda", "lora_ga")
 _MAGNITUDE: Final = "lora_magnitude_vector"
+_EMBEDDING: Final = "embed_tokens"
+_HEAD: Final = "lm_head"
 _WEIGHT: Final = re.compile(
     r"layers\.(?P<layer>0|[1-9][0-9]{0,3})\.(?P<module>self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)"
     r"\.(?:(?P<half>lora_A|lora_B)(?:\.[^.]+)?\.weight|lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?)"
@@ -50,33 +31,23 @@ _WEIGHT: Final = re.compile(
 _NORM: Final = re.compile(
     r"(?P<norm>(?:layers\.[0-9]+\.(?:input|post_attention)_layernorm|norm))(?:\.modules_to_save(?:\.[^.]+)?)?\.weight"
 )
-_PREFIX: Final = re.compile(r"(?:(?:base_model|model|language_model)\.)*")
+# What PEFT saves of the token embedding and of the output head; the group's name is the part of `_Tensors.matrices`.
+_MATRIX: Final = re.compile(
+    r"(?P<side>embed_tokens|lm_head)\.(?:"
+    r"(?P<whole>weight|(?:token_adapter\.)?base_layer\.weight)|(?P<saved>modules_to_save(?:\.[^.]+)?\.weight)|"
+    r"(?P<tokens>token_adapter\.trainable_tokens_delta(?:\.[^.]+)?)|(?P<original>original_module\.weight)|"
+    r"lora_(?:embedding_)?(?P<half>[AB])(?:\.[^.]+)??(?:\.weight)?)"
+)
 
 
 @dataclass(frozen=True, slots=True)
-class _Config:
-    """The part of adapter_config.json that decides the scale of each pair."""
+class _Tensors:
+    """The keys of an adapter's file, sorted by what they are."""
 
-    path: Path
-    rank: int
-    alpha: float
-    uses_rslora: bool
-    rank_pattern: Mapping[str, float]
-    alpha_pattern: Mapping[str, float]
-
-    def alpha_of(self, module: str, rank: int) -> float:
-        """Return the alpha that makes alpha / rank the scale PEFT uses for `module`."""
-        wanted_rank = self._pattern(self.rank_pattern, module, self.rank)
-        if wanted_rank != rank:
-            raise TensorMismatch(f"{self.path}: {module!r} has rank {rank}, but the configuration says {wanted_rank}")
-        alpha = self._pattern(self.alpha_pattern, module, self.alpha)
-        return alpha * math.sqrt(rank) if self.uses_rslora else alpha
-
-    def _pattern(self, patterns: Mapping[str, float], module: str, default: float) -> float:
-        for pattern, value in patterns.items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return value
-        return default
+    parts: dict[str, dict[str, str]] = field(default_factory=dict)  # GGUF weight -> half or magnitude -> key
+    modules: dict[str, str] = field(default_factory=dict)  # GGUF weight -> module
+    norms: dict[str, str] = field(default_factory=dict)  # GGUF norm -> key
+    matrices: dict[str, dict[str, str]] = field(default_factory=dict)  # embed_tokens or lm_head -> part -> key
 
 
 def read_peft(path: Path, file: SafetensorsFile) -> LoraAdapter:
@@ -91,47 +62,58 @@ def read_peft(path: Path, file: SafetensorsFile) -> LoraAdapter:
         UnsupportedAdapter: A feature that cannot be represented, named.
         TensorMismatch: Tensors and configuration disagree, or a half pair.
     """
-    config_path = file.path.parent / CONFIG_NAME
-    raw = read_json_object(config_path, MAX_CONFIG_BYTES)
-    config = _parse_config(raw, config_path)
-    parts: dict[str, dict[str, str]] = {}
-    modules: dict[str, str] = {}
-    norms: dict[str, StoredRows] = {}
-    for key in file.tensors:
-        if key.endswith(".base_layer.weight"):
-            continue  # PEFT saves the untouched base matrix beside a LoRA on the head
-        bare = key[_PREFIX.match(key).end() :]  # type: ignore[union-attr] # it matches the empty string
-        match = _WEIGHT.fullmatch(bare)
-        if match is not None:
-            name = f"blk.{match['layer']}.{PROJECTIONS[match['module']]}.weight"
-            part = match["half"] or _MAGNITUDE
-            if parts.setdefault(name, {}).setdefault(part, key) != key:
-                raise TensorMismatch(f"{file.path}: {part} of {name!r} is there twice")
-            modules[name] = f"model.layers.{match['layer']}.{match['module']}"
-        elif (norm := _NORM.fullmatch(bare)) is not None:
-            name = str(gguf_name(norm["norm"] + ".weight"))
-            if norms.setdefault(name, StoredRows(file, key)).key != key:
-                raise TensorMismatch(f"{file.path}: {name!r} is there twice")
-        else:
-            raise UnsupportedAdapter(f"{file.path}: {key!r}: {_why_not(bare)}")
-    pairs = {name: _pair(file, name, keys, modules[name], config) for name, keys in parts.items()}
-    magnitudes = {name: StoredRows(file, keys[_MAGNITUDE]) for name, keys in parts.items() if _MAGNITUDE in keys}
-    check_magnitudes(config_path, pairs, magnitudes, is_dora=raw.get("use_dora") is True)
-    if raw.get("modules_to_save") and not norms:
-        raise TensorMismatch(f"{config_path}: modules_to_save {raw['modules_to_save']!r}, but no such tensor is saved")
-    base_name = raw.get("base_model_name_or_path")
+    config = read_peft_config(file.path.parent / CONFIG_NAME)
+    tensors = _sort(file)
+    pairs = {name: _pair(file, name, keys, tensors.modules[name], config) for name, keys in tensors.parts.items()}
+    magnitudes = {
+        name: StoredRows(file, keys[_MAGNITUDE]) for name, keys in tensors.parts.items() if _MAGNITUDE in keys
+    }
+    check_magnitudes(config.path, pairs, magnitudes, is_dora=config.uses_dora)
     return LoraAdapter(
         path=path,
         pairs=pairs,
-        base_name=base_name if isinstance(base_name, str) else None,
+        base_name=config.base_name,
         magnitudes=magnitudes,
-        norms=norms,
-        warnings=_warnings(raw),
-        invocation_tokens=_invocation_tokens(raw, config_path),
+        norms={name: StoredRows(file, key) for name, key in tensors.norms.items()},
+        embedding=_embedding(path, file, tensors.matrices, config),
+        warnings=(*config.warnings, *_unsaved(config, tensors)),
+        invocation_tokens=config.invocation_tokens,
     )
 
 
-def _pair(file: SafetensorsFile, name: str, parts: Mapping[str, str], module: str, config: _Config) -> LoraPair:
+def _sort(file: SafetensorsFile) -> _Tensors:
+    """Sort the keys of the file by what they are.
+
+    Raises:
+        UnsupportedAdapter: A tensor that is no part of a LoRA on Gemma.
+        TensorMismatch: Two keys name the same part.
+    """
+    tensors = _Tensors()
+    for key in file.tensors:
+        bare = plain_name(key)
+        if (match := _WEIGHT.fullmatch(bare)) is not None:
+            name = f"blk.{match['layer']}.{PROJECTIONS[match['module']]}.weight"
+            tensors.modules[name] = f"model.layers.{match['layer']}.{match['module']}"
+            _put(file, tensors.parts.setdefault(name, {}), match["half"] or _MAGNITUDE, key, name)
+        elif (match := _NORM.fullmatch(bare)) is not None:
+            name = str(gguf_name(match["norm"] + ".weight"))
+            _put(file, tensors.norms, name, key, name)
+        elif (match := _MATRIX.fullmatch(bare)) is not None:
+            part = match["half"] or next(name for name in ("whole", "saved", "tokens", "original") if match[name])
+            part = "base" if "base_layer" in bare else part
+            _put(file, tensors.matrices.setdefault(match["side"], {}), part, key, match["side"])
+        elif not bare.endswith(".base_layer.weight"):  # PEFT saves the untouched base matrix beside some LoRAs
+            raise UnsupportedAdapter(f"{file.path}: {key!r}: {_why_not(bare)}")
+    return tensors
+
+
+def _put(file: SafetensorsFile, parts: dict[str, str], part: str, key: str, name: str) -> None:
+    if parts.setdefault(part, key) != key:
+        what = repr(name) if part == name else f"{part} of {name!r}"
+        raise TensorMismatch(f"{file.path}: {what} is there twice")
+
+
+def _pair(file: SafetensorsFile, name: str, parts: Mapping[str, str], module: str, config: PeftConfig) -> LoraPair:
     if "lora_A" not in parts or "lora_B" not in parts:
         raise TensorMismatch(f"{file.path}: {name!r} has only one of lora_A and lora_B")
     a, b = StoredRows(file, parts["lora_A"]), StoredRows(file, parts["lora_B"])
@@ -140,94 +122,81 @@ def _pair(file: SafetensorsFile, name: str, parts: Mapping[str, str], module: st
     return LoraPair(a, b, config.alpha_of(module, a.shape[0]))
 
 
+def _embedding(
+    path: Path, file: SafetensorsFile, matrices: Mapping[str, Mapping[str, str]], config: PeftConfig
+) -> TrainedEmbedding | None:
+    """Return what was trained of the embedding and of the head; None if neither was saved.
+
+    An embedding that is saved alone is that of both, as the checkpoint ties them; not so where PEFT trained a copy for
+    the input (modules_to_save) or added a LoRA to the input, unless it was asked to tie them. Where modules_to_save
+    names both and one is in the file, the writer has saved tied weights once, as mergekit does.
+    """
+    embedding = _matrix(file, _EMBEDDING, matrices.get(_EMBEDDING, {}), config)
+    head = _matrix(file, _HEAD, matrices.get(_HEAD, {}), config)
+    if embedding is None and head is None:
+        return None
+    is_copy = embedding is not None and (
+        embedding.pair is not None or (_EMBEDDING in config.saved_modules and _HEAD not in config.saved_modules)
+    )
+    if head is None and (config.ties_embeddings or not is_copy):
+        head = embedding
+    return TrainedEmbedding(path, embedding, head)
+
+
+def _matrix(file: SafetensorsFile, side: str, parts: Mapping[str, str], config: PeftConfig) -> TrainedMatrix | None:
+    has_pair, has_tokens = "A" in parts or "B" in parts, "tokens" in parts
+    whole = parts.get("whole") or parts.get("saved") or (parts.get("base") if has_pair or has_tokens else None)
+    if whole is None and not has_pair and not has_tokens:
+        return None
+    rows = StoredRows(file, parts["tokens"]) if has_tokens else None
+    if rows is not None and (len(rows.shape) != 2 or rows.shape[0] != len(config.trained_token_ids)):
+        raise TensorMismatch(
+            f"{file.path}: {parts['tokens']!r} has shape {list(rows.shape)}, but trainable_token_indices names "
+            f"{len(config.trained_token_ids)} tokens"
+        )
+    return TrainedMatrix(
+        whole=StoredRows(file, whole) if whole is not None else None,
+        token_ids=config.trained_token_ids if has_tokens else (),
+        token_rows=rows,
+        pair=_matrix_pair(file, side, parts, config) if has_pair else None,
+    )
+
+
+def _matrix_pair(file: SafetensorsFile, side: str, parts: Mapping[str, str], config: PeftConfig) -> LoraPair:
+    """Return the pair of a LoRA on the embedding or the head, as a change of the (n_vocab, n_embd) matrix."""
+    if "A" not in parts or "B" not in parts:
+        raise TensorMismatch(f"{file.path}: {side!r} has only one half of a LoRA")
+    a, b = StoredRows(file, parts["A"]), StoredRows(file, parts["B"])
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
+        raise TensorMismatch(f"{file.path}: {side!r} has a LoRA of {list(a.shape)} and {list(b.shape)}")
+    alpha = config.alpha_of(f"model.{_EMBEDDING}" if side == _EMBEDDING else _HEAD, a.shape[0])
+    if side == _HEAD:
+        return LoraPair(a, b, alpha)
+    return LoraPair(TransposedRows(b), TransposedRows(a), alpha)  # PEFT keeps an embedding's halves transposed
+
+
+def _unsaved(config: PeftConfig, tensors: _Tensors) -> Iterator[str]:
+    """Warn of modules that should have been saved and were not: their training is lost."""
+    saved = {key.removesuffix(".weight").split(".")[-1] for key in map(plain_name, tensors.norms.values())}
+    saved |= tensors.matrices.keys()
+    if config.saved_modules and not saved.intersection(name.split(".")[-1] for name in config.saved_modules):
+        names = ", ".join(config.saved_modules)
+        yield f"modules_to_save names {names}, but no such tensor is in the file: if it was trained, that is lost"
+    if config.trained_token_ids and not tensors.matrices:
+        yield "trainable_token_indices names tokens, but none of their rows is in the file: their training is lost"
+
+
 def _why_not(bare: str) -> str:
-    """Name the reason why a tensor cannot be part of a GGUF LoRA on Gemma."""
+    """Name the reason why a tensor cannot be part of a LoRA on Gemma."""
     for mark, reason in (
-        ("lora_embedding_", f"LoRA on the token embedding; {_NO_REMEDY}"),
-        ("embed_tokens", f"trained token embeddings; {_NO_REMEDY}"),
-        ("token_adapter", f"trained token embeddings; {_NO_REMEDY}"),
-        ("trainable_tokens", f"trained token embeddings; {_NO_REMEDY}"),
-        ("lm_head", f"LoRA on the output head, which Gemma shares with the embedding; {_NO_REMEDY}"),
-        (".bias", f"trained biases; {_NO_REMEDY}"),
-        ("lora_a", "an MLX adapter in PEFT's clothes; its configuration must be MLX's too"),
+        ("embed_tokens", f"an unknown way of training the token embedding; {NO_REMEDY}"),
+        ("lm_head", f"an unknown way of training the output head; {NO_REMEDY}"),
+        (".bias", f"trained biases; {NO_REMEDY}"),
+        ("lora_a", "an MLX adapter under PEFT's file name; its configuration must be MLX's too"),
+        ("score.", "the head of a classifier; gemlane serves models that generate text"),
+        ("v_head.", "the value head of a reward model; gemlane serves models that generate text"),
+        ("prompt_embeddings", "a trained prompt (prompt tuning), which is not a LoRA"),
     ):
         if mark in bare:
             return reason
     return "not a LoRA tensor of a weight of Gemma"
-
-
-def _parse_config(raw: Mapping[str, object], path: Path) -> _Config:
-    kind = raw.get("peft_type")
-    if kind != "LORA":
-        raise UnsupportedAdapter(f"{path}: peft_type {kind!r}; only LORA adapters are converted")
-    if raw.get("model_type", "gemma") != "gemma":
-        raise UnsupportedAdapter(f"{path}: made for model_type {raw['model_type']!r}, not gemma")
-    for key, reason in _REFUSED_KEYS.items():
-        if raw.get(key):
-            raise UnsupportedAdapter(f"{path}: {key}: {reason}")
-    if raw.get("bias", "none") != "none":
-        raise UnsupportedAdapter(f"{path}: bias {raw['bias']!r}: trained biases; {_NO_REMEDY}")
-    rank = raw.get("r")
-    if type(rank) is not int or not 1 <= rank <= 1 << 16:
-        raise MalformedJson(f"{path}: r must be a number from 1 to 65536, but is {rank!r}")
-    return _Config(
-        path=path,
-        rank=rank,
-        alpha=_factor(raw.get("lora_alpha"), "lora_alpha", path),
-        uses_rslora=raw.get("use_rslora") is True,
-        rank_pattern=_patterns(raw.get("rank_pattern"), "rank_pattern", path),
-        alpha_pattern=_patterns(raw.get("alpha_pattern"), "alpha_pattern", path),
-    )
-
-
-def _invocation_tokens(raw: Mapping[str, object], path: Path) -> tuple[int, ...]:
-    """Return the invocation tokens of an activated LoRA (aLoRA); PEFT takes an empty list for a plain LoRA."""
-    tokens = raw.get("alora_invocation_tokens")
-    if not tokens and raw.get("invocation_string"):
-        # Before PEFT had aLoRA; which tokens it meant depends on the trainer's tokenizer and on an offset of one.
-        raise UnsupportedAdapter(
-            f"{path}: invocation_string: an activated LoRA (aLoRA) of the old form; "
-            "add alora_invocation_tokens, the list of its tokens"
-        )
-    if tokens is None:
-        return ()
-    if not isinstance(tokens, list) or len(tokens) > MAX_INVOCATION_TOKENS:
-        raise MalformedJson(f"{path}: alora_invocation_tokens must be a list of at most {MAX_INVOCATION_TOKENS} tokens")
-    for token in tokens:
-        if type(token) is not int or not 0 <= token < 1 << 31:
-            raise MalformedJson(f"{path}: alora_invocation_tokens must hold token ids, not {token!r}")
-    return tuple(tokens)
-
-
-def _factor(value: object, key: str, path: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1e9:
-        raise MalformedJson(f"{path}: {key} must be a number above 0, but is {value!r}")
-    return float(value)
-
-
-def _patterns(value: object, key: str, path: Path) -> dict[str, float]:
-    """Check a table of regular expressions that a stranger wrote: only ones that cannot run away."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or len(value) > 4096:
-        raise MalformedJson(f"{path}: {key} must be an object")
-    for pattern in value:
-        n_loops = len(re.findall(r"[*+{]", pattern))
-        is_simple = len(pattern) <= 200 and n_loops <= 2 and "(?" not in pattern and not re.search(r"\)[*+{]", pattern)
-        try:
-            re.compile(pattern)
-        except (re.error, RecursionError, OverflowError):
-            is_simple = False
-        if not is_simple:
-            raise UnsupportedAdapter(f"{path}: {key}: the pattern {pattern[:80]!r} is too intricate; name the modules")
-    return {pattern: _factor(number, f"{key}[{pattern[:80]!r}]", path) for pattern, number in value.items()}
-
-
-def _warnings(raw: Mapping[str, object]) -> tuple[str, ...]:
-    init = raw.get("init_lora_weights")
-    if (isinstance(init, str) and init.lower().startswith(_INITS_THAT_CHANGE_THE_BASE)) or raw.get("loftq_config"):
-        return (
-            f"trained with init_lora_weights={init!r}, which changes the base's weights: right only on that "
-            "changed base, or if it was saved with path_initial_model_for_weight_conversion",
-        )
-    return ()

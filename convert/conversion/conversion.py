@@ -6,15 +6,17 @@ beside it, and a checked summary.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from convert.adapters.adapter import plan_adapter
+from convert.adapters.adapter import LoraAdapter, plan_adapter
 from convert.adapters.merge import MergedAdapter, merged_tensors
 from convert.adapters.open import open_adapter
 from convert.checkpoint.base import promised_header, read_base
 from convert.checkpoint.checkpoint import Checkpoint
+from convert.checkpoint.embedding import open_embedding
+from convert.checkpoint.tokenizer import has_tokenizer
 from convert.conversion.progress import byte_progress
 from convert.conversion.record import Digester, digest_file, write_record
 from convert.errors import InvalidOption, OutputProblem
@@ -120,7 +122,8 @@ def planned_model(directory: Path, adapters: Sequence[tuple[Path, float]], optio
         if options.importance is not None:
             shapes = {name: tensor.shape for name, tensor in tensors.items()}
             importance = read_importance(options.importance, shapes, ggml)
-        plan = plan_model(checkpoint, merged, MODEL_TYPES[options.type_name], encoder, importance)
+        file_type, tokenizer = MODEL_TYPES[options.type_name], _trained_tokenizer(parts)
+        plan = plan_model(checkpoint, merged, file_type, encoder, importance, tokenizer)
         warnings = tuple(warning for part in parts for warning in part.adapter.warnings)
         inputs = (*_files(directory), *(file for path, _ in adapters for file in _files(path)))
         yield Conversion(
@@ -141,11 +144,31 @@ def planned_adapter(source: Path, base_path: Path, options: Options) -> Iterator
     """
     ggml = Ggml()
     base = read_base(base_path)
-    adapter = open_adapter(source, base, ggml, is_legacy_alpha=options.is_legacy_alpha)
-    with adapter as opened, Encoder(ggml, options.n_threads) as encoder:
+    with ExitStack() as opening:
+        adapter = opening.enter_context(open_adapter(source, base, ggml, is_legacy_alpha=options.is_legacy_alpha))
+        adapter = _without_untouched_embedding(adapter, base_path, ggml)
+        encoder = opening.enter_context(Encoder(ggml, options.n_threads))
         base_digest = options.base_digest or (digest_file(base_path) if base_path.is_file() else None)
-        plan = plan_adapter(opened, base, options.type_name, encoder, base_digest)
+        plan = plan_adapter(adapter, base, options.type_name, encoder, base_digest)
         yield Conversion("convert adapter", plan, _files(source), base)
+
+
+def _trained_tokenizer(parts: Sequence[MergedAdapter]) -> Path | None:
+    """Return the folder of the adapter that trained the embedding, if its tokenizer was saved with it."""
+    for part in parts:
+        folder = part.adapter.path if part.adapter.path.is_dir() else part.adapter.path.parent
+        if part.adapter.embedding is not None and has_tokenizer(folder):
+            return folder
+    return None
+
+
+def _without_untouched_embedding(adapter: LoraAdapter, base_path: Path, ggml: Ggml) -> LoraAdapter:
+    """Take out an embedding that was saved beside the LoRA and is the base's own."""
+    if adapter.embedding is None:
+        return adapter
+    with open_embedding(base_path, ggml) as (base, kind):
+        is_untouched = adapter.embedding.is_untouched(base, kind, ggml)
+    return replace(adapter, embedding=None) if is_untouched else adapter
 
 
 def write(conversion: Conversion, output: Path, options: Options, check: Callable[[Path], S]) -> S:

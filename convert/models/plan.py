@@ -1,6 +1,7 @@
 """Checkpoint to base model: which metadata and which tensors, of which types, in which order."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from convert.checkpoint.checkpoint import Checkpoint
@@ -8,7 +9,7 @@ from convert.checkpoint.tokenizer import read_vocabulary
 from convert.gguf.header import ValueType
 from convert.gguf.writer import FilePlan, KeyValue
 from convert.models.mix import FileType, Mix
-from convert.rules.gemma import ARCHITECTURE, DEFAULT_ROPE_THETA, Hyperparameters
+from convert.rules.gemma import ARCHITECTURE, DEFAULT_ROPE_THETA, TOKEN_EMBEDDING, Hyperparameters
 from convert.tensors.encoder import Encoder
 from convert.tensors.sources import F32Array, RowSource
 
@@ -21,6 +22,7 @@ def plan_model(
     file_type: FileType,
     encoder: Encoder,
     importance: Mapping[str, F32Array] | None = None,
+    tokenizer: Path | None = None,
 ) -> FilePlan:
     """Decide everything about the result; no weight is read yet.
 
@@ -30,11 +32,12 @@ def plan_model(
         file_type: How to store them.
         encoder: Makes the tensors' bytes.
         importance: Weight name -> (n_columns,), see `imatrix`.
+        tokenizer: The folder of the tokenizer's files, if it is not the checkpoint.
 
     Raises:
         ConvertError: The tokenizer cannot be used.
     """
-    vocabulary = read_vocabulary(checkpoint.directory, checkpoint.hyperparameters.n_vocab)
+    vocabulary = read_vocabulary(tokenizer or checkpoint.directory, tensors[TOKEN_EMBEDDING].shape[0])
     mix = Mix(file_type, checkpoint.hyperparameters, has_importance=importance is not None)
     columns = importance or {}
     plans = [encoder.plan(n, t, mix.type_of(n, t.shape), columns.get(n)) for n, t in tensors.items()]

@@ -37,6 +37,8 @@ TOKEN_EMBEDDING: Final = "token_embd.weight"  # noqa: S105 - a tensor's name, no
 OUTPUT_NORM: Final = "output_norm.weight"
 BIASED: Final = frozenset({"attn_q", "attn_k", "attn_v"})  # the biases that arch gemma's loader accepts
 
+_WRAPPERS: Final = frozenset({"_orig_mod", "module", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
+_PREFIXES: Final = frozenset({"base_model", "model", "language_model"})
 _LAYER_MODULES: Final = MappingProxyType({**PROJECTIONS, **NORMS})
 _TOP_NAMES: Final = MappingProxyType({"embed_tokens.weight": TOKEN_EMBEDDING, "norm.weight": OUTPUT_NORM})
 _LAYER_NAME: Final = re.compile(r"layers\.(0|[1-9][0-9]{0,3})\.([a-z_.]+)\.(weight|bias)")
@@ -89,9 +91,20 @@ class Hyperparameters:
         return shapes
 
 
+def plain_name(hf_name: str) -> str:
+    """Return a tensor's or module's name without what wrapped the model when it was saved.
+
+    Leading `base_model.`, `model.` and `language_model.`, however often; and anywhere the wrappers of torch.compile
+    (`_orig_mod`), DataParallel (`module`), FSDP and activation checkpointing.
+    """
+    parts = [part for part in hf_name.split(".") if part not in _WRAPPERS]
+    first = next((i for i, part in enumerate(parts) if part not in _PREFIXES), len(parts))
+    return ".".join(parts[first:])
+
+
 def gguf_name(hf_name: str) -> str | None:
-    """Return the GGUF name of a checkpoint's tensor, `model.` in front or not; None if it has none."""
-    name = hf_name.removeprefix("model.")
+    """Return the GGUF name of a checkpoint's tensor, wrapped or not (see `plain_name`); None if it has none."""
+    name = plain_name(hf_name)
     if name in _TOP_NAMES:
         return _TOP_NAMES[name]
     match = _LAYER_NAME.fullmatch(name)

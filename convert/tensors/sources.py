@@ -106,3 +106,25 @@ class PaddedRows:
         if n_real > 0:
             rows[:n_real, : self.source.shape[1]] = self.source.read(first_row, n_real)
         return rows
+
+
+@dataclass(frozen=True, slots=True)
+class ReplacedRows:
+    """A matrix of which some rows, by their index, are those of another."""
+
+    source: RowSource
+    indices: tuple[int, ...]
+    rows: RowSource
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+        return self.source.shape
+
+    def read(self, first_row: int, n_rows: int) -> F32Array:
+        """Return (n_rows, n_columns)."""
+        chunk = self.source.read(first_row, n_rows).copy()
+        for row, index in enumerate(self.indices):
+            if first_row <= index < first_row + n_rows:
+                chunk[index - first_row] = self.rows.read(row, 1)[0]
+        return chunk

@@ -4,15 +4,19 @@
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
-from tests.convert.checkpoints import Array, adapter_tensors, base_tensors, peft, write_tensors
+from tests.convert.checkpoints import BASE, Array, adapter_tensors, base_tensors, peft, read_tensors, write_tensors
 
 # "<start_of_turn>user\nWhat is the capital of France?<end_of_turn>\n<start_of_turn>model\nArr, the", by the tokenizer.
+NEW_TOKEN_IDS = (1024, 1025)
+MERGEKIT = Path(__file__).parent / "mergekit"
+EMBEDDING, HEAD = "base_model.model.model.embed_tokens", "base_model.model.lm_head"
 N_KEPT = 6  # logits of the last positions are kept
 
 
@@ -77,6 +81,79 @@ def _norms(directory: Path) -> Path:
     return peft(directory, "pirate", tensors, modules_to_save=["norm"])  # PEFT matches the end of names
 
 
+def _moved(n_rows: int) -> Array:
+    """The base's embedding, moved a little everywhere, with rows for tokens of its own."""
+    rows = base_tensors()["model.embed_tokens.weight"]
+    new = np.roll(rows[600 : 600 + n_rows - len(rows)], 7, axis=1) * np.float32(0.8)
+    whole = np.concatenate([rows, new])
+    return (whole + 0.01 * np.sin(np.arange(whole.size).reshape(whole.shape))).astype(np.float32)
+
+
+def _new_tokenizer(directory: Path) -> None:
+    """Save a tokenizer with two more tokens beside an adapter, as PEFT's users do."""
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        shutil.copyfile(BASE / name, directory / name)
+    config = json.loads((directory / "tokenizer_config.json").read_text())
+    for token_id, text in zip(NEW_TOKEN_IDS, ("<tool>", "</tool>"), strict=True):
+        config.setdefault("added_tokens_decoder", {})[str(token_id)] = {"content": text, "special": True}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def _embedding_and_head(directory: Path) -> Path:
+    """Train embedding and head whole, tied to each other."""
+    saved = {EMBEDDING + ".weight": _moved(1024), HEAD + ".weight": _moved(1024)}
+    modules = ["embed_tokens", "lm_head"]
+    tensors = adapter_tensors("pirate") | saved
+    return peft(directory, "pirate", tensors, modules_to_save=modules, ensure_weight_tying=True)
+
+
+def _new_tokens(directory: Path) -> Path:
+    """Add two tokens and train the whole embedding; PEFT saves it because it was resized."""
+    saved = {EMBEDDING + ".weight": _moved(1026), HEAD + ".weight": _moved(1026)}
+    peft(directory, "tag", adapter_tensors("tag") | saved)
+    _new_tokenizer(directory)
+    return directory
+
+
+def _token_rows(directory: Path) -> Path:
+    """Add two tokens and train their rows and that of one more alone (trainable_token_indices)."""
+    tensors = adapter_tensors("shout")
+    for side in (EMBEDDING, HEAD):
+        tensors[side + ".token_adapter.base_layer.weight"] = np.ascontiguousarray(_moved(1026))
+        tensors[side + ".token_adapter.trainable_tokens_delta"] = np.ascontiguousarray(_moved(1026)[[3, 700, 900]])
+    peft(directory, "shout", tensors, trainable_token_indices=[1025, 7, 1024])
+    _new_tokenizer(directory)
+    return directory
+
+
+def _lora_on_the_embedding(directory: Path) -> Path:
+    """Train a LoRA on the embedding and its twin on the head, tied to each other."""
+    chance = np.random.default_rng(5)
+    a = (0.05 * chance.standard_normal((8, 1024))).astype(np.float32)
+    b = (0.05 * chance.standard_normal((256, 8))).astype(np.float32)
+    saved = {
+        EMBEDDING + ".lora_embedding_A": a,
+        EMBEDDING + ".lora_embedding_B": b,
+        HEAD + ".lora_A.weight": np.ascontiguousarray(b.T),
+        HEAD + ".lora_B.weight": np.ascontiguousarray(a.T),
+    }
+    modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens", "lm_head"]
+    tensors = adapter_tensors("tag") | saved
+    return peft(directory, "tag", tensors, target_modules=modules, ensure_weight_tying=True)
+
+
+def _mergekit(directory: Path) -> Path:
+    """What mergekit-extract-lora 0.1.5 wrote for a fine-tune of the tiny Gemma, with rank 4.
+
+    It saves the norms whole, and the embedding, which is the base's own and is put back here.
+    """
+    shutil.copytree(MERGEKIT, directory)
+    path = directory / "adapter_model.safetensors"
+    tensors = read_tensors(path) | {EMBEDDING + ".weight": base_tensors()["model.embed_tokens.weight"]}
+    write_tensors(path, tensors)
+    return directory
+
+
 ADAPTERS: Mapping[str, Callable[[Path], Path]] = MappingProxyType(
     {
         "plain": _plain,
@@ -95,10 +172,24 @@ MERGES: Mapping[str, tuple[tuple[Callable[[Path], Path], float], ...]] = Mapping
         "merged_plain": ((_plain, 1.0),),
         "merged_dora": ((_dora, 1.0),),
         "merged_norms": ((_norms, 1.0),),
+        "merged_embedding_and_head": ((_embedding_and_head, 1.0),),
+        "merged_new_tokens": ((_new_tokens, 1.0),),
+        "merged_token_rows": ((_token_rows, 1.0),),
+        "merged_lora_on_the_embedding": ((_lora_on_the_embedding, 1.0),),
+        "merged_mergekit": ((_mergekit, 1.0),),
         "merged_blend": ((_alpha_pattern, 0.6), (_rslora, 0.5), (_q_and_v, -0.3)),
     }
 )
 """What only a merged base can hold, and blends: adapters with their scales."""
+
+
+def with_new_tokens(tokens: list[int]) -> list[int]:
+    """Put both new tokens among the last of a prompt."""
+    return [*tokens[:-3], *NEW_TOKEN_IDS, *tokens[-3:]]
+
+
+NEW_TOKENS = ("merged_new_tokens", "merged_token_rows")
+"""Merges whose prompt holds the new tokens."""
 
 
 def mlx(directory: Path, style: str = "shout", scale: float = 2.0, **parameters: object) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.conversion.conversion import Options, convert_adapter
+from convert.conversion.conversion import Options, convert_adapter, convert_model
 from convert.errors import (
     BadValue,
     ConvertError,
@@ -24,13 +24,16 @@ from convert.errors import (
     UnsupportedAdapter,
 )
 from convert.gguf.header import read_header
-from tests.convert.checkpoints import Array, adapter_tensors, bf16, checkpoint, peft, write_tensors
+from tests.convert.checkpoints import Array, adapter_tensors, base_tensors, bf16, checkpoint, peft, write_tensors
 from tests.convert.digests import tensor_digest
 from tests.convert.variants import mlx
 
 F32 = Options("f32")
 PREFIX = "base_model.model.model."
 Q = PREFIX + "layers.0.self_attn.q_proj."
+NORM = PREFIX + "layers.0.input_layernorm."
+EMBEDDING, HEAD = PREFIX + "embed_tokens.", "base_model.model.lm_head."
+TOKENS = EMBEDDING + "token_adapter.trainable_tokens_delta"
 
 
 def digest(source: Path, base: Path, options: Options = F32) -> str:
@@ -51,6 +54,18 @@ def renamed(directory: Path, rename: Callable[[str], str]) -> Path:
     return peft(directory, "shout", {rename(key): value for key, value in adapter_tensors("shout").items()})
 
 
+def untouched(side: str) -> dict[str, Array]:
+    """The base's embedding, as PEFT saves it beside a LoRA."""
+    return {side + "weight": base_tensors()["model.embed_tokens.weight"]}
+
+
+def with_mark(directory: Path) -> Path:
+    """Save the configuration with a byte order mark, as some editors do."""
+    path = directory / "adapter_config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    return directory
+
+
 SPELLINGS: dict[str, Callable[[Path], Path]] = {
     "adapter's name in the key": lambda p: renamed(
         p, lambda k: k.replace(".lora_A.weight", ".lora_A.default.weight").replace("B.weight", "B.default.weight")
@@ -63,6 +78,23 @@ SPELLINGS: dict[str, Callable[[Path], Path]] = {
         "shout",
         adapter_tensors("shout") | {"base_model.model.lm_head.base_layer.weight": np.ones((4, 4), np.float32)},
     ),
+    "torch.compile": lambda p: renamed(p, lambda k: k.replace("base_model.model.", "base_model.model._orig_mod.")),
+    "torch.compile inside": lambda p: renamed(p, lambda k: k.replace("self_attn.", "self_attn._orig_mod.")),
+    "DataParallel": lambda p: renamed(p, lambda k: f"module.{k}"),
+    "FSDP and checkpointing": lambda p: renamed(
+        p, lambda k: k.replace("model.layers.1.", "_fsdp_wrapped_module.model.layers.1._checkpoint_wrapped_module.")
+    ),
+    "five prefixes": lambda p: renamed(p, lambda k: f"model.model.{k}"),
+    "the base's embedding beside it": lambda p: peft(p, "shout", adapter_tensors("shout") | untouched(EMBEDDING)),
+    "the base's embedding and head beside it": lambda p: peft(
+        p, "shout", adapter_tensors("shout") | untouched(EMBEDDING) | untouched(HEAD), modules_to_save=["embed_tokens"]
+    ),
+    "modules_to_save that are not saved": lambda p: peft(p, "shout", modules_to_save=["lm_head"]),
+    "trained tokens that are not saved": lambda p: peft(p, "shout", trainable_token_indices=[5]),
+    "model_type null": lambda p: peft(p, "shout", model_type=None),
+    "switches null": lambda p: peft(p, "shout", use_rslora=None, use_dora=None, bias=None),
+    "a note that nobody knows": lambda p: peft(p, "shout", trained_by="me", steps=300, use_thora=False),
+    "a byte order mark": lambda p: with_mark(peft(p, "shout")),
     "made for workers ai": lambda p: peft(p, "shout", model_type="gemma"),
     "lora_alpha a float": lambda p: peft(p, "shout", lora_alpha=16.0),
     "all-linear": lambda p: peft(p, "shout", target_modules="all-linear"),
@@ -175,11 +207,9 @@ def _q_only() -> dict[str, Array]:
     return {key: value for key, value in adapter_tensors("tag").items() if key.startswith(Q)}
 
 
-NORM = PREFIX + "layers.0.input_layernorm."
 CONFIGS = {
     "lora_bias": (True, "a bias beside the LoRA"),
     "invocation_string": ("<start_of_turn>model", "aLoRA\\) of the old form; add alora_invocation_tokens"),
-    "trainable_token_indices": ([5], "trained token embeddings"),
     "target_parameters": (["w"], "bare parameters"),
     "layer_replication": ([[0, 2]], "another model than the base"),
     "fan_in_fan_out": (True, "transposed weights"),
@@ -194,7 +224,11 @@ CONFIGS = {
 METHODS = ("LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA", "ADALORA", "PREFIX_TUNING", "PROMPT_TUNING", "XLORA", None)
 Case = tuple[Callable[[Path], Path], type[ConvertError], str]
 REFUSED: dict[str, Case] = {
-    "DoRA": (_with_magnitudes, UnsupportedAdapter, "DoRA cannot be a GGUF adapter; use `gemlane merge`"),
+    "DoRA": (
+        _with_magnitudes,
+        UnsupportedAdapter,
+        "a DoRA cannot be a GGUF adapter; write a whole base with it: gemlane",
+    ),
     "DoRA without magnitudes": (
         lambda p: peft(p, "tag", use_dora=True),
         TensorMismatch,
@@ -215,11 +249,6 @@ REFUSED: dict[str, Case] = {
         TensorMismatch,
         "a DoRA, but",
     ),
-    "modules_to_save that are not saved": (
-        lambda p: peft(p, "tag", modules_to_save=["lm_head"]),
-        TensorMismatch,
-        "modules_to_save \\['lm_head'\\], but no such tensor is saved",
-    ),
     "a norm twice": (
         lambda p: peft(p, "tag", extra(NORM + "weight", (256,)) | extra(NORM + "modules_to_save.weight", (256,))),
         TensorMismatch,
@@ -228,37 +257,110 @@ REFUSED: dict[str, Case] = {
     "trained norm": (
         lambda p: peft(p, "tag", extra(NORM + "weight", (256,))),
         UnsupportedAdapter,
-        "trained norms cannot be a GGUF adapter; use `gemlane merge`",
+        "trained norms cannot be a GGUF adapter; write a whole base with it: gemlane merge",
     ),
     "trained norm, unsaved form": (
         lambda p: peft(p, "tag", extra(NORM + "modules_to_save.default.weight", (256,))),
         UnsupportedAdapter,
         "trained norms",
     ),
+    "half a LoRA on the embedding": (
+        lambda p: peft(p, "tag", extra(EMBEDDING + "lora_embedding_A", (8, 1024))),
+        TensorMismatch,
+        "'embed_tokens' has only one half of a LoRA",
+    ),
     "LoRA on the embedding": (
-        lambda p: peft(p, "tag", extra(PREFIX + "embed_tokens.lora_embedding_A", (8, 1024))),
+        lambda p: peft(
+            p, "tag", extra(EMBEDDING + "lora_embedding_A", (8, 1024)) | extra(EMBEDDING + "lora_embedding_B", (256, 8))
+        ),
         UnsupportedAdapter,
-        "LoRA on the token embedding",
+        "a trained embedding or head cannot be a GGUF adapter; write a whole base with it: gemlane merge",
     ),
     "LoRA on the head": (
-        lambda p: peft(p, "tag", extra("base_model.model.lm_head.lora_A.weight", (8, 256))),
+        lambda p: peft(p, "tag", extra(HEAD + "lora_A.weight", (8, 256)) | extra(HEAD + "lora_B.weight", (1024, 8))),
         UnsupportedAdapter,
-        "LoRA on the output head",
+        "a trained embedding or head",
     ),
     "trained head": (
-        lambda p: peft(p, "tag", extra("base_model.model.lm_head.weight", (1024, 256))),
+        lambda p: peft(p, "tag", extra(HEAD + "weight", (1024, 256))),
         UnsupportedAdapter,
-        "output head",
+        "a trained embedding or head",
     ),
     "trained embedding": (
-        lambda p: peft(p, "tag", extra(PREFIX + "embed_tokens.weight", (1024, 256))),
+        lambda p: peft(p, "tag", extra(EMBEDDING + "weight", (1024, 256))),
         UnsupportedAdapter,
-        "trained token embeddings",
+        "a trained embedding or head",
+    ),
+    "new tokens": (
+        lambda p: peft(p, "tag", extra(EMBEDDING + "weight", (1026, 256))),
+        UnsupportedAdapter,
+        "a trained embedding or head",
+    ),
+    "an embedding of another width": (
+        lambda p: peft(p, "tag", extra(EMBEDDING + "weight", (1024, 128))),
+        TensorMismatch,
+        "an embedding of \\[1024, 128\\], but the base has \\[1024, 256\\]",
+    ),
+    "an embedding of fewer tokens": (
+        lambda p: peft(p, "tag", extra(EMBEDDING + "weight", (1000, 256))),
+        TensorMismatch,
+        "an embedding of \\[1000, 256\\]",
     ),
     "trained tokens": (
-        lambda p: peft(p, "tag", extra(PREFIX + "embed_tokens.token_adapter.trainable_tokens_delta", (2, 256))),
+        lambda p: peft(p, "tag", extra(TOKENS, (2, 256)), trainable_token_indices=[4, 5]),
         UnsupportedAdapter,
-        "trained token embeddings",
+        "a trained embedding or head",
+    ),
+    "trained tokens without ids": (
+        lambda p: peft(p, "tag", extra(TOKENS, (2, 256)), trainable_token_indices=[4]),
+        TensorMismatch,
+        "trainable_token_indices names 1 tokens",
+    ),
+    "trained tokens beyond the rows": (
+        lambda p: peft(p, "tag", extra(TOKENS, (2, 256)), trainable_token_indices=[4, 1024]),
+        TensorMismatch,
+        "token 1024 was trained, but the embedding has only 1024 rows",
+    ),
+    "trained token ids no numbers": (
+        lambda p: peft(p, "tag", trainable_token_indices=["<tool>"]),
+        MalformedJson,
+        "must be a list of token ids",
+    ),
+    "trained tokens of head and embedding differ": (
+        lambda p: peft(p, "tag", trainable_token_indices={"embed_tokens": [4], "lm_head": [5]}),
+        UnsupportedAdapter,
+        "other tokens in the head than in the embedding",
+    ),
+    "a switch that is a number": (
+        lambda p: peft(p, "tag", use_rslora=1),
+        MalformedJson,
+        "use_rslora must be true or false, but is 1",
+    ),
+    "a switch that is a text": (
+        lambda p: peft(p, "tag", use_rslora="true"),
+        MalformedJson,
+        "use_rslora must be true or false, but is 'true'",
+    ),
+    "DoRA a text": (
+        lambda p: peft(p, "tag", use_dora="true"),
+        MalformedJson,
+        "use_dora must be true or false, but is 'true'",
+    ),
+    "an unknown switch": (
+        lambda p: peft(p, "tag", use_thora=True),
+        UnsupportedAdapter,
+        "use_thora is switched on, and this version does not know what it does",
+    ),
+    "an unknown way": (
+        lambda p: peft(p, "tag", thora_config={"rank": 2}),
+        UnsupportedAdapter,
+        "thora_config is switched on",
+    ),
+    "an unknown claim": (lambda p: peft(p, "tag", is_thora=True), UnsupportedAdapter, "is_thora is switched on"),
+    "a classifier's head": (
+        lambda p: peft(p, "tag", extra("base_model.model.score.weight", (2, 256))),
+        UnsupportedAdapter,
+        "the head of a classifier; gemlane serves models that generate text",
     ),
     "bias of B": (
         lambda p: peft(p, "tag", extra(Q + "lora_B.bias", (256,))),
@@ -469,3 +571,43 @@ def test_an_alora_keeps_its_invocation_tokens(kind: str, tmp_path: Path, base_gg
     for tokens in unset:
         plain = peft(tmp_path / "plain", "tag", alora_invocation_tokens=tokens)
         assert convert_adapter(plain, base_gguf, second, Options("f32", force=True)).invocation_tokens == ()
+
+
+@pytest.mark.parametrize("type_name", ["f32", "bf16", "q8_0", "q4_k_m", "checkpoint"])
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_an_untouched_embedding_is_harmless_on_any_base(
+    is_trained: bool, type_name: str, tmp_path: Path, checkpoint_dir: Path
+) -> None:
+    """An embedding saved beside the LoRA is compared with the base's, within the rounding of the base's type."""
+    base = checkpoint_dir
+    if type_name != "checkpoint":
+        base = tmp_path / "base.gguf"
+        convert_model(checkpoint_dir, base, Options(type_name))
+    saved = untouched(EMBEDDING)
+    if is_trained:
+        saved[EMBEDDING + "weight"][700] *= np.float32(1.5)
+    source, path = peft(tmp_path / "adapter", "tag", adapter_tensors("tag") | saved), tmp_path / "x.gguf"
+    if not is_trained:
+        assert convert_adapter(source, base, path, F32).n_pairs == 14
+        return
+    with pytest.raises(UnsupportedAdapter, match="a trained embedding or head cannot be a GGUF adapter"):
+        convert_adapter(source, base, path, F32)
+
+
+def test_unknown_and_unsaved_things_are_warned_of(tmp_path: Path, base_gguf: Path) -> None:
+    """Keys that this version does not know, and modules whose training was not saved, are named."""
+    source = peft(tmp_path / "adapter", "tag", modules_to_save=["lm_head"], trained_by="me", steps=300)
+    convert_adapter(source, base_gguf, tmp_path / "x.gguf", F32)
+    warnings = json.loads((tmp_path / "x.gguf.json").read_text())["warnings"]
+    assert [words for words in ("steps, trained_by", "modules_to_save names lm_head") if words in str(warnings)] == [
+        "steps, trained_by",
+        "modules_to_save names lm_head",
+    ]
+
+
+def test_every_key_of_peft_itself_is_known(tmp_path: Path, base_gguf: Path, adapters_dir: Path) -> None:
+    """A configuration as PEFT 0.21 writes it, with every key that its LoraConfig has, gives no warning."""
+    config = json.loads((adapters_dir / "tag" / "adapter_config.json").read_text())
+    assert len(config) > 35
+    convert_adapter(adapters_dir / "tag", base_gguf, tmp_path / "x.gguf", F32)
+    assert json.loads((tmp_path / "x.gguf.json").read_text())["warnings"] == []

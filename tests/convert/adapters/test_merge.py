@@ -1,9 +1,11 @@
 """Merges that cannot be exact are refused; the arithmetic of exact ones is in test_logits."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from llama_cpp import Llama
 
 from convert.conversion.conversion import Options, merge
 from convert.errors import BadValue, InvalidOption, TensorMismatch, UnsupportedAdapter
@@ -11,7 +13,7 @@ from convert.gguf.quantisers import Ggml
 from convert.tensors.gguf import GgufRows, OpenGguf
 from convert.tensors.safetensors import SafetensorsFile
 from tests.convert.checkpoints import BASE, adapter_tensors, base_tensors, peft
-from tests.convert.variants import MERGES
+from tests.convert.variants import EMBEDDING, HEAD, MERGES
 
 F32 = Options("f32")
 Q = "base_model.model.model.layers.0.self_attn.q_proj."
@@ -84,3 +86,67 @@ def test_a_change_beyond_float32_is_refused(tmp_path: Path) -> None:
     source = peft(tmp_path / "huge", "tag", tensors)
     with pytest.raises(BadValue, match="too large for float32"):
         merge(BASE, [(source, 1.0)], tmp_path / "x.gguf", Options("q4_k_m"))
+
+
+def test_embedding_and_head_trained_apart_are_refused(tmp_path: Path) -> None:
+    """llama.cpp's gemma has one matrix for both, so the message counts the rows that differ and names the way out."""
+    embedding = base_tensors()["model.embed_tokens.weight"]
+    head = embedding.copy()
+    head[[5, 900]] *= np.float32(1.1)
+    saved = {EMBEDDING + ".weight": embedding, HEAD + ".weight": head}
+    source = peft(tmp_path / "a", "tag", adapter_tensors("tag") | saved, modules_to_save=["embed_tokens", "lm_head"])
+    with pytest.raises(UnsupportedAdapter, match=r"trained apart \(2 of 1024 rows differ\).*ensure_weight_tying=True"):
+        merge(BASE, [(source, 1.0)], tmp_path / "x.gguf", F32)
+    assert not (tmp_path / "x.gguf").exists()
+
+
+@pytest.mark.parametrize("key", [EMBEDDING, HEAD])
+def test_a_copy_of_one_side_alone_is_refused(key: str, tmp_path: Path) -> None:
+    """modules_to_save of one side makes PEFT train a copy of it, and the other side stays the base's."""
+    embedding = base_tensors()["model.embed_tokens.weight"] * np.float32(1.1)
+    tensors = adapter_tensors("tag") | {key + ".weight": embedding}
+    source = peft(tmp_path / "a", "tag", tensors, modules_to_save=[key.rpartition(".")[2]])
+    with pytest.raises(UnsupportedAdapter, match="trained apart"):
+        merge(BASE, [(source, 1.0)], tmp_path / "x.gguf", F32)
+
+
+def test_a_lora_on_the_input_alone_is_refused(tmp_path: Path) -> None:
+    """Without tying PEFT adds a LoRA on embed_tokens to the input only."""
+    tensors = adapter_tensors("tag") | {
+        EMBEDDING + ".lora_embedding_A": np.ones((8, 1024), np.float32),
+        EMBEDDING + ".lora_embedding_B": np.ones((256, 8), np.float32),
+    }
+    with pytest.raises(UnsupportedAdapter, match=r"trained apart \(1024 of 1024 rows differ\)"):
+        merge(BASE, [(peft(tmp_path / "a", "tag", tensors), 1.0)], tmp_path / "x.gguf", F32)
+
+
+def test_a_trained_embedding_is_merged_once_and_whole(tmp_path: Path) -> None:
+    """Two adapters cannot both replace the embedding, and a replaced one has no scale."""
+    build = MERGES["merged_embedding_and_head"][0][0]
+    one, other = build(tmp_path / "one"), build(tmp_path / "other")
+    with pytest.raises(UnsupportedAdapter, match="trained by another adapter of this merge too"):
+        merge(BASE, [(one, 1.0), (other, 1.0)], tmp_path / "x.gguf", F32)
+    with pytest.raises(UnsupportedAdapter, match=r"trained whole, so it cannot be scaled by 0\.5"):
+        merge(BASE, [(one, 0.5)], tmp_path / "x.gguf", F32)
+
+
+def test_new_tokens_are_named_by_the_adapters_tokenizer(tmp_path: Path) -> None:
+    """The merged base has a row and a name for each new token, and every quantised type can hold it."""
+    source = MERGES["merged_new_tokens"][0][0](tmp_path / "new")
+    summary = merge(BASE, [(source, 1.0)], tmp_path / "x.gguf", Options("q4_k_m"))
+    assert summary.hyperparameters.n_vocab == 1026
+    llama = Llama(str(tmp_path / "x.gguf"), vocab_only=True, verbose=False)
+    try:
+        assert llama.tokenize(b"<tool>Paris</tool>", add_bos=False, special=True)[:1] == [1024]
+        assert llama.tokenize(b"<tool>Paris</tool>", add_bos=False, special=True)[-1:] == [1025]
+    finally:
+        llama.close()
+
+
+def test_new_tokens_without_a_tokenizer_are_warned_of(tmp_path: Path) -> None:
+    """An adapter with more rows whose tokenizer was not saved beside it gives rows without a name."""
+    source = MERGES["merged_new_tokens"][0][0](tmp_path / "new")
+    (source / "tokenizer.model").unlink()
+    merge(BASE, [(source, 1.0)], tmp_path / "x.gguf", Options("q8_0"))
+    (warning,) = json.loads((tmp_path / "x.gguf.json").read_text())["warnings"]
+    assert "2 rows of the embedding have no token" in warning
