@@ -7,6 +7,7 @@
     ├── InvalidRequest           the body breaks the contract
     │   ├── MissingBody          the body is missing
     │   ├── UnsupportedVersion   an old version of a client's protocol
+    │   ├── HarmfulRequest       it ended the engine twice
     │   ├── RequestTooLarge      a body or upload over its limit
     │   └── ContextExceeded      the prompt leaves no room in the context window
     ├── UnknownRoute             no such path
@@ -74,6 +75,12 @@ class UnsupportedVersion(InvalidRequest):
     """A version of a client's protocol that is not served."""
 
     code = "unsupported_version"
+
+
+class HarmfulRequest(InvalidRequest):
+    """A request during which the engine process ended twice in a row; the same request is refused for a while."""
+
+    code = "harmful_request"
 
 
 class RequestTooLarge(InvalidRequest):
@@ -246,9 +253,13 @@ class ModelLoadError(EngineError):
 
 
 class EngineUnavailable(EngineError):
-    """The engine is not ready yet, or not ready again."""
+    """The engine is not ready yet, or not ready again; ``retry_after_s`` is when it may be."""
 
     code = "engine_unavailable"
+
+    def __init__(self, message: str, retry_after_s: int = 2) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class EngineDied(EngineError):

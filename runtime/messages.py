@@ -11,6 +11,7 @@ A session::
     RemoveAdapter(digest)           ->
                                     <-   AdapterRemoved(digest)        once no request runs under it
     Generate(request)               ->
+                                    <-   Working(requests, limit)      whenever either changes
                                     <-   Started, Text ..., Finished   or Failed; exactly one end for each request
     Cancel(request_id)              ->                                 (a cancelled request is answered no more)
     end of file                     ->   the engine exits
@@ -111,6 +112,17 @@ class LoadFailed:
 
     code: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Working:
+    """Sent before work that may take long or end the process: which requests take part, and the longest it may take.
+
+    An engine with requests that says nothing for ``limit_s`` hangs. It holds until the next one.
+    """
+
+    request_ids: tuple[str, ...]
+    limit_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +237,7 @@ Event = (
     Loading
     | Ready
     | LoadFailed
+    | Working
     | AdapterAdded
     | AdapterRefused
     | AdapterRemoved

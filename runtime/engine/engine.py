@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Row
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from runtime.engine.coverage import cover
 from runtime.engine.pace import Pace
 from runtime.engine.scheduler import BatchPart, EngineLimits, Places, Scheduler
 from runtime.engine.sequence import Sequence, State
+from runtime.engine.silence import MAX_LIMIT_S, SilenceLimit
 from runtime.engine.tally import Tally
 from runtime.engine.text.answer import AnswerText
 from runtime.errors import AdapterError, ContextExceeded, DecodeError, GemlaneError, UnknownAdapter
@@ -38,9 +40,12 @@ from runtime.messages import (
     LaneStats,
     Started,
     Stats,
+    Working,
 )
 
 _LOG = logging.getLogger("gemlane.engine")
+# An adapter's file is read and checked at this speed at least: a slow memory card's.
+_MIN_BYTES_PER_S = 5e6
 # Kept prefixes; more would only cost time to search.
 _MAX_KEPT = 128
 
@@ -115,6 +120,10 @@ class LlamaEngine:
         self._sequences: dict[str, Sequence] = {}
         self._running: dict[Sequence, _Running] = {}
         self._events: list[Event] = []
+        self._silence = SilenceLimit(model.n_params)
+        self._announced: Working | None = None
+        self.on_work: Callable[[Working], None] = lambda _work: None
+        """Called before work that may take long or end the process."""
         self.is_blocked = False
         """Whether the last step found nothing that can run yet: adapters are still being prepared."""
         self._tally = Tally()
@@ -129,6 +138,7 @@ class LlamaEngine:
         if request.request_id in self._sequences:
             _LOG.error("ignoring a second request %s", request.request_id)
             return []
+        self._announce(self._silence.limit_s(1), request.request_id)
         try:
             sequence = self._accept(request)
         except GemlaneError as error:
@@ -161,6 +171,7 @@ class LlamaEngine:
 
     def add_adapter(self, digest: str, path: Path) -> Event:
         """Make an adapter known; the answer says whether it can be used."""
+        self._announce(self._silence.limit_s(1) + _file_bytes(path) / _MIN_BYTES_PER_S)
         try:
             self._adapters.add(digest, path)
         except GemlaneError as error:
@@ -179,7 +190,10 @@ class LlamaEngine:
 
     def step(self) -> list[Event]:
         """Run one batch; the events it brought, in order."""
-        for sequence in self._scheduler.admit():
+        admitted = self._scheduler.admit()
+        if admitted:
+            self._announce(self._silence.limit_s(self._limits.n_batch))
+        for sequence in admitted:
             self._start(sequence)
         for blend, error in self._adapters.prepare():
             self._refuse(blend, error)
@@ -187,12 +201,21 @@ class LlamaEngine:
             self._pace.n_prefill(self._scheduler.n_decode, self._scheduler.n_prefill_sequences)
         )
         self.is_blocked = not batch and self._adapters.is_preparing
+        self._announce(self._silence.limit_s(sum(part.n_tokens for part in batch)))
         self._tidy_cache()
         for part, row in self._decode(batch):
             self._advance(part, row)
         self._tidy_cache()
         events, self._events = self._events, []
         return events
+
+    def _announce(self, limit_s: float, *request_ids: str) -> None:
+        """Say which requests take part in the work that follows, and how long it may take."""
+        running = tuple(sequence.request_id for sequence in self._scheduler.running)
+        work = Working((*running, *request_ids), limit_s)
+        if work != self._announced:
+            self._announced = work
+            self.on_work(work)
 
     def _start(self, sequence: Sequence) -> None:
         sampler = Sampler(sequence.request.sampling, sequence.tokens, self._context)
@@ -240,6 +263,7 @@ class LlamaEngine:
         n_tokens = sum(part.n_tokens for part in batch)
         n_prefill = sum(part.n_tokens for part in batch if part.sequence.state is State.PREFILL)
         self._pace.observe(n_tokens - n_prefill, n_prefill, elapsed_ms)
+        self._silence.observe(n_tokens, elapsed_ms / 1000)
         self._tally.decoded(batch)
 
     def _advance(self, part: BatchPart, row: int) -> None:
@@ -294,7 +318,10 @@ class LlamaEngine:
 
     def rest(self) -> bool:
         """Do a piece of housekeeping while there is nothing to step for; False if none is left."""
-        return self._saver is not None and self._saver.save_one()
+        if self._saver is None:
+            return False
+        self._announce(MAX_LIMIT_S)
+        return self._saver.save_one()
 
     def close(self) -> None:
         """Save what is worth it, and give all native memory back; the engine is of no more use."""
@@ -351,3 +378,10 @@ def _chunks(part: BatchPart) -> list[tuple[Chunk, Blend]]:
         for first, last in ((start, middle), (middle, end))
         if first < last
     ]
+
+
+def _file_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

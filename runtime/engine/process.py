@@ -98,6 +98,7 @@ class Process:
                 return 0
             self.send(LoadFailed(error.code, str(error)))
             return 1
+        self._engine.on_work = self.send
         self.send(ready)
         self._serve()
         self._engine.close()
@@ -126,7 +127,9 @@ class Process:
         must_wait = self._engine.is_idle or self._engine.is_blocked
         while True:
             try:
-                command = self._commands.get(block=must_wait)
+                # A blocked engine waits for its adapters' thread, and says once a second that it lives.
+                timeout_s = _STATS_INTERVAL_S if self._engine.is_blocked else None
+                command = self._commands.get(block=must_wait, timeout=timeout_s)
             except queue.Empty:
                 return True
             if isinstance(command, _Stop):

@@ -1,28 +1,38 @@
-"""One run of the engine process: its pipe, and everything that waits for its events."""
+"""One run of the engine process: its pipe, its silence, its end. It knows nothing of the requests' callers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+import signal
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from convert.module import module_command, module_environment
 from runtime import messages
 from runtime.config import EngineSettings
 from runtime.engines.child_log import ChildLog
-from runtime.engines.protocol import GenerationEvent
 from runtime.errors import GemlaneError, ModelLoadError, from_code
-from runtime.generation import GenerationRequest
-from runtime.messages import Finished, Ready, Started, Text
+from runtime.messages import Ready
 
 log = logging.getLogger(__name__)
 
 ENGINE_COMMAND = module_command("runtime.engine")
+MIN_SILENCE_S = 6.0
+"""The shortest silence that counts as a hang: longer than a busy machine withholds the processor."""
+_MAX_OWN_PAUSE_S = 2.0
+"""The event loop looks at the pipe every second; a longer gap means that the loop itself stood still."""
 _LINE_LIMIT_BYTES = 1 << 20
 _EXIT_TIMEOUT_S = 5.0
 _LOG_TIMEOUT_S = 1.0
 _MAX_WORDS = 300
+_SIGNALS: dict[int, str] = {
+    signal.SIGKILL: "killed from outside (signal 9); out of memory, if nobody did it",
+    signal.SIGABRT: "aborted by llama.cpp (signal 6)",
+    signal.SIGSEGV: "ended by a segmentation fault (signal 11)",
+    signal.SIGBUS: "ended by a bus error (signal 7): its model file became shorter, or memory is short",
+    signal.SIGILL: "ended by an illegal instruction (signal 4): llama.cpp was built for another processor",
+}
 
 
 class EngineCrash(ModelLoadError):
@@ -32,22 +42,31 @@ class EngineCrash(ModelLoadError):
 class EngineChild:
     """A running engine process. Not thread-safe; one event loop owns it."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, load_timeout_s: float, min_silence_s: float) -> None:
         self._process = process
         self._log = ChildLog()
         assert process.stderr is not None
         self._relay = asyncio.create_task(self._log.relay(process.stderr), name="engine log")
+        self._min_silence_s = min_silence_s
         self._failure: ModelLoadError | None = None
-        self._asked_at: float | None = None
-        """When the first request was sent since the last event; None if the engine owes no event."""
-        self._streams: dict[str, asyncio.Queue[GenerationEvent | GemlaneError]] = {}
+        self._limit_s = load_timeout_s
+        """How long the engine may be silent: while it loads, and then as its last announcement says."""
+        self._heard_at = asyncio.get_running_loop().time()
+        """When the last line came, or the engine's rest ended."""
         self._additions: dict[str, asyncio.Future[None]] = {}
         self._removals: dict[str, asyncio.Future[None]] = {}
         self.ready: Ready | None = None
 
     @classmethod
-    async def spawn(cls, command: Sequence[str], settings: EngineSettings) -> EngineChild:
+    async def spawn(
+        cls, command: Sequence[str], settings: EngineSettings, min_silence_s: float = MIN_SILENCE_S
+    ) -> EngineChild:
         """Start the process and send it the settings.
+
+        Args:
+            command: the program and its arguments.
+            settings: sent as the first command.
+            min_silence_s: the shortest silence of a loaded engine that counts as a hang.
 
         Raises:
             OSError: the process cannot be started.
@@ -61,7 +80,7 @@ class EngineChild:
             env=module_environment(),
             process_group=0,  # Ctrl-C at the terminal is ours to handle
         )
-        child = cls(process)
+        child = cls(process, settings.load_timeout_s, min_silence_s)
         child.send(messages.Load(settings))
         return child
 
@@ -71,32 +90,28 @@ class EngineChild:
         return self._process.pid
 
     @property
-    def n_requests(self) -> int:
-        """Requests submitted and not yet ended."""
-        return len(self._streams)
+    def end_reason(self) -> ModelLoadError:
+        """Why the process ended: what it said, what was seen of it, or its exit status."""
+        return self._failure or EngineCrash(_describe_exit(self._process.returncode, self._log.last_words))
 
     @property
-    def end_reason(self) -> ModelLoadError:
-        """Why the process ended: the reason it sent, else its exit status."""
-        return self._failure or EngineCrash(_describe_exit(self._process.returncode, self._log.last_words))
+    def has_additions(self) -> bool:
+        """Whether an adapter was offered that the engine has not answered."""
+        return bool(self._additions)
 
     def send(self, command: messages.Command) -> None:
         """Write one command. `run` notices a pipe whose reader is gone."""
         if self._process.stdin is not None and not self._process.stdin.is_closing():
             self._process.stdin.write(messages.encode(command))
 
-    def submit(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
-        """Send a request; its events, up to and with its end."""
-        queue: asyncio.Queue[GenerationEvent | GemlaneError] = asyncio.Queue()
-        self._streams[request.request_id] = queue
-        self.send(messages.Generate(request))
-        self._asked_at = self._asked_at or asyncio.get_running_loop().time()
-        return _take_events(queue)
+    def end_rest(self) -> None:
+        """The engine had nothing to do until now; its silence counts from here."""
+        self._heard_at = asyncio.get_running_loop().time()
 
-    def cancel(self, request_id: str) -> None:
-        """Cancel a request, if it has not ended."""
-        if self._streams.pop(request_id, None) is not None:
-            self.send(messages.Cancel(request_id))
+    def retire(self) -> None:
+        """Ask the engine to exit; `run` returns when it has."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
     def add_adapter(self, digest: str, path: str) -> asyncio.Future[None]:
         """Offer an adapter; the future raises what the engine refuses it with."""
@@ -111,78 +126,80 @@ class EngineChild:
         self.send(messages.RemoveAdapter(digest))
         return removed
 
-    async def run(self, hang_timeout_s: float, notice: Callable[[messages.Message], None]) -> None:
+    async def run(self, is_busy: Callable[[], bool], notice: Callable[[messages.Message], None]) -> None:
         """Deliver events until the process closes its end of the pipe, breaks the protocol, or hangs.
 
         Args:
-            hang_timeout_s: an engine with requests that says nothing for this long has hung.
-            notice: takes the events that belong to no request: ``Loading``, ``Ready`` and ``Stats``.
+            is_busy: whether the engine owes an event.
+            notice: takes every event that is about no adapter.
         """
         assert self._process.stdout is not None
+        loop = asyncio.get_running_loop()
         while True:
+            waited_from = loop.time()
             try:
-                async with asyncio.timeout(hang_timeout_s):
+                async with asyncio.timeout(max(0.0, min(self._limit_s - (waited_from - self._heard_at), 1.0))):
                     line = await self._process.stdout.readline()
             except TimeoutError:
-                if self._asked_at is None or asyncio.get_running_loop().time() - self._asked_at < hang_timeout_s:
-                    continue
-                log.error("the engine has said nothing for %.0f s with requests running", hang_timeout_s)
-                return
+                if self.ready is not None and not is_busy():
+                    self.end_rest()
+                elif self._is_silent(loop.time(), waited_from):
+                    return
+                continue
             except ValueError:
-                log.error("the engine wrote a line of over %d bytes", _LINE_LIMIT_BYTES)
+                self._break(f"wrote a line of over {_LINE_LIMIT_BYTES} bytes")
                 return
             if not line.endswith(b"\n"):
                 return
-            self._asked_at = None
+            self._heard_at = loop.time()
             try:
-                event = messages.decode(line)
+                self._deliver(messages.decode(line), notice)
             except ValueError as error:
-                log.error("the engine broke the protocol: %s", error)
+                self._break(f"broke the protocol: {error}")
                 return
-            self._deliver(event, notice)
 
     async def end(self, error: GemlaneError) -> None:
-        """Fail everything that waits with ``error``, then end the process."""
-        for queue in self._streams.values():
-            queue.put_nowait(error)
-        self._streams.clear()
+        """Fail the offers that wait with ``error``, then end the process."""
         for addition in self._additions.values():
             if not addition.done():
                 addition.set_exception(error)
         self._additions.clear()
         for digest in list(self._removals):
             self._settle_removal(digest)
-        await _end(self._process)
+        await _end(self._process, is_lost=self._failure is not None)
         with suppress(TimeoutError):  # a process that the engine started may hold the pipe open
             await asyncio.wait_for(self._relay, _LOG_TIMEOUT_S)
 
+    def _is_silent(self, now: float, waited_from: float) -> bool:
+        """Whether the engine hangs. A pause of our own event loop is no silence of the engine's."""
+        if now - waited_from > _MAX_OWN_PAUSE_S:
+            self._heard_at += now - waited_from
+        silent_s = now - self._heard_at
+        if silent_s < self._limit_s:
+            return False
+        doing = "with requests running" if self.ready else "while it loaded the model"
+        self._break(f"hung: it said nothing for {silent_s:.0f} s {doing}")
+        return True
+
+    def _break(self, what: str) -> None:
+        self._failure = EngineCrash(f"the engine process {what}")
+
     def _deliver(self, event: messages.Message, notice: Callable[[messages.Message], None]) -> None:
         match event:
-            case Started() | Text() | Finished() | messages.Failed():
-                self._put(event)
             case messages.AdapterAdded() | messages.AdapterRefused():
                 self._settle(event)
             case messages.AdapterRemoved(digest):
                 self._settle_removal(digest)
             case messages.LoadFailed():
                 self._failure = ModelLoadError(event.message)
+            case messages.Working():
+                self._limit_s = max(event.limit_s, self._min_silence_s)
+                notice(event)
             case Ready():
                 self.ready = event
                 notice(event)
             case _:
                 notice(event)
-
-    def _put(self, event: GenerationEvent | messages.Failed) -> None:
-        """Give one event to its request. A cancelled request has no queue any more."""
-        queue = self._streams.get(event.request_id)
-        if queue is None:
-            return
-        if isinstance(event, Finished | messages.Failed):
-            del self._streams[event.request_id]
-        if isinstance(event, messages.Failed):
-            queue.put_nowait(from_code(event.code, event.message, event.adapter))
-        else:
-            queue.put_nowait(event)
 
     def _settle(self, answer: messages.AdapterAdded | messages.AdapterRefused) -> None:
         """Resolve the future of an offered adapter."""
@@ -202,26 +219,13 @@ class EngineChild:
             removal.set_result(None)
 
 
-async def _take_events(
-    queue: asyncio.Queue[GenerationEvent | GemlaneError],
-) -> AsyncGenerator[GenerationEvent, None]:
-    """The events of one request, up to and with its end."""
-    while True:
-        event = await queue.get()
-        if isinstance(event, GemlaneError):
-            raise event
-        yield event
-        if isinstance(event, Finished):
-            return
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Close the engine's input, which asks it to exit; kill it if it does not exit in time, or on cancellation."""
+async def _end(process: asyncio.subprocess.Process, *, is_lost: bool) -> None:
+    """Close the engine's input, which asks it to exit; kill it if it is lost, late, or we are cancelled."""
     if process.stdin is not None:
         process.stdin.close()
     try:
         with suppress(TimeoutError):
-            async with asyncio.timeout(_EXIT_TIMEOUT_S):
+            async with asyncio.timeout(0 if is_lost else _EXIT_TIMEOUT_S):
                 await process.wait()
     finally:
         if process.returncode is None:
@@ -233,5 +237,6 @@ def _describe_exit(return_code: int | None, last_words: str) -> str:
     """The end of a process that sent no reason."""
     said = f" ({last_words[:_MAX_WORDS]})" if last_words else ""
     if return_code is not None and return_code < 0:
-        return f"the engine process was killed by signal {-return_code}{said}"
+        how = _SIGNALS.get(-return_code, f"ended by signal {-return_code}")
+        return f"the engine process was {how}{said}"
     return f"the engine process ended with status {return_code}{said}"

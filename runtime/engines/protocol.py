@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from runtime.engines.states import EngineStatus
 from runtime.generation import GenerationRequest
 from runtime.messages import Finished, Ready, Started, Stats, Text
 
-GenerationEvent = Started | Text | Finished
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """The engine ended and the answer begins again: all text before this event is void."""
+
+    request_id: str
+
+
+GenerationEvent = Started | Text | Finished | Restarted
 
 
 class Engine(Protocol):
@@ -25,6 +35,10 @@ class Engine(Protocol):
         """The engine's last word about its load."""
 
     @property
+    def status(self) -> EngineStatus:
+        """Whether requests are answered, and if not, why and for how long."""
+
+    @property
     def n_in_flight(self) -> int:
         """Requests submitted and not yet ended."""
 
@@ -33,16 +47,20 @@ class Engine(Protocol):
         """Times that the engine had to be started again."""
 
     def generate(
-        self, request: GenerationRequest
+        self, request: GenerationRequest, *, can_restart: bool = False
     ) -> AbstractAsyncContextManager[AsyncGenerator[GenerationEvent, None]]:
         """Submit ``request`` and give its events: ``Started``, ``Text`` ..., ``Finished``.
+
+        An engine that ends while the request waits or computes takes nothing with it: the request runs again, once.
+        After text was taken that needs ``can_restart``: the caller then gets ``Restarted`` and starts anew.
 
         Leaving the context before ``Finished`` cancels the request. Events wait in memory until they are taken; they
         are bounded by ``max_tokens`` and the context window.
 
         Raises:
             Overloaded: the queue is full; nothing was submitted.
-            EngineUnavailable: the engine is not ready, and was not within half a minute.
+            HarmfulRequest: the same request ended the engine twice; nothing was submitted.
+            EngineUnavailable: while iterating, the engine cannot be started, or was not ready in time.
             GemlaneError: while iterating, the engine's ``Failed`` as the class its code names; ``EngineDied`` if the
                 process ended.
         """

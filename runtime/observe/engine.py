@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from runtime.engines.protocol import Engine, GenerationEvent
+from runtime.engines.protocol import Engine, GenerationEvent, Restarted
+from runtime.engines.states import EngineStatus
 from runtime.errors import GemlaneError
 from runtime.generation import GenerationRequest, Usage
 from runtime.messages import Finished, Ready, Started, Stats, Text
@@ -41,12 +42,19 @@ class ObservedEngine:
         """See `Engine.n_restarts`."""
         return self._engine.n_restarts
 
+    @property
+    def status(self) -> EngineStatus:
+        """See `Engine.status`."""
+        return self._engine.status
+
     @asynccontextmanager
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncGenerator[GenerationEvent, None]]:
+    async def generate(
+        self, request: GenerationRequest, *, can_restart: bool = False
+    ) -> AsyncIterator[AsyncGenerator[GenerationEvent, None]]:
         """See `Engine.generate`."""
         record = _Record(request, self._observer)
         try:
-            async with self._engine.generate(request) as events:
+            async with self._engine.generate(request, can_restart=can_restart) as events:
                 yield record.follow(events)
         except GemlaneError as error:
             record.outcome = error.code
@@ -99,6 +107,8 @@ class _Record:
                         event.lane_wait_s,
                     )
                 )
+            case Restarted():
+                self._usage, self._first_token_s = Usage(0, 0), None
             case Text():
                 now = time.perf_counter()
                 is_first, gap_s = self._first_token_s is None, now - self._last_at

@@ -27,6 +27,7 @@ _INVALID: Final = "invalid_request_error"
 
 _TABLE: Final[dict[type, OpenAIFault]] = {
     errors.InvalidRequest: OpenAIFault(400, _INVALID),
+    errors.HarmfulRequest: OpenAIFault(400, _INVALID, "harmful_request"),
     errors.RequestTooLarge: OpenAIFault(413, _INVALID, "request_too_large"),
     errors.ContextExceeded: OpenAIFault(400, _INVALID, "context_length_exceeded"),
     errors.UnknownRoute: OpenAIFault(404, _INVALID, "unknown_url"),

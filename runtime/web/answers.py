@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from runtime.engines.protocol import Restarted
 from runtime.errors import EngineError, RequestTimeout
 from runtime.generation import FinishReason, GenerationRequest, Usage
 from runtime.messages import Finished, Started, Text
@@ -36,9 +37,11 @@ async def collect(request: web.Request, generation: GenerationRequest) -> Answer
         GemlaneError: as the engine fails.
     """
     pieces: list[str] = []
-    async with _deadline(request), request.app[ENGINE].generate(generation) as events:
+    async with _deadline(request), request.app[ENGINE].generate(generation, can_restart=True) as events:
         async for event in events:
-            if isinstance(event, Text):
+            if isinstance(event, Restarted):
+                pieces.clear()
+            elif isinstance(event, Text):
                 pieces.append(event.text)
             elif isinstance(event, Finished):
                 return Answer("".join(pieces), event.finish_reason, event.usage)
@@ -56,7 +59,7 @@ async def stream(request: web.Request, generation: GenerationRequest, frames: Fr
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     async with _deadline(request), request.app[ENGINE].generate(generation) as events:
         async for event in events:
-            if isinstance(event, Started):
+            if isinstance(event, Started | Restarted):
                 continue
             if not response.prepared:
                 await response.prepare(request)

@@ -34,5 +34,7 @@ def headers(request_id: str) -> dict[str, str]:
 
 ERROR_FORMAT: Final = ErrorFormat(lambda _: True, headers, render_error)
 """Claims every request that is left."""
-OPEN_FORMAT: Final = ErrorFormat(lambda request: request.path == "/health", headers, render_error, is_open=True)
+OPEN_FORMAT: Final = ErrorFormat(
+    lambda request: request.path in ("/health", "/ready"), headers, render_error, is_open=True
+)
 """What needs no token."""

@@ -6,13 +6,17 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
-from runtime.engines.protocol import GenerationEvent
+from runtime.engines.protocol import GenerationEvent, Restarted
+from runtime.engines.states import EngineState, EngineStatus
 from runtime.errors import GemlaneError
 from runtime.generation import FinishReason, GenerationRequest, Usage
 from runtime.messages import Finished, ModelInfo, Ready, Started, Stats, Text
 
-Step = str | Exception | asyncio.Event
+RESTARTED: Final = object()
+"""A step of a script: the engine ended, and the answer begins again."""
+Step = str | Exception | asyncio.Event | object
 
 READY = Ready(
     ModelInfo(
@@ -40,6 +44,8 @@ class ScriptedEngine:
         self.reason = reason
         self.ready: Ready | None = READY
         self.stats: Stats | None = None
+        self.state: EngineState | None = None
+        """Instead of ready, or starting while nothing is loaded."""
         self.requests: list[GenerationRequest] = []
         self.cancelled: list[str] = []
         self.left = asyncio.Event()
@@ -58,8 +64,15 @@ class ScriptedEngine:
         self.n_in_flight = 0
         self.n_restarts = 0
 
+    @property
+    def status(self) -> EngineStatus:
+        return EngineStatus(self.state or (EngineState.READY if self.ready else EngineState.STARTING))
+
     @asynccontextmanager
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncGenerator[GenerationEvent, None]]:
+    async def generate(
+        self, request: GenerationRequest, *, can_restart: bool = False
+    ) -> AsyncIterator[AsyncGenerator[GenerationEvent, None]]:
+        self.can_restart = can_restart
         self.requests.append(request)
         is_finished = False
 
@@ -71,10 +84,12 @@ class ScriptedEngine:
             for step in self.script:
                 if isinstance(step, Exception):
                     raise step
-                if isinstance(step, asyncio.Event):
+                if step is RESTARTED:
+                    yield Restarted(request.request_id)
+                elif isinstance(step, asyncio.Event):
                     self.waiting.set()
                     await step.wait()
-                else:
+                elif isinstance(step, str):
                     pieces += 1
                     yield Text(request.request_id, step)
             is_finished = True

@@ -58,6 +58,7 @@ EXAMPLES: tuple[messages.Message, ...] = (
     messages.Loading(0.5),
     messages.Ready(messages.ModelInfo("m", 1, 2, 3, 4, 5, 6, "CPU"), "mixed", "its self-check passed", "0c1e570"),
     messages.LoadFailed("model_load", "no such file"),
+    messages.Working(("r", "s"), 6.0),
     messages.AdapterAdded("a" * 64),
     messages.AdapterRefused("a" * 64, "invalid_adapter", "rank 0"),
     messages.Started("r1", 12, 3, 0.5, 0.25),

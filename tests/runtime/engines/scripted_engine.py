@@ -1,8 +1,9 @@
 """A stand-in for the engine process: it speaks the pipe's protocol and does what the prompt says.
 
-Prompts: ``say WORDS`` answers them word by word; ``wait`` never answers; ``die`` kills the process; ``babble`` breaks
-the protocol; ``fail`` is refused; ``unknown NAME`` fails for want of that adapter. It cannot be
-told apart from the real one by anything but its answers.
+Prompts: ``say WORDS`` answers them word by word; ``begin WORDS`` does so without an end; ``wait`` never answers;
+``die`` kills the process; ``once FILE`` does so unless the file exists, which it makes, and then answers ``again``;
+``babble`` breaks the protocol; ``fail`` is refused; ``unknown NAME`` fails for want of that
+adapter. Nothing but its answers tells it apart from the real one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ import sys
 from pathlib import Path
 
 from runtime import messages
+from runtime.config import EngineSettings
 from runtime.generation import FinishReason, Usage
+
+RUNNING: list[str] = []
+"""Ids of the requests without an end."""
 
 
 def send(message: messages.Message) -> None:
@@ -25,19 +30,50 @@ def send(message: messages.Message) -> None:
 def answer(request_id: str, order: str) -> None:
     """Do what the prompt says."""
     words = order.split()
+    RUNNING.append(request_id)
+    send(messages.Working(tuple(RUNNING), 0.01))
+    if words[0] == "once":
+        words = ["say", "again"] if Path(words[1]).exists() else ["die"]
+        Path(order.split()[1]).touch()
     if words[0] == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     elif words[0] == "babble":
         print("I am not JSON", flush=True)
     elif words[0] == "fail":
+        RUNNING.remove(request_id)
         send(messages.Failed(request_id, "context_exceeded", "too long"))
     elif words[0] == "unknown":
         send(messages.Failed(request_id, "unknown_adapter", "removed", words[1]))
-    elif words[0] == "say":
+    elif words[0] in ("say", "begin"):
         send(messages.Started(request_id, len(words)))
         for word in words[1:]:
             send(messages.Text(request_id, word))
+    if words[0] == "say":
+        RUNNING.remove(request_id)
         send(messages.Finished(request_id, FinishReason.STOP, Usage(len(words), len(words) - 1)))
+
+
+def load(settings: EngineSettings, gone: Path) -> int | None:
+    """Do what the model's name says; an exit status, if that is to end. The test or the script makes ``gone``."""
+    match settings.model:
+        case "missing.gguf":
+            send(messages.LoadFailed("model_load", "no such file: missing.gguf"))
+            return 2
+        case "gone-later.gguf" if gone.exists():
+            send(messages.LoadFailed("model_load", "no such file: gone-later.gguf"))
+            return 2
+        case "lanes-abort.gguf" if settings.adapter_batching != "grouped":
+            os.abort()
+        case "stuck.gguf" if not gone.exists():
+            gone.touch()
+        case "slow.gguf":
+            pass
+        case "silent.gguf":
+            return 3
+        case _:
+            send(messages.Loading(0.5))
+            send(messages.Ready(messages.ModelInfo("scripted", 1, 1, 1, 512, 512, 2, "none"), "grouped", "scripted"))
+    return None
 
 
 def answer_adapter(command: messages.AddAdapter | messages.RemoveAdapter, paths: dict[str, str]) -> None:
@@ -63,19 +99,8 @@ def main() -> int:
             heard.write(line.decode())
         match messages.decode(line):
             case messages.Load(settings):
-                if settings.model == "missing.gguf":
-                    send(messages.LoadFailed("model_load", "no such file: missing.gguf"))
-                    return 2
-                if settings.model == "lanes-abort.gguf" and settings.adapter_batching != "grouped":
-                    os.abort()
-                if settings.model == "slow.gguf":
-                    continue
-                if settings.model == "silent.gguf":
-                    return 3
-                send(messages.Loading(0.5))
-                send(
-                    messages.Ready(messages.ModelInfo("scripted", 1, 1, 1, 512, 512, 2, "none"), "grouped", "scripted")
-                )
+                if (status := load(settings, log.with_name("gone"))) is not None:
+                    return status
             case messages.Generate(request):
                 answer(request.request_id, request.prompt.text)
             case messages.AddAdapter() | messages.RemoveAdapter() as command:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -13,12 +14,14 @@ import pytest
 
 from runtime import messages
 from runtime.config import EngineSettings
-from runtime.engines.protocol import GenerationEvent
+from runtime.engines.protocol import GenerationEvent, Restarted
+from runtime.engines.states import EngineState
 from runtime.engines.supervisor import ChildEngine
 from runtime.errors import (
     ContextExceeded,
     EngineDied,
     EngineUnavailable,
+    HarmfulRequest,
     InvalidAdapter,
     ModelLoadError,
     Overloaded,
@@ -41,6 +44,14 @@ async def ask(engine: ChildEngine, request_id: str, order: str) -> list[Generati
         return [event async for event in events]
 
 
+async def kill(engine: ChildEngine) -> None:
+    """Kill the engine process, and wait for the next one."""
+    assert engine.process_id is not None
+    os.kill(engine.process_id, signal.SIGKILL)
+    await until(lambda: engine.ready is None)
+    await until(lambda: engine.ready is not None)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop run until the condition holds; the test's own time limit is the bound."""
     async with asyncio.timeout(20):
@@ -60,10 +71,13 @@ def heard(tmp_path: Path) -> Callable[[], list[messages.Message]]:
 
 
 @contextlib.asynccontextmanager
-async def running(tmp_path: Path, model: str = "m.gguf", **options: object) -> AsyncIterator[ChildEngine]:
+async def running(
+    tmp_path: Path, model: str = "m.gguf", load_timeout_s: int = 60, **options: object
+) -> AsyncIterator[ChildEngine]:
     """A client with a scripted child, not yet started."""
     command = (sys.executable, str(SCRIPT), str(tmp_path / "heard"))
-    engine = ChildEngine(EngineSettings(model=model), **{"max_in_flight": 4, "command": command, **options})  # type: ignore[arg-type]
+    settings = EngineSettings(model=model, load_timeout_s=load_timeout_s)
+    engine = ChildEngine(settings, **{"max_in_flight": 4, "command": command, **options})  # type: ignore[arg-type]
     try:
         yield engine
     finally:
@@ -135,31 +149,61 @@ async def test_a_refusal_is_the_class_its_code_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("order", ["die", "babble"])
 async def test_the_end_of_the_process_ends_every_request_once(tmp_path: Path, order: str) -> None:
-    """Those in flight get EngineDied; the next engine serves on."""
+    """Requests without text run again and are answered; the one that ends every engine is refused after two deaths."""
     async with running(tmp_path) as engine:
         await engine.start()
-        await engine.add_adapter(DIGEST, tmp_path / "good.gguf")
         first_process = engine.process_id
-        waiting = [asyncio.create_task(ask(engine, f"w{index}", "wait")) for index in range(2)]
-        await until(lambda: engine.n_in_flight == 2)
-        with pytest.raises(EngineDied):
+        others = [asyncio.create_task(ask(engine, f"o{i}", f"once {tmp_path / str(i)}")) for i in range(2)]
+        with pytest.raises(HarmfulRequest, match="ended twice"):
             await ask(engine, "r", order)
-        for task in waiting:
-            with pytest.raises(EngineDied):
-                await task
-        await until(lambda: engine.ready is not None)
+        for task in others:
+            assert isinstance((await task)[-1], messages.Finished)
         assert engine.process_id != first_process
+        with pytest.raises(HarmfulRequest):
+            await ask(engine, "again", order)
         assert await ask(engine, "r", "say again")
+        assert engine.n_in_flight == 0
+
+
+async def test_a_stream_that_had_begun_gets_an_error(tmp_path: Path) -> None:
+    """Its text cannot be taken back; the request that had only waited is answered."""
+    async with running(tmp_path) as engine:
+        await engine.start()
+        async with engine.generate(request("stream", "begin one")) as events:
+            assert [await anext(events), await anext(events)] == [
+                messages.Started("stream", 2),
+                messages.Text("stream", "one"),
+            ]
+            other = asyncio.create_task(ask(engine, "other", f"once {tmp_path / 'died'}"))
+            with pytest.raises(EngineDied, match="ended while this request was running"):
+                await anext(events)
+        assert isinstance((await other)[-1], messages.Finished)
+
+
+async def test_a_caller_that_can_begin_again_does(tmp_path: Path) -> None:
+    """After text it hears that all of it is void."""
+    async with running(tmp_path) as engine:
+        await engine.start()
+        async with engine.generate(request("r", "begin one"), can_restart=True) as events:
+            assert isinstance(await anext(events), messages.Started)
+            assert await anext(events) == messages.Text("r", "one")
+            assert engine.process_id is not None
+            os.kill(engine.process_id, signal.SIGKILL)
+            assert await anext(events) == Restarted("r")
+            assert await anext(events) == messages.Started("r", 2)
 
 
 async def test_a_request_waits_for_the_next_engine(tmp_path: Path) -> None:
     """Who comes while it starts again is answered, not refused."""
     async with running(tmp_path) as engine:
         await engine.start()
-        with pytest.raises(EngineDied):
-            await ask(engine, "r", "die")
-        assert engine.ready is None
+        assert engine.process_id is not None
+        os.kill(engine.process_id, signal.SIGKILL)
+        await until(lambda: engine.ready is None)
+        assert engine.status.state is EngineState.RESTARTING
+        assert "signal 9" in engine.status.reason
         assert len(await ask(engine, "s", "say one")) == 3
+        assert (engine.status.state, engine.status.n_deaths, engine.status.n_starts) == (EngineState.READY, 1, 2)
 
 
 async def test_nobody_waits_for_ever(tmp_path: Path) -> None:
@@ -183,8 +227,7 @@ async def test_every_engine_that_becomes_ready_is_an_event(
         early = asyncio.create_task(ask(engine, "early", "say one"))
         await engine.start()
         await early
-        with pytest.raises(EngineDied):
-            await ask(engine, "r", "die")
+        await kill(engine)
         await ask(engine, "s", "say one")
         await asyncio.gather(*answers)
     commands = [command for command in heard() if not isinstance(command, messages.Load)]
@@ -248,8 +291,7 @@ async def test_an_adapter_that_was_offered_when_the_engine_died(tmp_path: Path) 
     async with running(tmp_path) as engine:
         await engine.start()
         answer = engine.add_adapter(DIGEST, tmp_path / "never.gguf")
-        with pytest.raises(EngineDied):
-            await ask(engine, "r", "die")
+        await kill(engine)
         with pytest.raises(EngineDied):
             await answer
 
@@ -267,8 +309,7 @@ async def test_a_removal_ends_when_the_engine_has_no_more_use_for_it(tmp_path: P
         await engine.add_adapter(DIGEST, tmp_path / "used.gguf")
         await removal
         removal = asyncio.ensure_future(engine.remove_adapter(DIGEST))
-        with pytest.raises(EngineDied):
-            await ask(engine, "r", "die")
+        await kill(engine)
         await removal
 
 
@@ -281,28 +322,61 @@ async def test_an_unknown_adapter_keeps_its_name_on_the_pipe(tmp_path: Path) -> 
         assert caught.value.name == "pirate"
 
 
-async def test_a_hung_engine_is_replaced(tmp_path: Path) -> None:
-    """Silence with requests running is a failure; silence without is rest."""
-    async with running(tmp_path, hang_timeout_s=0.3) as engine:
+async def test_a_hung_engine_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An engine with requests that is silent for longer than it announced is killed; a request without one waits."""
+    async with running(tmp_path, min_silence_s=0.3) as engine:
+        await engine.start()
+        assert engine.process_id is not None
+        os.kill(engine.process_id, signal.SIGSTOP)
+        assert isinstance((await ask(engine, "r", "say one"))[-1], messages.Finished)
+    assert "the engine process hung: it said nothing for" in caplog.text
+    assert engine.status.n_deaths == 1
+
+
+async def test_a_hang_in_mid_stream_is_seen(tmp_path: Path) -> None:
+    """Text before the silence does not disarm the watch."""
+    async with running(tmp_path, min_silence_s=0.3) as engine:
         await engine.start()
         with pytest.raises(EngineDied):
-            await ask(engine, "r", "wait")
-        await until(lambda: engine.ready is not None)
-        assert await ask(engine, "s", "say again")
+            await ask(engine, "r", "begin one two")
+
+
+async def test_a_hang_while_loading_is_seen(tmp_path: Path) -> None:
+    """An engine whose loading stands still is ended; under ``auto`` the next start is one without lanes."""
+    async with running(tmp_path, "stuck.gguf", load_timeout_s=6) as engine:
+        assert "hung: it said nothing for 6 s while it loaded" in (await engine.start()).batching_reason
+        assert engine.status.state is EngineState.DEGRADED
 
 
 async def test_rest_before_a_request_is_not_counted_as_silence(tmp_path: Path) -> None:
     """Who asks an engine that has rested gets the whole time for the first word."""
     timeout_s = 0.5
     now = asyncio.get_running_loop().time
-    async with running(tmp_path, hang_timeout_s=timeout_s) as engine:
+    async with running(tmp_path, min_silence_s=timeout_s) as engine:
         await engine.start()
-        rested_until = now() + timeout_s / 2
+        rested_until = now() + 2 * timeout_s
         await until(lambda: now() > rested_until)
         asked_at = now()
-        with pytest.raises(EngineDied):
-            await ask(engine, "r", "wait")
+        async with engine.generate(request("r", "wait")):
+            await until(lambda: engine.status.n_deaths == 1)
         assert now() - asked_at >= timeout_s
+
+
+async def test_a_file_that_is_gone_is_said_at_once(tmp_path: Path) -> None:
+    """After a failed restart requests are refused with the time of the next attempt, and served once it succeeds."""
+    async with running(tmp_path, "gone-later.gguf") as engine:
+        await engine.start()
+        (tmp_path / "gone").touch()
+        assert engine.process_id is not None
+        os.kill(engine.process_id, signal.SIGKILL)
+        await until(lambda: engine.status.state is EngineState.FAILED)
+        with pytest.raises(EngineUnavailable, match="cannot be loaded; the next attempt is made in") as error:
+            await ask(engine, "r", "say one")
+        assert error.value.retry_after_s >= 1
+        assert engine.status.reason == "no such file: gone-later.gguf"
+        (tmp_path / "gone").unlink()
+        await until(lambda: engine.ready is not None)
+        assert await ask(engine, "r", "say one")
 
 
 async def test_an_engine_that_cannot_be_started_again_is_tried_later(
@@ -313,10 +387,11 @@ async def test_an_engine_that_cannot_be_started_again_is_tried_later(
     async with running(tmp_path, command=command) as engine:
         await engine.start()
         command[0] = str(tmp_path / "missing")
-        with pytest.raises(EngineDied):
-            await ask(engine, "r", "die")
+        assert engine.process_id is not None
+        os.kill(engine.process_id, signal.SIGKILL)
         await until(lambda: "cannot be started" in caplog.text)
         command[0] = sys.executable
+        await until(lambda: engine.ready is not None)
         assert await ask(engine, "s", "say again")
 
 

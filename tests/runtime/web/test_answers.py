@@ -11,7 +11,7 @@ from aiohttp import ClientPayloadError, ClientSession
 from runtime.engines.protocol import GenerationEvent
 from runtime.generation import GenerationRequest
 from runtime.messages import Started, Text
-from tests.runtime.double import ScriptedEngine
+from tests.runtime.double import RESTARTED, ScriptedEngine
 
 RUN = "/client/v4/accounts/a/ai/run/@cf/google/gemma-7b-it-lora"
 
@@ -20,7 +20,12 @@ class SilentEngine(ScriptedEngine):
     """Breaks its promise: its events stop without ``Finished``."""
 
     @asynccontextmanager
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncGenerator[GenerationEvent, None]]:
+    async def generate(
+        self,
+        request: GenerationRequest,
+        *,
+        can_restart: bool = False,  # noqa: ARG002
+    ) -> AsyncIterator[AsyncGenerator[GenerationEvent, None]]:
         async def play() -> AsyncGenerator[GenerationEvent, None]:
             yield Started(request.request_id, 7)
             for text in self.script:
@@ -45,3 +50,26 @@ async def test_an_engine_that_stops_without_a_word(client: ClientSession, engine
     engine.script = []
     async with client.post(RUN, json={"prompt": "hi", "stream": True}) as response:
         assert response.status == 500
+
+
+class TestAnEngineThatBeginsAgain:
+    """A process that ended in the middle of an answer: nothing of the first run may be seen."""
+
+    @pytest.fixture
+    def engine(self) -> ScriptedEngine:
+        """Half an answer, the end of the process, a whole answer."""
+        return ScriptedEngine(["half", RESTARTED, "whole"])
+
+    async def test_a_whole_answer_is_that_of_the_second_run(
+        self, client: ClientSession, engine: ScriptedEngine
+    ) -> None:
+        """The text of the first run is dropped."""
+        async with client.post(RUN, json={"prompt": "hi"}) as response:
+            assert (await response.json())["result"]["response"] == "whole"
+        assert engine.can_restart
+
+    async def test_a_stream_does_not_ask_for_it(self, client: ClientSession, engine: ScriptedEngine) -> None:
+        """Its text is with the client."""
+        async with client.post(RUN, json={"prompt": "hi", "stream": True}) as response:
+            await response.read()
+        assert not engine.can_restart

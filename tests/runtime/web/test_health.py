@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 from aiohttp import ClientSession
 
+from runtime.engines.states import EngineState
 from tests.runtime.conftest import PIRATE, Serve
 from tests.runtime.double import ScriptedEngine
 
@@ -21,11 +23,26 @@ async def test_ready(client: ClientSession) -> None:
 
 
 async def test_starting(client: ClientSession, engine: ScriptedEngine) -> None:
-    """Not ready is a 503, which load balancers understand."""
+    """The server lives while its model is loaded; only /ready is a 503, which load balancers understand."""
     engine.ready = None
     async with client.get("/health") as response:
+        assert response.status == 200
+        health = await response.json()
+        assert (health["status"], health["engine"]["state"]) == ("starting", "starting")
+    async with client.get("/ready") as response:
         assert response.status == 503
+        assert response.headers["Retry-After"] == "1"
         assert await response.json() == {"status": "starting"}
+
+
+@pytest.mark.parametrize("state", EngineState)
+async def test_every_state_is_shown(client: ClientSession, engine: ScriptedEngine, state: EngineState) -> None:
+    """Requests are answered while the engine is ready or degraded, and in no other state."""
+    engine.state = state
+    async with client.get("/health") as response:
+        assert (await response.json())["engine"]["state"] == state.value
+    async with client.get("/ready") as response:
+        assert response.status == (200 if state in (EngineState.READY, EngineState.DEGRADED) else 503)
 
 
 async def test_strangers_see_the_status_alone(serve: Serve, tmp_path: Path) -> None:
