@@ -25,7 +25,7 @@ from runtime.web.first_request import FirstRequestTimeout
 from runtime.web.keys import ADAPTERS, ENGINE, FIRST_REQUEST_TIMEOUT, LIMITS, OBSERVER, SETTINGS, STORE, TOKENS
 from runtime.web.limits import HttpLimits, limits_of
 from runtime.web.middleware import make_middleware, make_prepare_hook
-from runtime.web.tokens import load_tokens
+from runtime.web.tokens import TokenCheck
 
 DIALECTS: Final[tuple[Dialect, ...]] = (CLOUDFLARE, OPENAI, PLAYGROUND)
 
@@ -47,7 +47,7 @@ def build_app(
     Raises:
         ConfigError: tokens are needed and missing, or their file cannot be read.
     """
-    tokens, limits = load_tokens(settings), limits or limits_of(settings)
+    tokens, limits = TokenCheck(settings), limits or limits_of(settings)
     formats = (plain.OPEN_FORMAT, *(each for dialect in DIALECTS for each in dialect.error_formats), plain.ERROR_FORMAT)
     app = web.Application(middlewares=[make_middleware(formats, tokens)], client_max_size=limits.body_bytes)
     store = adapters.store

@@ -77,6 +77,9 @@ class ServerSettings:
 
     host: str = option("127.0.0.1", "address to listen on; anything but loopback asks for a token", metavar="ADDRESS")
     port: int = option(8080, "port to listen on", metavar="PORT")
+    socket: str = option("", "Unix socket to listen on instead, for this user alone", metavar="FILE")
+    tls_cert: str = option("", "certificate chain in PEM, for https", metavar="FILE")
+    tls_key: str = option("", "key of the certificate in PEM", metavar="FILE")
     adapters: str = option(
         "", "folder of adapters: GGUF files, and folders as PEFT and MLX leave them; it is watched", metavar="DIR"
     )

@@ -93,6 +93,10 @@ class ModelInfo:
     device: str
     warnings: tuple[str, ...] = ()
     """What may make its answers worse than they should be, for whoever runs the server."""
+    cache_bytes: int = 0
+    """Of the key-value cache."""
+    lanes_bytes: int = 0
+    """Of the lanes' weights; 0 without lanes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,23 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from aiohttp import web
-from tqdm import tqdm
 
 from runtime.adapters.service import AdapterService, adapters_of, watch
-from runtime.adapters.store import Store
 from runtime.app import build_app
 from runtime.config import ServerSettings, Settings
 from runtime.engines.supervisor import ChildEngine
 from runtime.errors import ConfigError
 from runtime.messages import Ready
 from runtime.observe.log import set_up as set_up_logging
+from runtime.terminal import Serving, greeting, loading_bar
+from runtime.web.keys import SETTINGS, TOKENS
 from runtime.web.listener import Listener, listen
+from runtime.web.tls import load_tls, reload_tls
 
 log = logging.getLogger("gemlane")
 
@@ -45,23 +48,25 @@ async def serve(settings: Settings) -> None:
     """
     set_up_logging(settings.server.log_level, settings.server.log_format, settings.server.log_file)
     _check_places(settings)
-    bar = _LoadingBar()
+    tls, stop = load_tls(settings.server), _stop_event()
     max_in_flight = settings.engine.parallel + settings.server.max_queue
-    engine = ChildEngine(settings.engine, max_in_flight=max_in_flight, on_loading=bar.show)
-    stop = _stop_event()
-    async with (
-        adapters_of(settings, engine) as adapters,
-        _listening(build_app(engine, adapters, settings.server), settings.server) as listener,
-    ):
+    async with contextlib.AsyncExitStack() as stack:
+        loading = stack.enter_context(contextlib.ExitStack())
+        on_loading = loading.enter_context(loading_bar())
+        engine = ChildEngine(settings.engine, max_in_flight=max_in_flight, on_loading=on_loading)
+        adapters = await stack.enter_async_context(adapters_of(settings, engine))
+        app = build_app(engine, adapters, settings.server)
+        listener = await stack.enter_async_context(_listening(app, settings.server, tls))
+        _reload_on_hangup(app, adapters, tls)
         filling = asyncio.create_task(_fill(adapters))
         try:
             log.info("loading %s", settings.engine.model)
             starting = asyncio.create_task(_start(engine, filling))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            bar.close()
+            loading.close()
             if starting.done():
-                _greet(starting.result(), adapters.store, listener.url)
+                _greet(starting.result(), adapters, listener.url, settings.server)
                 watching = asyncio.create_task(watch(adapters))
                 await stopping
                 watching.cancel()
@@ -83,13 +88,19 @@ def _check_places(settings: Settings) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _listening(app: web.Application, settings: ServerSettings) -> AsyncIterator[Listener]:
+async def _listening(
+    app: web.Application, settings: ServerSettings, tls: ssl.SSLContext | None
+) -> AsyncIterator[Listener]:
     """Listen with ``app``, and give the listener, while the context lasts."""
     async with contextlib.AsyncExitStack() as stack:
         try:
-            listener = await stack.enter_async_context(listen(app, settings.host, settings.port))
+            listener = await stack.enter_async_context(
+                listen(app, settings.host, settings.port, tls=tls, socket_path=settings.socket)
+            )
         except OSError as error:
             reason = error.strerror or str(error)
+            if settings.socket:
+                raise ConfigError(f"cannot listen on --socket {settings.socket}: {reason}") from error
             raise ConfigError(
                 f"cannot listen on {settings.host} port {settings.port}: {reason}; choose another with --host or --port"
             ) from error
@@ -140,49 +151,31 @@ async def _drain(engine: ChildEngine, stop: asyncio.Event) -> None:
             continue
 
 
-def _greet(ready: Ready, store: Store, url: str) -> None:
-    """Say what is served, and give lines to paste."""
-    model = ready.model
-    log.info(
-        "%s, %s on %s: %d tokens a request, %d at once, %d cells of key-value cache",
-        model.name,
-        f"{model.size_bytes / 1e9:.2f} GB" if model.size_bytes >= 1e8 else f"{model.size_bytes / 1e6:.2f} MB",
-        model.device,
-        model.n_ctx,
-        model.n_parallel,
-        model.n_kv_cells,
-    )
-    log.info("adapters are batched %s: %s", ready.adapter_batching, ready.batching_reason)
-    names = [adapter.name for adapter in store.usable()]
-    log.info("%d adapters: %s", len(names), ", ".join(names[:10]) + (", ..." if len(names) > 10 else ""))
-    print(f"\nserving on {url}; Ctrl-C ends it. Try:", file=sys.stderr)
-    for lora in ("", *names[:1]):
-        chosen = f', "lora": "{lora}"' if lora else ""
-        print(
-            f"  curl {url}/client/v4/accounts/local/ai/run/@cf/google/gemma-7b-it-lora "
-            f'-d \'{{"prompt": "What is the capital of France?"{chosen}}}\'',
-            file=sys.stderr,
+def _greet(ready: Ready, adapters: AdapterService, url: str, settings: ServerSettings) -> None:
+    """Show what is served on the terminal, and log it in a line."""
+    names = tuple(adapter.name for adapter in adapters.store.usable())
+    log.info("ready on %s: %s, %d adapters, batched %s", url, ready.model.name, len(names), ready.adapter_batching)
+    if settings.log_format == "text":
+        shown = greeting(
+            Serving(ready, names, url, settings.token_file, settings.tls_cert), shutil.get_terminal_size().columns
         )
-    sys.stderr.flush()
+        print(shown, file=sys.stderr, flush=True)
 
 
-class _LoadingBar:
-    """A progress bar for the model file; silent where stderr is no terminal."""
+def _reload_on_hangup(app: web.Application, adapters: AdapterService, tls: ssl.SSLContext | None) -> None:
+    """Let SIGHUP read tokens, certificate and adapters folder again; what cannot be read stays as it was."""
+    tasks: set[asyncio.Task[None]] = set()
 
-    def __init__(self) -> None:
-        self._bar = tqdm(
-            total=100,
-            unit="%",
-            desc="loading",
-            leave=False,
-            disable=None,
-            bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left",
-        )
+    def reload() -> None:
+        try:
+            log.info("reloading: %d tokens", app[TOKENS].reload())
+            if tls is not None:
+                reload_tls(tls, app[SETTINGS])
+        except ConfigError as error:
+            log.error("not reloaded: %s", error)
+        if adapters.folder is not None:
+            task = asyncio.create_task(adapters.folder.look())
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
-    def show(self, fraction: float) -> None:
-        """Move to ``fraction``, 0 to 1."""
-        self._bar.update(max(0, round(fraction * 100) - self._bar.n))
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.close()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)

@@ -64,7 +64,7 @@ def check_tokens(settings: ServerSettings) -> Finding:
     except ConfigError as error:
         return fault("tokens", str(error))
     if not settings.token_file:
-        return ok("tokens", f"none needed: only this machine reaches {settings.host}")
+        return ok("tokens", f"none needed: only this machine reaches {settings.socket or settings.host}")
     mode = Path(settings.token_file).stat().st_mode
     if mode & (stat.S_IRGRP | stat.S_IROTH):
         return note("tokens", f"{settings.token_file} can be read by others", f"chmod 600 {settings.token_file}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from convert.gguf.header import GgufHeader
@@ -10,42 +9,10 @@ from convert.rules.model import ModelSummary
 from runtime.config import EngineSettings
 from runtime.doctor.finding import Finding, fault, note, ok
 from runtime.doctor.machine import Machine
-from runtime.engine.start.limits import limits_of
-from runtime.llama.lanes.template import lora_shapes
+from runtime.engine.start.limits import need_of
 
-_VALUE_BYTES: Final = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 _COMFORT: Final = 0.9
 """Share of the free memory beyond which other programs get too little."""
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryNeed:
-    """Bytes by what takes them."""
-
-    weights: int
-    cache: int
-    lanes: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return self.weights + self.cache + self.lanes
-
-
-def need_of(settings: EngineSettings, header: GgufHeader, summary: ModelSummary) -> MemoryNeed:
-    """What the settings make of a model."""
-    sizes = summary.hyperparameters
-    n_cells = limits_of(settings, sizes.n_ctx).n_kv_cells
-    n_kv_values = 2 * sizes.n_layers * n_cells * sizes.n_kv_heads * sizes.head_dim
-    n_lane_values = 0
-    if settings.adapter_batching != "grouped":
-        n_per_rank = sum(n_in + n_out for n_in, n_out in lora_shapes(header).values())
-        n_lane_values = n_per_rank * settings.max_lora_rank * (settings.lanes + 1)
-    return MemoryNeed(
-        header.size_bytes,
-        round(n_kv_values * _VALUE_BYTES[settings.kv_type]),
-        round(n_lane_values * _VALUE_BYTES[settings.lane_type]),
-    )
 
 
 def check_memory(settings: EngineSettings, header: GgufHeader, summary: ModelSummary, machine: Machine) -> Finding:

@@ -14,13 +14,13 @@ from runtime.observe.events import Observer
 from runtime.web.first_request import FirstRequestTimeout
 from runtime.web.limits import HttpLimits
 from runtime.web.streams import Frames
-from runtime.web.tokens import Tokens
+from runtime.web.tokens import TokenCheck
 
 ENGINE: Final = web.AppKey[Engine]("engine", Engine)
 ADAPTERS: Final = web.AppKey("adapters", AdapterService)
 STORE: Final = web.AppKey("store", Store)
 SETTINGS: Final = web.AppKey("settings", ServerSettings)
-TOKENS: Final = web.AppKey("tokens", Tokens)
+TOKENS: Final = web.AppKey("tokens", TokenCheck)
 OBSERVER: Final = web.AppKey[Observer]("observer", Observer)
 LIMITS: Final = web.AppKey("limits", HttpLimits)
 FIRST_REQUEST_TIMEOUT: Final = web.AppKey("first_request_timeout", FirstRequestTimeout)

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
+import socket
+import ssl
+import stat
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
@@ -33,15 +39,18 @@ class _OwnErrors(logging.Filter):
 class Listener:
     """An open address."""
 
-    def __init__(self, server: asyncio.Server) -> None:
+    def __init__(self, server: asyncio.Server, scheme: str) -> None:
         self._server = server
-        host, self.port = server.sockets[0].getsockname()[:2]
-        self.host = f"[{host}]" if ":" in host else host
+        self._scheme = scheme
 
     @property
     def url(self) -> str:
-        """The address for clients."""
-        return f"http://{self.host}:{self.port}"
+        """The address for clients: ``http://``, ``https://`` or ``unix:PATH``."""
+        name = self._server.sockets[0].getsockname()
+        if isinstance(name, str):
+            return f"unix:{name}"
+        host, port = name[:2]
+        return f"{self._scheme}://[{host}]:{port}" if ":" in host else f"{self._scheme}://{host}:{port}"
 
     def close(self) -> None:
         """Accept no new connection; open connections stay."""
@@ -49,10 +58,19 @@ class Listener:
 
 
 @contextlib.asynccontextmanager
-async def listen(app: web.Application, host: str, port: int) -> AsyncIterator[Listener]:
-    """Serve ``app`` on an address while the context lasts; port 0 is any free one.
+async def listen(
+    app: web.Application, host: str, port: int, *, tls: ssl.SSLContext | None = None, socket_path: str = ""
+) -> AsyncIterator[Listener]:
+    """Serve ``app`` on an address while the context lasts.
 
     A client that goes away cancels its handler, which frees its sequence.
+
+    Args:
+        app: the application.
+        host: the address to listen on.
+        port: the port; 0 is any free one.
+        tls: certificate and key, for https.
+        socket_path: a Unix socket to listen on instead of host and port; only this user may connect to it.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -72,14 +90,52 @@ async def listen(app: web.Application, host: str, port: int) -> AsyncIterator[Li
     await runner.setup()
     try:
         make_protocol = _ConnectionFactory(runner, app[FIRST_REQUEST_TIMEOUT], limits.n_connections)
-        server = await asyncio.get_running_loop().create_server(make_protocol, host, port, reuse_address=True)
-        listener = Listener(server)
+        loop = asyncio.get_running_loop()
+        if socket_path:
+            server = await loop.create_unix_server(make_protocol, sock=bind_socket(socket_path), ssl=tls)
+        else:
+            server = await loop.create_server(make_protocol, host, port, reuse_address=True, ssl=tls)
+        listener = Listener(server, "http" if tls is None else "https")
         try:
             yield listener
         finally:
             listener.close()
+            _remove_socket(socket_path)
     finally:
         await runner.cleanup()
+
+
+def bind_socket(path: str) -> socket.socket:
+    """A Unix socket at ``path`` that only this user may connect to. A socket that nobody listens on is replaced.
+
+    Raises:
+        OSError: something else lies there, another server listens there, or the folder cannot be written.
+    """
+    if os.path.lexists(path):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise OSError(errno.EEXIST, "a file that is no socket lies there")
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                Path(path).unlink()  # left behind by a server that was killed
+            else:
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    listening = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        listening.bind(path)
+    except OSError:
+        listening.close()
+        raise
+    finally:
+        os.umask(before)
+    return listening
+
+
+def _remove_socket(path: str) -> None:
+    if path:
+        Path(path).unlink(missing_ok=True)
 
 
 def _logger() -> logging.Logger:

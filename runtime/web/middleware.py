@@ -14,7 +14,7 @@ from runtime.observe.events import RequestEnded
 from runtime.web.answers import break_off
 from runtime.web.dialect import ErrorFormat, format_of
 from runtime.web.keys import FIRST_REQUEST_TIMEOUT, OBSERVER, REQUEST_ID, STREAM
-from runtime.web.tokens import Tokens
+from runtime.web.tokens import TokenCheck
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -24,7 +24,7 @@ _CLIENT_WENT_AWAY = 499
 """nginx's status for a client that closed its connection before the answer; it is only logged and counted."""
 
 
-def make_middleware(formats: Sequence[ErrorFormat], tokens: Tokens) -> Callable[..., Awaitable[web.StreamResponse]]:
+def make_middleware(formats: Sequence[ErrorFormat], tokens: TokenCheck) -> Callable[..., Awaitable[web.StreamResponse]]:
     """The application's only middleware."""
 
     @web.middleware

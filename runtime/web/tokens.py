@@ -43,6 +43,32 @@ class Tokens:
             raise Unauthorized("the token is not in the list of this server")
 
 
+class TokenCheck:
+    """The tokens of the settings, which can be read again while the server runs."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        """Read the tokens.
+
+        Raises:
+            ConfigError: as `load_tokens`.
+        """
+        self._settings = settings
+        self._tokens = load_tokens(settings)
+
+    def check(self, headers: Mapping[str, str]) -> None:
+        """Raise as `Tokens.check`."""
+        self._tokens.check(headers)
+
+    def reload(self) -> int:
+        """Read the file again; how many tokens there are now.
+
+        Raises:
+            ConfigError: as `load_tokens`; the tokens stay as they were.
+        """
+        self._tokens = load_tokens(self._settings)
+        return len(self._tokens.values)
+
+
 def load_tokens(settings: ServerSettings) -> Tokens:
     """The tokens of ``--token-file``, one a line; empty lines and those that begin with ``#`` do not count.
 
@@ -50,7 +76,7 @@ def load_tokens(settings: ServerSettings) -> Tokens:
         ConfigError: the file cannot be read or holds none, or there is no file and the address is not loopback.
     """
     if not settings.token_file:
-        if not is_loopback(settings.host):
+        if not settings.socket and not is_loopback(settings.host):
             raise ConfigError(f"--host {settings.host} can be reached from outside: give --token-file as well")
         return Tokens()
     try:

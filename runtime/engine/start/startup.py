@@ -15,7 +15,7 @@ from runtime.engine.cache.disk import PrefixStore, identity_of
 from runtime.engine.engine import Adapters, LlamaEngine
 from runtime.engine.scheduler import EngineLimits
 from runtime.engine.start import offload
-from runtime.engine.start.limits import limits_of
+from runtime.engine.start.limits import limits_of, need_of
 from runtime.engine.start.model_file import check_model_file
 from runtime.engine.start.selfcheck import N_PROBES, N_SEQUENCES, SelfCheckError, prove_lanes
 from runtime.errors import DecodeError, InvalidAdapter, ModelLoadError
@@ -60,6 +60,7 @@ def start(
     engine = LlamaEngine(model, context, adapters, limits)
     if settings.prefix_dir:
         _keep_prefixes(engine, settings, header)
+    need = need_of(settings, header, summary)
     info = ModelInfo(
         name=model.description,
         size_bytes=model.size_bytes,
@@ -70,6 +71,8 @@ def start(
         n_parallel=settings.parallel,
         device=f"{gpu.name}, {n_gpu_layers} layers" if gpu and n_gpu_layers else "CPU",
         warnings=summary.warnings,
+        cache_bytes=need.cache,
+        lanes_bytes=need.lanes if adapters.mode == "mixed" else 0,
     )
     _LOG.debug("adapter batching is %s: %s", adapters.mode, reason)
     return engine, Ready(info, adapters.mode, reason, COMMIT)

@@ -15,7 +15,8 @@ from runtime.config import EngineSettings
 from runtime.doctor.engine import check_engine
 from runtime.doctor.finding import Severity
 from runtime.doctor.machine import Machine
-from runtime.doctor.memory import check_memory, need_of
+from runtime.doctor.memory import check_memory
+from runtime.engine.start.limits import need_of
 
 
 def test_a_healthy_setup_has_no_fault(
