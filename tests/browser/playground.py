@@ -5,6 +5,10 @@ from __future__ import annotations
 from playwright.sync_api import Locator, Page, expect
 
 
+NARROW = 960
+"""Below this width, in CSS pixels, the parameters lie over the columns."""
+
+
 class Playground:
     """One open page."""
 
@@ -50,7 +54,7 @@ class Playground:
     def send(self, prompt: str) -> None:
         """Write a prompt and send it."""
         self.prompt.fill(prompt)
-        self.prompt.press("Enter")
+        self.page.get_by_role("button", name="Send").click()
 
     def ask(self, prompt: str) -> list[str]:
         """Send a prompt, wait for all columns, and give their answers."""
@@ -70,12 +74,14 @@ class Playground:
         return [text.strip() for text in chosen.locator(".answer-text").all_inner_texts()]
 
     def set_parameter(self, label: str, value: str) -> None:
-        """Set a parameter by its number field, opening the panel where it is closed."""
+        """Set a parameter by its number field; the panel, where it covers a narrow page, is closed again."""
         if not self.page.locator("#parameters").is_visible():
             self.page.get_by_role("button", name="Parameters", exact=True).click()
         field = self.page.get_by_label(label, exact=True)
         field.fill(value)
         field.blur()
+        if self.page.viewport_size["width"] < NARROW:
+            self.page.get_by_role("button", name="Close the parameters").click()
 
     def choose_raw(self) -> None:
         """Take prompts as they stand."""

@@ -14,7 +14,6 @@ export const SCALE_LIMIT = 100;
  */
 export function loraOf(members) {
   if (members.length === 0) return undefined;
-  if (members.length === 1 && members[0].scale === 1) return members[0].name;
   if (members.some(({ name }) => /[:+\s]/.test(name))) return members.map(({ name, scale }) => ({ name, scale }));
   return members.map(({ name, scale }) => (scale === 1 ? name : `${name}:${scale}`)).join("+");
 }
