@@ -1,4 +1,4 @@
-"""What is asked of the engine and what comes of it: plain values, valid once built.
+"""Requests to the engine and what describes their answers: plain values, valid once built.
 
 Nothing here knows HTTP, a dialect's field names, or llama.cpp.
 """
@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-# Where vLLM draws the line too (vllm/sampling_params.py, _SAMPLING_EPS).
+# vLLM has the same limit (vllm/sampling_params.py, _SAMPLING_EPS).
 _MIN_TEMPERATURE = 1e-5
 MAX_SCALE = 100.0
-"""The largest factor on an adapter's change, either sign."""
+"""The largest factor on an adapter's change, of either sign."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -165,7 +165,7 @@ BASE = Blend()
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One answer to make. ``max_tokens`` 0 reads the prompt and answers nothing."""
+    """A request for one answer. With ``max_tokens`` 0 the prompt is computed and the answer is empty."""
 
     request_id: str
     prompt: Prompt

@@ -1,7 +1,7 @@
 """``python -m runtime.engine``: one JSON message a line on standard input and output, logs on standard error.
 
 The parent handles Ctrl-C and closes our standard input (or sends SIGTERM) to end us; then the exit code is 0. It is 1
-if the model cannot be loaded, which a ``LoadFailed`` event has told before.
+if the model cannot be loaded, after a ``LoadFailed`` event.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-# Before llama.cpp is loaded: whatever else writes to descriptor 1, native code too, reaches standard error.
+# Before llama.cpp is loaded: what native code writes to descriptor 1 goes to standard error.
 _EVENTS = os.fdopen(os.dup(1), "wb")
 os.dup2(2, 1)
 
@@ -18,5 +18,5 @@ from runtime.engine.process import main  # noqa: E402
 if __name__ == "__main__":
     code = main(_EVENTS)
     sys.stderr.flush()
-    # Native threads and the reader are of no more use; nothing waits to be written.
+    # All output is written; native threads and the reader thread may still run.
     os._exit(code)

@@ -29,7 +29,7 @@ class Coverage:
     start: int = 0
 
     def __post_init__(self) -> None:
-        """Give the base model one form, so that equal coverages compare equal.
+        """Set ``start`` to 0 for the base model, so that equal coverages compare equal.
 
         Raises:
             ValueError: ``start`` is negative.

@@ -1,6 +1,6 @@
 """The engine: requests become sequences, sequences share batches, tokens become text.
 
-``step`` is the whole of it. It knows no pipe and no thread: the caller hands it requests and takes its events.
+``step`` runs one batch. The engine knows neither the pipe nor threads: the caller submits requests and takes events.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from runtime.messages import (
 _LOG = logging.getLogger("gemlane.engine")
 # An adapter's file is read and checked at this speed at least: a slow memory card's.
 _MIN_BYTES_PER_S = 5e6
-# Kept prefixes; more would only cost time to search.
+# The most kept prefixes; searching more would cost time at each admission.
 _MAX_KEPT = 128
 
 
@@ -59,18 +59,18 @@ class Adapters(Protocol):
 
     @property
     def places(self) -> Places:
-        """Who may share a batch."""
+        """The policy that says which blends may share a batch."""
 
     @property
     def is_preparing(self) -> bool:
-        """Whether some blend is not ready yet, and somebody will be told when it is."""
+        """Whether a blend is being prepared; the engine is woken when it is ready."""
 
     @property
     def lane_stats(self) -> LaneStats:
         """The lanes by state; all zero without lanes."""
 
     def add(self, digest: str, path: Path) -> None:
-        """Take an adapter in; raises an AdapterError if it cannot be used."""
+        """Open and check an adapter; raises an AdapterError if it cannot be used."""
 
     def check(self, blend: Blend) -> tuple[int, ...]:
         """The token sequence that invokes a blend of known adapters, empty if it always applies.
@@ -80,24 +80,24 @@ class Adapters(Protocol):
         """
 
     def prepare(self) -> list[tuple[Blend, AdapterError]]:
-        """Get blends ready that have taken a place; those that cannot be, and why."""
+        """Prepare blends that have taken a place; return the blends that cannot be prepared, with their errors."""
 
     def forget(self, blend: Blend) -> None:
-        """Drop what was prepared for a blend that nobody uses any more."""
+        """Drop what was prepared for a blend that no sequence uses."""
 
     def remove(self, digest: str) -> None:
-        """Let go of an adapter that nobody uses."""
+        """Close an adapter that no sequence uses."""
 
     def decode(self, chunks: Row[tuple[Chunk, Blend]]) -> list[int]:
-        """Run a batch; the row of each chunk's logits, or -1."""
+        """Run a batch; return the row of each chunk's logits, or -1."""
 
     def close(self) -> None:
-        """Give the context and everything native back."""
+        """Free the context and all other native memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """What an admitted sequence has besides its integers."""
+    """The sampler and the text of an admitted sequence."""
 
     sampler: Sampler
     answer: AnswerText
@@ -125,16 +125,16 @@ class LlamaEngine:
         self.on_work: Callable[[Working], None] = lambda _work: None
         """Called before work that may take long or end the process."""
         self.is_blocked = False
-        """Whether the last step found nothing that can run yet: adapters are still being prepared."""
+        """Whether the last step had no batch because adapters are still being prepared."""
         self._tally = Tally()
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is nothing to step for."""
+        """Whether the engine has no sequence."""
         return not self._sequences
 
     def submit(self, request: GenerationRequest) -> list[Event]:
-        """Take a request in; the events are its refusal, or none."""
+        """Accept a request; return the event of its refusal, or no event."""
         if request.request_id in self._sequences:
             _LOG.error("ignoring a second request %s", request.request_id)
             return []
@@ -165,7 +165,7 @@ class LlamaEngine:
         return Sequence(request, tokens, n_ctx, cover(request.blend, invocation, tokens))
 
     def cancel(self, request_id: str) -> None:
-        """Forget a request; unknown ids are ignored, since its end may have crossed the cancellation."""
+        """End a request without an event; an unknown id is ignored, since the request may just have ended."""
         if sequence := self._sequences.get(request_id):
             self._end(sequence, State.CANCELLED)
 
@@ -189,7 +189,7 @@ class LlamaEngine:
         return [AdapterRemoved(digest)]
 
     def step(self) -> list[Event]:
-        """Run one batch; the events it brought, in order."""
+        """Run one batch; return its events, in order."""
         admitted = self._scheduler.admit()
         if admitted:
             self._announce(self._silence.limit_s(self._limits.n_batch))
@@ -223,7 +223,7 @@ class LlamaEngine:
         self._tally.admitted(sequence)
 
     def _tidy_cache(self) -> None:
-        """Let llama.cpp's cache follow what was decided about prefixes."""
+        """Apply the decisions about prefixes to llama.cpp's cache."""
         for operation in self._prefixes.take_operations():
             match operation:
                 case Share(source_id, target_id, n_tokens):
@@ -243,7 +243,7 @@ class LlamaEngine:
         self._end(sequence, State.FAILED)
 
     def _decode(self, batch: list[BatchPart]) -> list[tuple[BatchPart, int]]:
-        """Run a batch; its parts and the rows of their logits, none if it failed."""
+        """Run a batch; return its parts with the rows of their logits, or nothing if it failed."""
         if not batch:
             return []
         self._tally.scheduled(batch)
@@ -267,7 +267,7 @@ class LlamaEngine:
         self._tally.decoded(batch)
 
     def _advance(self, part: BatchPart, row: int) -> None:
-        """Note what was computed; choose the next token where the batch reached a sequence's end."""
+        """Note what was computed; choose the next token if no token of the sequence is pending."""
         sequence, is_complete = part.sequence, part.completes
         self._scheduler.computed(part)
         if not is_complete:
@@ -282,7 +282,7 @@ class LlamaEngine:
         self._extend(sequence, self._running[sequence].sampler.sample(row))
 
     def _extend(self, sequence: Sequence, token: int) -> None:
-        """Append a token to an answer, and end the answer where it ends."""
+        """Append a token to the answer, and finish the sequence if this token ends it."""
         if self._model.is_end(token):
             self._finish(sequence, FinishReason.STOP)
             return
@@ -301,7 +301,7 @@ class LlamaEngine:
         self._end(sequence, State.FINISHED)
 
     def _end(self, sequence: Sequence, state: State) -> None:
-        """Let go of everything a sequence holds."""
+        """Free everything that a sequence holds."""
         if running := self._running.pop(sequence, None):
             running.sampler.free()
         self._scheduler.end(sequence, state)
@@ -312,19 +312,19 @@ class LlamaEngine:
             self._events.append(AdapterRemoved(digest))
 
     def keep_prefixes_in(self, store: PrefixStore) -> int:
-        """Take hot prefixes from a folder now, and save them there from now on; how many were taken."""
+        """Restore the prefixes of a folder, and save hot prefixes there from now on; return how many were restored."""
         self._saver = PrefixSaver(self._context, self._prefixes, store)
         return self._saver.restore()
 
     def rest(self) -> bool:
-        """Do a piece of housekeeping while there is nothing to step for; False if none is left."""
+        """Save one hot prefix while the engine is idle; return False if there is none to save."""
         if self._saver is None:
             return False
         self._announce(MAX_LIMIT_S)
         return self._saver.save_one()
 
     def close(self) -> None:
-        """Save what is worth it, and give all native memory back; the engine is of no more use."""
+        """Save the hot prefixes and free all native memory; the engine cannot be used afterwards."""
         while self.is_idle and self.rest():
             pass
         for running in self._running.values():
@@ -334,7 +334,7 @@ class LlamaEngine:
 
     @property
     def stats(self) -> Stats:
-        """What the engine holds and has done."""
+        """What the engine holds now, and its counts since the start."""
         running, waiting, tally = self._scheduler.running, self._scheduler.waiting, self._tally
         return Stats(
             n_running=len(running),

@@ -1,24 +1,24 @@
-"""How many prompt tokens a step takes beside the answering sequences, judged by the last steps.
+"""How many prompt tokens a step takes beside the sequences in decode, learned from the last steps.
 
-Pure arithmetic: the clock is elsewhere. A controller, not a model of costs: a step that was too long makes the next one
-shorter by as much, a step that was short enough makes the next one half as long again at most. So it finds the width at
-which this machine fills the budget, whatever a token costs in a narrow or a wide batch.
+Pure arithmetic; the caller owns the clock. It is a controller and not a model of costs: a step that was too long makes
+the next step narrower in proportion, and a step that was short makes the next one at most half as wide again. So it
+finds the width at which this machine fills the budget, whatever a token costs in a narrow or a wide batch.
 """
 
 from __future__ import annotations
 
-# Batches are computed in groups of so many tokens: llama.cpp's repacked matrices take rows four at a time and what is
-# left one by one (ggml-cpu/repack.cpp), so that 7 tokens cost more than 8.
+# Tokens are computed in groups of this size: llama.cpp's repacked matrices take four rows at a time and the remaining
+# rows one by one (ggml-cpu/repack.cpp), so that 7 tokens cost more than 8.
 GROUP = 4
-# Before the first measurement: little enough for a 7B model on two cores (about 100 ms a token) to answer in seconds.
+# Tokens of the first step: on two cores a 7B model (about 100 ms a token) takes a few seconds for it.
 _FIRST_WIDTH = 32.0
 _MIN_CHANGE, _MAX_CHANGE = 0.5, 1.5
-# Where more prompts are read than answers stream, the few wait for the many: up to so many budgets a step.
+# Where more sequences are in prefill than in decode, a step may take up to this many budgets.
 _MAX_PATIENCE = 4.0
 
 
 class Pace:
-    """The width of mixed steps: answering sequences and prompt tokens together."""
+    """The width of mixed steps: tokens of sequences in decode and prompt tokens together."""
 
     def __init__(self, budget_ms: float, n_batch: int) -> None:
         self._budget_ms = budget_ms
@@ -26,9 +26,9 @@ class Pace:
         self._width = _FIRST_WIDTH
 
     def observe(self, n_decode: int, n_prefill: int, elapsed_ms: float) -> None:
-        """Learn from a step that took ``elapsed_ms`` for ``n_decode`` answering sequences and ``n_prefill`` tokens.
+        """Learn from a step of ``n_decode`` sequences in decode and ``n_prefill`` prompt tokens.
 
-        A step that was narrower than it might have been tells nothing, unless it was too long all the same.
+        A step that was narrower than allowed changes nothing, unless it was too long.
         """
         if not n_prefill:
             return
@@ -39,11 +39,11 @@ class Pace:
             self._width = min(max(self._width * change, GROUP), self._n_batch)
 
     def n_prefill(self, n_decode: int, n_prefill_sequences: int = 1) -> int:
-        """Prompt tokens to read beside ``n_decode`` answering sequences, for ``n_prefill_sequences`` prompts.
+        """Prompt tokens to compute beside ``n_decode`` sequences in decode, for ``n_prefill_sequences`` prompts.
 
-        At least one for each answer, and whole groups together: where answers alone nearly fill the budget, prompts
-        would otherwise crawl, and batches stay small for it. A burst of prompts beside few answers may take several
-        budgets, for the same reason; one long prompt may not.
+        The result is at least one token for each sequence in decode, and fills whole groups together with these:
+        where answers alone nearly fill the budget, prompts would otherwise take very long, and batches would stay
+        small. For the same reason many prompts beside few answers may take several budgets; one long prompt may not.
         """
         patience = min(max(n_prefill_sequences / max(n_decode, 1), 1.0), _MAX_PATIENCE)
         n_tokens = max(int(self._width * patience), 2 * n_decode, 1)

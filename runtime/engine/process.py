@@ -1,9 +1,11 @@
-"""The engine process around the engine: the command queue, the event pipe, the end."""
+"""The engine process: its command queue, its event pipe, and how it ends."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
+import resource
 import signal
 import sys
 import threading
@@ -31,23 +33,25 @@ from runtime.messages import (
 
 _LOG = logging.getLogger("gemlane.engine")
 _STATS_INTERVAL_S = 1.0
-# Loading is told in steps of a hundredth, not at each of llama.cpp's thousands of calls.
+# The most that macOS allows a process (OPEN_MAX in sys/syslimits.h).
+_MAX_OPEN_FILES = 10_240
+# Progress is sent in steps of a hundredth; llama.cpp reports it thousands of times.
 _PROGRESS_STEP = 0.01
 
 
 class _Stop:
-    """Stands in the command queue when the engine has to end."""
+    """An entry of the command queue: the engine has to end."""
 
 
 class _Wake:
-    """Stands in the command queue when a step may find something to do again."""
+    """An entry of the command queue: a step may find something to do again."""
 
 
 CommandQueue = queue.SimpleQueue[Message | _Stop | _Wake]
 
 
 def read_commands(source: BinaryIO, commands: CommandQueue, on_end: Callable[[], None]) -> None:
-    """Put every command into the queue, and report the end of the input; runs in a thread of its own."""
+    """Put every command into the queue and call ``on_end`` at the end of the input; runs in a thread of its own."""
     for line in source:
         try:
             commands.put(decode(line))
@@ -62,7 +66,7 @@ class Process:
     def __init__(self, commands: CommandQueue, events: BinaryIO) -> None:
         self._commands = commands
         self._events = events
-        self._told_fraction = -1.0
+        self._sent_fraction = -1.0
         self._is_stopping = False
 
     def stop(self, *_signal: object) -> None:
@@ -71,12 +75,12 @@ class Process:
         self._commands.put(_Stop())
 
     def send(self, *events: Event) -> None:
-        """Write events and push them out."""
+        """Write events to the pipe and flush it."""
         self._events.write(b"".join(map(encode, events)))
         self._events.flush()
 
     def run(self) -> int:
-        """Load, serve until the end of the input, and give the exit code."""
+        """Load the model, serve until the end of the input, and return the exit code."""
         first = self._commands.get()
         if isinstance(first, _Stop):
             return 0
@@ -90,7 +94,7 @@ class Process:
             self._engine, ready = start(
                 Library(),
                 load.settings,
-                on_progress=self._tell_progress,
+                on_progress=self._send_progress,
                 on_prepared=lambda: self._commands.put(_Wake()),
             )
         except ModelLoadError as error:
@@ -104,18 +108,18 @@ class Process:
         self._engine.close()
         return 0
 
-    def _tell_progress(self, fraction: float) -> bool:
-        if fraction - self._told_fraction >= _PROGRESS_STEP or fraction == 1:
-            self._told_fraction = fraction
+    def _send_progress(self, fraction: float) -> bool:
+        if fraction - self._sent_fraction >= _PROGRESS_STEP or fraction == 1:
+            self._sent_fraction = fraction
             self.send(Loading(fraction))
         return not self._is_stopping
 
     def _serve(self) -> None:
-        told_at = 0.0
+        sent_at = 0.0
         while self._take_commands():
             events = self._engine.step()
-            if self._engine.is_idle or time.monotonic() - told_at >= _STATS_INTERVAL_S:
-                told_at = time.monotonic()
+            if self._engine.is_idle or time.monotonic() - sent_at >= _STATS_INTERVAL_S:
+                sent_at = time.monotonic()
                 events.append(self._engine.stats)
             if events:
                 self.send(*events)
@@ -123,7 +127,7 @@ class Process:
                 self._engine.rest()
 
     def _take_commands(self) -> bool:
-        """Obey every command that has come, waiting for the first only if there is nothing to do; False at the end."""
+        """Run the commands that have come; wait for one only if there is nothing to do. Returns False at the end."""
         must_wait = self._engine.is_idle or self._engine.is_blocked
         while True:
             try:
@@ -135,10 +139,10 @@ class Process:
             if isinstance(command, _Stop):
                 return False
             if not isinstance(command, _Wake):
-                self.send(*self._obey(command))
+                self.send(*self._run_command(command))
             must_wait = False
 
-    def _obey(self, command: Message) -> list[Event]:
+    def _run_command(self, command: Message) -> list[Event]:
         match command:
             case Generate(request):
                 return self._engine.submit(request)
@@ -153,14 +157,27 @@ class Process:
         return []
 
 
+def raise_file_limit() -> None:
+    """Allow as many open files as the system lets us: every known adapter has one.
+
+    Shells start programs with a soft limit of 1,024 on most Linux systems and of 256 on macOS.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS refuses more than its kern.maxfilesperproc
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def main(events: BinaryIO) -> int:
-    """Serve the parent until it has no more to say; the exit code.
+    """Serve the parent process until it closes the pipe, and return the exit code.
 
     Args:
-        events: where events go; standard output itself belongs to nobody.
+        events: the pipe for events; descriptor 1 leads to standard error.
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     _LOG.setLevel(logging.INFO)
+    raise_file_limit()
     commands: CommandQueue = queue.SimpleQueue()
     process = Process(commands, events)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

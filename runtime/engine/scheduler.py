@@ -1,8 +1,9 @@
 """What the next batch holds. Pure policy on integers: no model, no clock, no loop.
 
-Requests wait in order. One is admitted when an id, its adapters' place and all the cells it can ever need are free; so
-an admitted one never fails for room. A batch takes one token of every sequence that answers, then prompt tokens as far
-as the step's budget goes: half of them for the oldest prompt, the rest for those nearest to their first token.
+Requests wait in order. A request is admitted when an id, a place for its blend and all the cells it can ever need are
+free, so an admitted request never fails for want of cells. A batch takes one token of every sequence in decode, then
+prompt tokens as far as the step's budget goes: half of them for the oldest prompt, the rest for the prompts nearest to
+their first token.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from runtime.engine.cache.prefixes import Coming, Prefixes
 from runtime.engine.sequence import Sequence, State
 from runtime.generation import Blend
 
-# How often a request that waits for its adapters' place may be passed by requests whose place is free.
+# The number of times that later requests may overtake one that waits for a place for its blend.
 MAX_OVERTAKES = 32
 
 
 class Places(Protocol):
-    """Who may share a batch: one policy for mixed batches, one for grouped ones."""
+    """Which blends may run, and which may share a batch: one policy for mixed batches, one for grouped ones."""
 
     def has_place(self, blend: Blend) -> bool:
         """Whether one more sequence under ``blend`` may run now."""
@@ -34,7 +35,7 @@ class Places(Protocol):
         """Give up the place of one sequence under ``blend``."""
 
     def expect(self, blends: Iterable[Blend]) -> None:
-        """Prepare for the blends of requests that wait, the next request's first, where that takes nobody's place."""
+        """Prepare for the blends of waiting requests, the next request's first, without taking a place in use."""
 
     def choose(self, blends: Iterable[Blend]) -> frozenset[Blend]:
         """The blends that may share the next batch.
@@ -53,13 +54,13 @@ class BatchPart:
 
     @property
     def completes(self) -> bool:
-        """Whether nothing is pending after it, so that a token can be chosen."""
+        """Whether no token is pending after it, so that the next token can be chosen."""
         return self.n_tokens == self.sequence.n_pending
 
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """What there is to give out."""
+    """The capacities of an engine."""
 
     n_ctx: int
     """Tokens of one sequence, prompt and answer together."""
@@ -70,7 +71,7 @@ class EngineLimits:
     n_batch: int
     """Tokens of one batch."""
     step_budget_ms: float
-    """How long a step should take at most while sequences answer."""
+    """The longest that a step should take while sequences are in decode, in milliseconds."""
 
 
 class Scheduler:
@@ -88,20 +89,20 @@ class Scheduler:
 
     @property
     def waiting(self) -> tuple[Sequence, ...]:
-        """Those not admitted yet, in order."""
+        """The sequences that are not admitted yet, in order."""
         return tuple(self._waiting)
 
     @property
     def running(self) -> tuple[Sequence, ...]:
-        """Those admitted, oldest first."""
+        """The admitted sequences, oldest first."""
         return tuple(self._running)
 
     def add(self, sequence: Sequence) -> None:
-        """Let a sequence wait for its turn."""
+        """Add a sequence to the end of the queue."""
         self._waiting.append(sequence)
 
     def end(self, sequence: Sequence, state: State) -> None:
-        """End a sequence; its id, place and cells are free at once."""
+        """End a sequence and free its id, place and cells at once."""
         sequence.move(state)
         self._awaited.pop(sequence, None)
         if sequence in self._running:
@@ -113,7 +114,7 @@ class Scheduler:
             self._waiting.remove(sequence)
 
     def admit(self) -> list[Sequence]:
-        """Start those whose turn it is."""
+        """Start the waiting sequences whose turn it is, and return them."""
         admitted = []
         has_passed = False
         for sequence in tuple(self._waiting):
@@ -135,7 +136,7 @@ class Scheduler:
         return admitted
 
     def _is_prefix_coming(self, sequence: Sequence) -> bool:
-        """Whether the sequence had better wait, since a running one computes what both begin with."""
+        """Whether a running sequence is computing a prefix that this sequence should wait for."""
         coming = self._awaited.get(sequence)
         if coming is None or not self._prefixes.is_coming(coming):
             coming = self._prefixes.find_coming(sequence.coverage, sequence.tokens)
@@ -158,22 +159,22 @@ class Scheduler:
 
     @property
     def n_decode(self) -> int:
-        """Running sequences that answer: they want their next token soon."""
+        """The number of running sequences in decode."""
         return sum(sequence.state is State.DECODE for sequence in self._running)
 
     @property
     def n_prefill_sequences(self) -> int:
-        """Running sequences whose prompts are being read."""
+        """The number of running sequences in prefill."""
         return len(self._running) - self.n_decode
 
     def schedule(self, n_prefill: int) -> list[BatchPart]:
         """The next batch.
 
         Args:
-            n_prefill: prompt tokens the step may take while sequences answer.
+            n_prefill: prompt tokens that the step may take while sequences are in decode.
 
         Returns:
-            The parts, one for each sequence that takes part; empty if nothing runs.
+            One part for each sequence of the batch; empty if no sequence can run.
         """
         chosen = self._places.choose(dict.fromkeys(sequence.next_blend for sequence in self._running))
         runnable = {one: n_tokens for one in self._running if (n_tokens := one.n_runnable(chosen))}

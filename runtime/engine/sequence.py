@@ -18,14 +18,14 @@ from runtime.generation import Blend, GenerationRequest
 
 
 class State(Enum):
-    """Where a sequence stands."""
+    """The state of a sequence."""
 
     WAITING = auto()
     """Accepted; holds no cell and no lane."""
     PREFILL = auto()
-    """Its prompt is being read."""
+    """Its prompt is being computed."""
     DECODE = auto()
-    """It answers, one token a step."""
+    """Its answer grows by one token a step."""
     FINISHED = auto()
     CANCELLED = auto()
     FAILED = auto()
@@ -42,7 +42,7 @@ MOVES: dict[State, frozenset[State]] = {
 
 
 class IllegalMoveError(Exception):
-    """A sequence was told to take a step its state does not allow: a mistake of the engine's own."""
+    """A move that the table does not allow: a bug in the engine."""
 
 
 class Sequence:
@@ -51,7 +51,7 @@ class Sequence:
     def __init__(
         self, request: GenerationRequest, prompt_tokens: list[int], n_ctx: int, coverage: Coverage | None = None
     ) -> None:
-        """Begin to wait.
+        """Make a waiting sequence.
 
         Args:
             request: what is asked for.
@@ -81,7 +81,7 @@ class Sequence:
 
     @property
     def state(self) -> State:
-        """Where it stands; ``move`` changes it."""
+        """The current state; ``move`` changes it."""
         return self._state
 
     def move(self, state: State) -> None:
@@ -111,12 +111,12 @@ class Sequence:
 
     @property
     def n_answer(self) -> int:
-        """Tokens chosen so far."""
+        """Tokens of the answer that are chosen so far."""
         return len(self.tokens) - self.n_prompt
 
     @property
     def n_pending(self) -> int:
-        """Tokens that have to go through the model before the next one can be chosen."""
+        """Tokens that have to go through the model before the next token can be chosen."""
         return len(self.tokens) - self.n_computed
 
     def n_runnable(self, blends: Container[Blend]) -> int:
@@ -129,7 +129,7 @@ class Sequence:
 
     @property
     def n_cells_max(self) -> int:
-        """Cells it can come to hold: the last token of an answer never goes through the model."""
+        """The most cells it can hold: the last token of an answer never goes through the model."""
         return self.n_prompt + max(0, self.n_answer_max - 1)
 
     @property

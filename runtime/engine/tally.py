@@ -35,7 +35,7 @@ class Tally:
         self.n_prompt_tokens = 0
         """Tokens of the prompts of admitted sequences."""
         self.n_cached_tokens = 0
-        """Those of them that were found in the cache."""
+        """Prompt tokens that were found in the cache."""
 
     def submitted(self, sequence: Sequence) -> None:
         """Note that a sequence waits for a place from now on."""

@@ -1,1 +1,1 @@
-"""From what a client says to what the model reads."""
+"""Prompts: a client's messages or text in the form that the model was trained on."""

@@ -23,10 +23,10 @@ _TURN_OF = {"user": "user", "assistant": "model"}
 
 
 class SystemRole(StrEnum):
-    """What becomes of system messages, which Gemma was not trained on."""
+    """How system messages are treated; Gemma was not trained on them."""
 
     FOLD = "fold"
-    """Their text, and a blank line, stands before that of the first user turn; without one, it becomes one."""
+    """Their text and a blank line go before the text of the first user turn; without one, they become a user turn."""
     DROP = "drop"
     """They are left out, as Cloudflare did in 2024."""
     REJECT = "reject"
@@ -42,7 +42,7 @@ class Message:
 
 
 def render_raw(text: str) -> Prompt:
-    """``text`` as it stands; control tokens written in it are tokens.
+    """``text`` unchanged; control tokens written in it are tokens.
 
     Raises:
         InvalidRequest: the text holds a lone surrogate.
@@ -56,7 +56,7 @@ def render(messages: Sequence[Message], system_role: SystemRole) -> Prompt:
     A role that is not system, user or assistant is left out, as Cloudflare does.
 
     Raises:
-        InvalidRequest: a system message came and they are rejected, or a text holds a lone surrogate.
+        InvalidRequest: a system message where these are rejected, or a text with a lone surrogate.
     """
     if system_role is SystemRole.REJECT and any(message.role == "system" for message in messages):
         raise InvalidRequest("system role not supported; put its text into the first user message")
@@ -65,9 +65,9 @@ def render(messages: Sequence[Message], system_role: SystemRole) -> Prompt:
 
 
 def fold_system(messages: Sequence[Message]) -> list[Message]:
-    """The messages without a system role, its text standing before that of the first user turn.
+    """The messages without system messages, whose text goes before the text of the first user turn.
 
-    Without a user turn the system text becomes one, in front.
+    Without a user turn the system text becomes the first one.
     """
     system = [message.content for message in messages if message.role == "system"]
     turns = [message for message in messages if message.role != "system"]
@@ -81,7 +81,7 @@ def fold_system(messages: Sequence[Message]) -> list[Message]:
 
 
 def _parts(messages: Sequence[Message]) -> Iterator[tuple[str, bool]]:
-    """The template's pieces and whether control tokens count in them."""
+    """The template's pieces, and whether each may hold control tokens."""
     for message in messages:
         if message.role in _TURN_OF:
             yield _START, True

@@ -17,12 +17,12 @@ from runtime.messages import LaneStats
 
 
 class GroupedAdapters:
-    """Knows the adapters' files; llama.cpp holds those used last, and is given a batch's before it runs."""
+    """Owns the adapters' files. llama.cpp holds the adapters used last, and applies one blend to a whole batch."""
 
     mode = "grouped"
 
     def __init__(self, model: Model, context: Context, base: GgufHeader, n_loaded: int) -> None:
-        """Load nothing yet.
+        """Start without any adapter.
 
         Args:
             model: the base model.
@@ -63,19 +63,19 @@ class GroupedAdapters:
         return invocation_of(self._files[member.digest] for member in blend.members)
 
     def prepare(self) -> list[tuple[Blend, AdapterError]]:
-        """Nothing is prepared: adapters are set batch by batch."""
+        """Do nothing: adapters are set batch by batch."""
         return []
 
     @property
     def is_preparing(self) -> bool:
-        """Never."""
+        """Always False."""
         return False
 
     def forget(self, blend: Blend) -> None:
-        """Nothing is kept for a blend."""
+        """Do nothing: nothing is prepared for a blend."""
 
     def remove(self, digest: str) -> None:
-        """Let go of an adapter that no sequence uses any more."""
+        """Close an adapter that no sequence uses."""
         if any(member.digest == digest for member in self._current.members):
             self._set(BASE)
         self._files.pop(digest).close()
@@ -83,7 +83,7 @@ class GroupedAdapters:
             adapter.free()
 
     def decode(self, chunks: Sequence[tuple[Chunk, Blend]]) -> list[int]:
-        """Run a batch whose chunks all have one blend; the row of each chunk's logits.
+        """Run a batch whose chunks all have one blend; return the row of each chunk's logits.
 
         Raises:
             DecodeError: llama.cpp refused or failed the batch.
@@ -124,7 +124,7 @@ class GroupedAdapters:
         return adapter
 
     def close(self) -> None:
-        """Give the context, the adapters and the files back."""
+        """Free the context and the adapters, and close the files."""
         self._context.free()
         for adapter in self._loaded.values():
             adapter.free()

@@ -1,7 +1,7 @@
 """Which blend sits in which lane. Pure policy on integers: it writes no weight.
 
-A lane is empty, filling, or ready. A lane whose blend some sequence uses is never given to another; among those that
-nobody uses the one idle longest goes first. The base model needs no lane: it is lane 0, always ready.
+A lane is empty, filling, or ready. A lane whose blend a sequence uses is never given to another blend; of the other
+lanes, the one idle longest is given away first. The base model has lane 0, which is always ready.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Fill:
 
 
 class Lanes:
-    """Gives lanes to blends. A blend keeps its lane while sequences use it, and after that until it is needed."""
+    """Gives lanes to blends. A blend keeps its lane while sequences use it, and then until another blend needs it."""
 
     def __init__(self, n_lanes: int) -> None:
         self._lanes = {lane_id: _Lane(lane_id) for lane_id in range(1, n_lanes + 1)}
@@ -56,7 +56,7 @@ class Lanes:
         return blend.is_base or blend in self._by_blend or any(lane.is_idle for lane in self._lanes.values())
 
     def enter(self, blend: Blend) -> None:
-        """Take a lane for one more sequence under ``blend``, which has a place."""
+        """Count one more sequence under ``blend``, and give it a lane if it has none."""
         if blend.is_base:
             return
         if blend not in self._by_blend:
@@ -87,7 +87,7 @@ class Lanes:
         self._to_fill.append(Fill(lane.lane_id, blend))
 
     def leave(self, blend: Blend) -> None:
-        """One sequence under ``blend`` has ended; its weights stay until the lane is needed."""
+        """Count one sequence less under ``blend``; its weights stay until the lane is needed."""
         if blend.is_base:
             return
         lane = self._by_blend[blend]
@@ -102,21 +102,21 @@ class Lanes:
         return frozenset({BASE, *(blend for blend, lane in self._by_blend.items() if not lane.is_filling)})
 
     def lane_of(self, blend: Blend) -> int:
-        """The lane a running sequence's tokens use."""
+        """The lane that tokens under ``blend`` use."""
         return BASE_LANE if blend.is_base else self._by_blend[blend].lane_id
 
     def take_fills(self) -> list[Fill]:
-        """What has to be written since the last call."""
+        """Return the fills that were decided since the last call."""
         fills, self._to_fill = self._to_fill, []
         self._n_fills += len(fills)
         return fills
 
     def filled(self, lane_id: int) -> None:
-        """The weights of the lane's blend are in place."""
+        """Note that the weights of the lane's blend are in place."""
         self._lanes[lane_id].is_filling = False
 
     def forget(self, blend: Blend) -> None:
-        """The lane of ``blend`` holds nothing of use: its fill failed, or an adapter of it is gone."""
+        """Empty the lane of ``blend`` if it is idle: its fill failed, or one of its adapters was removed."""
         lane = self._by_blend.get(blend)
         if lane is not None and lane.is_idle:
             del self._by_blend[blend]
@@ -124,7 +124,7 @@ class Lanes:
 
     @property
     def resident(self) -> frozenset[Blend]:
-        """The blends that sit in a lane."""
+        """The blends that have a lane."""
         return frozenset(self._by_blend)
 
     @property

@@ -25,14 +25,14 @@ _LOG = logging.getLogger("gemlane.engine")
 
 
 class MixedAdapters:
-    """Knows the adapters' files, and puts blends into the lanes that the policy gives them."""
+    """Owns the adapters' files, and fills the lanes that the policy gives to blends."""
 
     mode = "mixed"
 
     def __init__(
         self, laned: LanedContext, bank_shape: BankShape, base: GgufHeader, on_filled: Callable[[], None]
     ) -> None:
-        """Fill nothing yet.
+        """Start without any adapter.
 
         Args:
             laned: the context and its bank; owned from now on.
@@ -84,7 +84,7 @@ class MixedAdapters:
         return invocation_of(files)
 
     def remove(self, digest: str) -> None:
-        """Let go of an adapter that no sequence uses, and give its lanes back."""
+        """Close an adapter that no sequence uses, and empty its lanes."""
         self._retired.append(self._files.pop(digest))
         for blend in self.places.resident:
             self._forget_if_gone(blend)
@@ -95,14 +95,14 @@ class MixedAdapters:
             self.places.forget(blend)
 
     def _close_retired(self) -> None:
-        """Close removed files once no fill can be reading them."""
+        """Close removed files if no fill is reading them."""
         if not self._filling:
             for file in self._retired:
                 file.close()
             self._retired.clear()
 
     def prepare(self) -> list[tuple[Blend, AdapterError]]:
-        """Start filling what the policy asks for, and note what has become ready; the blends that failed, and why."""
+        """Start the fills that the policy asks for and note completed ones; return failed blends with their errors."""
         for fill in self.places.take_fills():
             members = [(self._files[member.digest], member.scale) for member in fill.blend.members]
             self._filling[fill] = self._filler.submit(self._fill, fill.lane_id, members)
@@ -120,7 +120,7 @@ class MixedAdapters:
 
     @property
     def is_preparing(self) -> bool:
-        """Whether a lane is being filled; ``on_filled`` tells its end."""
+        """Whether a lane is being filled; ``on_filled`` is called when it is."""
         return bool(self._filling)
 
     @property
@@ -129,7 +129,7 @@ class MixedAdapters:
         return self.places.stats
 
     def forget(self, blend: Blend) -> None:
-        """Let nobody use what lies in the lane of a blend whose fill failed."""
+        """Empty the lane of a blend whose fill failed."""
         self.places.forget(blend)
 
     def _fill(self, lane_id: int, members: list[tuple[AdapterFile, float]]) -> None:
@@ -146,7 +146,7 @@ class MixedAdapters:
             file.verify()
 
     def decode(self, chunks: Sequence[tuple[Chunk, Blend]]) -> list[int]:
-        """Run a batch, each chunk in its blend's lane; the row of each chunk's logits, or -1.
+        """Run a batch, each chunk in its blend's lane; return the row of each chunk's logits, or -1.
 
         Raises:
             DecodeError: llama.cpp refused or failed the batch.
@@ -155,7 +155,7 @@ class MixedAdapters:
         return self._laned.decode([chunk for chunk, _ in chunks], lanes)
 
     def close(self) -> None:
-        """Wait for the fill in progress; give the context, the lanes and the files back."""
+        """Wait for the fill in progress; free the context and the lanes, and close the files."""
         self._filler.shutdown(cancel_futures=True)
         self._laned.free()
         for file in (*self._files.values(), *self._retired):

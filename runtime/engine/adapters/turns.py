@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from runtime.generation import Blend
 
 # A change of adapters makes llama.cpp reserve its graphs again, 13 to 24 ms of CPU (measured); eight decode steps of
-# even a small model cost several times that, and nobody waits longer than eight steps for each other blend.
+# even a small model cost several times that, and a blend waits at most eight steps for each other blend.
 STEPS_PER_TURN = 8
 
 
@@ -21,21 +21,21 @@ class Turns:
         self._n_turns = 0
 
     def has_place(self, blend: Blend) -> bool:
-        """Always: turns are given, not places."""
+        """Always True: every blend gets turns."""
         del blend
         return True
 
     def enter(self, blend: Blend) -> None:
-        """Nothing is held."""
+        """Do nothing: a turn needs no place."""
 
     def leave(self, blend: Blend) -> None:
-        """Nothing is held."""
+        """Do nothing: a turn needs no place."""
 
     def expect(self, blends: Iterable[Blend]) -> None:
-        """Nothing is prepared ahead."""
+        """Do nothing: a turn needs no preparation."""
 
     def choose(self, blends: Iterable[Blend]) -> frozenset[Blend]:
-        """The current blend while its turn lasts, then the one that has waited longest."""
+        """The current blend while its turn lasts, then the blend that has waited longest."""
         candidates = list(blends)
         if not candidates:
             return frozenset()

@@ -1,4 +1,4 @@
-"""The adapters the engine knows, and who still needs them. Pure bookkeeping on digests."""
+"""The adapters that the engine knows, and the sequences that use each. Pure bookkeeping on digests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runtime.generation import Blend
 
 
 class AdapterUsers:
-    """Adapters by digest. One that is removed while sequences use it stays until the last of them has ended."""
+    """Adapters by digest. An adapter that is removed while in use stays until its last sequence has ended."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
@@ -29,7 +29,7 @@ class AdapterUsers:
         return digest in self._known
 
     def remove(self, digest: str) -> bool:
-        """Forget an adapter; True if no sequence uses it, so that its memory can go now."""
+        """Remove an adapter; return True if no sequence uses it, so that its memory can be freed now."""
         if digest not in self._known:
             return False
         self._removed.add(digest)
@@ -49,7 +49,7 @@ class AdapterUsers:
         self._n_users.update(member.digest for member in blend.members)
 
     def release(self, blend: Blend) -> list[str]:
-        """Count one sequence less; the digests of removed adapters that nobody uses any more."""
+        """Count one sequence less; return the removed adapters that no sequence uses any more."""
         self._n_users.subtract(member.digest for member in blend.members)
         return [member.digest for member in blend.members if self._drop(member.digest)]
 

@@ -1,7 +1,7 @@
-"""Who holds which cells of the key-value cache. Pure bookkeeping.
+"""Which sequences hold which cells of the key-value cache. Pure bookkeeping.
 
-llama.cpp lets several sequences hold one cell; it keeps the cell until the last of them lets go. The numbers here are
-our own names for cells: how many there are is what counts, not where llama.cpp puts them.
+llama.cpp lets several sequences hold one cell; it keeps the cell until the last of them releases it. The cell numbers
+here are our own: their count matters, and not where llama.cpp puts the cells.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ class Cells:
 
     @property
     def n_used(self) -> int:
-        """Cells that somebody holds."""
+        """Cells that have at least one holder."""
         return self.n_cells - len(self._free)
 
     def held_by(self, holder_id: int) -> int:
-        """How many cells a holder holds, shared ones included."""
+        """The number of cells of a holder, shared ones included."""
         return len(self._held.get(holder_id, ()))
 
     def held_by_all(self, holder_ids: Iterable[int]) -> int:
-        """How many cells these hold together, shared ones counted once."""
+        """The number of cells that these holders have together, shared ones counted once."""
         return len(set().union(*(self._held.get(holder_id, ()) for holder_id in holder_ids)))
 
     def held_with_prefix(self, holder_ids: Iterable[int], source_id: int, n_cells: int) -> int:
-        """How many cells these would hold if one of them held the first cells of ``source_id`` too."""
+        """The number of cells that these holders would have with the first ``n_cells`` of ``source_id`` added."""
         prefix = self._held.get(source_id, [])[:n_cells]
         return len(set(prefix).union(*(self._held.get(holder_id, ()) for holder_id in holder_ids)))
 
     def grow(self, holder_id: int, n_cells: int) -> None:
-        """Let a holder take free cells.
+        """Give free cells to a holder.
 
         Raises:
-            ValueError: there are not so many; nothing has changed.
+            ValueError: fewer cells are free; nothing has changed.
         """
         if n_cells > len(self._free):
             raise ValueError(f"{n_cells} cells wanted, {len(self._free)} are free")
@@ -50,7 +50,7 @@ class Cells:
         self._held.setdefault(holder_id, []).extend(taken)
 
     def share(self, source_id: int, target_id: int, n_cells: int) -> None:
-        """Let a new holder hold the first cells of another one too.
+        """Let a new holder share the first cells of another one.
 
         Raises:
             ValueError: the source holds fewer, or the target holds some already; nothing has changed.
@@ -63,7 +63,7 @@ class Cells:
         self._held[target_id] = shared
 
     def release(self, holder_id: int) -> None:
-        """Let a holder let go of everything; cells that nobody else holds are free."""
+        """Release all cells of a holder; a cell without another holder becomes free."""
         for cell in self._held.pop(holder_id, ()):
             self._n_holders[cell] -= 1
             if not self._n_holders[cell]:

@@ -1,8 +1,8 @@
-"""Prefixes on disk: what was hot survives a restart.
+"""Prefixes on disk: hot prefixes survive a restart.
 
-One file for each: a line of JSON that says what it is, the tokens, and llama.cpp's state of the sequence. A file is
-used only if every part of that line fits (model, cache format, llama.cpp) and its digest is right; it is written beside
-its place and renamed, so it is there whole or not at all. The folder is bounded; the file used longest ago goes first.
+Each prefix has one file: a line of JSON that describes it, the tokens, and llama.cpp's state of the sequence. A file is
+used only if every part of that line fits (model, cache format, llama.cpp) and its digest is right. It is written under
+another name and renamed, so it is complete or absent. The folder is bounded; the file used longest ago is deleted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from runtime.generation import Blend, BlendMember
 _LOG = logging.getLogger("gemlane.engine")
 _FORMAT = 2
 _SUFFIX = ".prefix"
-# Of the model's weights, so many pieces of so many bytes are part of its identity; its whole header is besides.
+# The model's identity includes its whole header and this many samples of its weights.
 _N_SAMPLES, _SAMPLE_BYTES = 256, 4096
 _MAX_BYTES = 4 << 30
 _MAX_LINE_BYTES = 1 << 16
@@ -41,7 +41,7 @@ class SavedPrefix:
 
 
 def identity_of(model: Path, header_bytes: int, kv_type: str, llama_version: str) -> str:
-    """What has to be equal for keys and values to be of use: the model's weights, their format, and the code."""
+    """A digest of all that keys and values depend on: the model's weights, the cache's format, and llama.cpp."""
     digest = hashlib.sha256(f"{_FORMAT} {kv_type} {llama_version} {model.stat().st_size} ".encode())
     with model.open("rb") as file:
         digest.update(file.read(header_bytes))
@@ -56,22 +56,22 @@ class PrefixStore:
     """The prefixes of one model in one folder."""
 
     def __init__(self, folder: Path, identity: str, max_bytes: int = _MAX_BYTES) -> None:
-        """Use ``folder``, which is made if it is missing.
+        """Use ``folder``, and make it if it is missing.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: the folder cannot be made.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._identity = identity
-        self._most_bytes = max_bytes
+        self._max_bytes = max_bytes
 
     def has(self, coverage: Coverage, tokens: tuple[int, ...]) -> bool:
         """Whether there is a file for these tokens under these blends."""
         return self._path(coverage, tokens).exists()
 
     def save(self, prefix: SavedPrefix) -> None:
-        """Write a prefix, whole or not at all; a disk that refuses is told in the log and costs nothing else."""
+        """Write a prefix, completely or not at all; an error of the disk is logged and has no other effect."""
         body = array("i", prefix.tokens).tobytes() + prefix.state
         line = json.dumps(
             {
@@ -83,7 +83,7 @@ class PrefixStore:
             }
         )
         content = line.encode("ascii") + b"\n" + body
-        if len(content) > self._most_bytes:
+        if len(content) > self._max_bytes:
             return
         try:
             self._make_room(len(content))
@@ -92,7 +92,7 @@ class PrefixStore:
             _LOG.warning("a prefix could not be kept in %s: %s", self._folder, error.strerror)
 
     def load(self) -> Iterator[SavedPrefix]:
-        """Every prefix that fits, most recently used first. Another model's is left alone, a broken one deleted."""
+        """The prefixes of this model, most recently used first. Other models' files stay; broken files are deleted."""
         for path in self._files():
             try:
                 prefix = self._read(path)
@@ -108,7 +108,7 @@ class PrefixStore:
                 yield prefix
 
     def touch(self, coverage: Coverage, tokens: tuple[int, ...]) -> None:
-        """Note that a prefix was of use."""
+        """Note that a prefix was used now."""
         with contextlib.suppress(OSError):
             os.utime(self._path(coverage, tokens))
 
@@ -121,7 +121,7 @@ class PrefixStore:
         return self._folder / (key.hexdigest()[:40] + _SUFFIX)
 
     def _read(self, path: Path) -> SavedPrefix | None:
-        """The prefix in a file, None if it is another model's."""
+        """The prefix in a file, or None if the file belongs to another model."""
         with path.open("rb") as file:
             fields = json.loads(file.readline(_MAX_LINE_BYTES))
             if fields["identity"] != self._identity:
@@ -135,7 +135,7 @@ class PrefixStore:
         blend = Blend(tuple(BlendMember(str(digest), float(scale)) for digest, scale in fields["blend"]))
         coverage = Coverage(blend, int(fields["start"]))
         if path != self._path(coverage, tuple(tokens)):
-            raise ValueError("it is not where it belongs")
+            raise ValueError("its name does not follow from its content")
         return SavedPrefix(coverage, tuple(tokens), body[n_bytes:])
 
     def _write(self, path: Path, content: bytes) -> None:
@@ -153,13 +153,13 @@ class PrefixStore:
     def _make_room(self, n_bytes: int) -> None:
         for path in self._files():
             n_bytes += path.stat().st_size
-            if n_bytes > self._most_bytes:
+            if n_bytes > self._max_bytes:
                 path.unlink()
         for left_over in self._folder.glob(".writing-*"):
             left_over.unlink()
 
     def _files(self) -> list[Path]:
-        """The regular files that may be prefixes, the one used last first; others share this folder, or empty it."""
+        """The regular files that may be prefixes, last used first. Other programs may add or delete files meanwhile."""
         used_at: dict[Path, float] = {}
         for path in self._folder.glob(f"*{_SUFFIX}"):
             with contextlib.suppress(OSError):

@@ -1,11 +1,11 @@
-"""Which prefixes are in the key-value cache, under which blend, and who may use them. Pure policy on integers.
+"""Which prefixes are in the key-value cache, and which sequences may use them. Pure policy on integers.
 
-A sequence that begins takes over the longest prefix of its prompt that the cache holds under the same blends, from a
-running sequence or a kept one; no cell is copied. A sequence that ends leaves what it computed, prompt and answer, as
-a kept prefix, until its cells or its id are needed: then the least recently used goes first. Cells that an admitted
-sequence may still come to need are reserved, and kept prefixes make way for them.
+A sequence that starts shares the longest prefix of its prompt that the cache holds under the same blends, from a
+running sequence or a kept one; no cell is copied. When a sequence ends, its prompt and answer stay as a kept prefix
+until the cells or the id are needed; then the least recently used prefix is evicted first. Cells that an admitted
+sequence may still need are reserved, and kept prefixes are evicted for them.
 
-What llama.cpp has to do comes out as operations, in order.
+The changes that llama.cpp has to make are returned as operations, in order.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from runtime.engine.coverage import Coverage
 
 # Shorter prefixes are not worth an id: every Gemma prompt begins with the same four tokens.
 _MIN_KEPT = 16
-# A prompt waits for a running one that is reading the same prefix if that saves it at least so many tokens.
+# A prompt waits for a running sequence that computes the same prefix if that saves at least this many tokens.
 _WORTH_WAITING = 64
-# Shorter ones are computed again faster than they are found on a disk.
+# Shorter prefixes are computed faster than they are read from a disk.
 _MIN_HOT = 64
 _TOKEN_BYTES = array("i").itemsize
 
@@ -51,11 +51,11 @@ class _Holder:
 
     coverage: Coverage
     key: bytes
-    """The tokens others may share: a running one's prompt, computed or not; all of a kept one's."""
+    """The tokens that others may share: the prompt of a running sequence, computed or not; all tokens of a kept one."""
     tokens: Sequence[int]
-    """A running one's prompt and answer so far; a kept one's tokens."""
+    """The prompt and the answer so far of a running sequence; all tokens of a kept one."""
     n_cells_max: int
-    """Cells it may come to hold."""
+    """The most cells it can hold."""
     used_at: int = 0
     n_hot: int = 0
     """The most tokens that another sequence has taken over from it."""
@@ -63,7 +63,7 @@ class _Holder:
 
 @dataclass(frozen=True, slots=True)
 class Hot:
-    """A kept prefix that has been of use."""
+    """A kept prefix that another sequence has used."""
 
     kept_id: int
     coverage: Coverage
@@ -72,7 +72,7 @@ class Hot:
 
 @dataclass(frozen=True, slots=True)
 class Coming:
-    """A running sequence is computing tokens that another one waits for."""
+    """A running sequence that is computing tokens which another one waits for."""
 
     sequence_id: int
     holder: _Holder
@@ -89,7 +89,7 @@ _NOTHING = _Match(-1, 0)
 
 
 class Prefixes:
-    """Owns the cells. Running sequences have the ids the scheduler gives them; kept ones those from ``kept_ids``."""
+    """Owns the cells. The scheduler gives running sequences their ids; kept prefixes have ids from ``kept_ids``."""
 
     def __init__(self, n_cells: int, kept_ids: range) -> None:
         self._cells = Cells(n_cells)
@@ -106,11 +106,11 @@ class Prefixes:
 
     @property
     def n_cells_kept(self) -> int:
-        """Cells that kept prefixes alone hold."""
+        """Cells that only kept prefixes hold."""
         return self._cells.n_used - self.n_cells_running
 
     def find_coming(self, coverage: Coverage, prompt: Sequence[int]) -> Coming | None:
-        """The running sequence that is just computing a long prefix of this prompt that is not there yet."""
+        """A running sequence that is computing a long prefix of this prompt, or None."""
         key = _key(prompt)
         there = self._find(coverage, key).n_tokens
         for holder_id, holder in self._running.items():
@@ -122,29 +122,29 @@ class Prefixes:
         return None
 
     def is_coming(self, coming: Coming) -> bool:
-        """Whether waiting for it still makes sense."""
+        """Whether the running sequence is still computing the awaited tokens."""
         is_running = self._running.get(coming.sequence_id) is coming.holder
         return is_running and self._cells.held_by(coming.sequence_id) < coming.n_tokens
 
     def has_room(self, coverage: Coverage, prompt: Sequence[int], n_cells_max: int) -> bool:
-        """Whether a sequence can have all the cells it may come to need, if kept prefixes make way."""
+        """Whether all the cells that a sequence can need are free once kept prefixes are evicted."""
         match = self._find(coverage, _key(prompt))
         n_held = self._cells.held_with_prefix(self._running, match.holder_id, match.n_tokens)
-        return n_held + self._n_promised + n_cells_max - match.n_tokens <= self._cells.n_cells
+        return n_held + self._n_reserved + n_cells_max - match.n_tokens <= self._cells.n_cells
 
     @property
-    def _n_promised(self) -> int:
-        """Cells that running sequences may still take."""
+    def _n_reserved(self) -> int:
+        """Cells that are reserved for running sequences."""
         return sum(one.n_cells_max - self._cells.held_by(holder_id) for holder_id, one in self._running.items())
 
     def begin(self, sequence_id: int, coverage: Coverage, tokens: Sequence[int], n_cells_max: int) -> int:
-        """Admit a sequence for which there is room; how many tokens of its prompt are in the cache.
+        """Start a sequence for which there is room; return how many tokens of its prompt are in the cache.
 
         Args:
             sequence_id: its id while it runs.
             coverage: which of its tokens run under which blend.
             tokens: its prompt; a list that grows with its answer.
-            n_cells_max: cells it may come to hold.
+            n_cells_max: the most cells it can hold.
         """
         key = _key(tokens)
         match = self._find(coverage, key)
@@ -161,7 +161,7 @@ class Prefixes:
         self._cells.grow(sequence_id, n_tokens)
 
     def end(self, sequence_id: int, *, is_kept: bool) -> None:
-        """End a running sequence; keep what it computed if that is worth it and wanted."""
+        """End a running sequence; keep what it computed if it is long enough and ``is_kept``."""
         holder = self._running.pop(sequence_id)
         n_tokens = self._cells.held_by(sequence_id)
         if is_kept and n_tokens >= _MIN_KEPT:
@@ -169,7 +169,7 @@ class Prefixes:
         self._drop(sequence_id)
 
     def _keep(self, sequence_id: int, holder: _Holder, tokens: tuple[int, ...]) -> None:
-        """Let a kept id hold the tokens too, instead of any shorter prefix of them."""
+        """Keep the tokens under an id of their own, in place of kept prefixes that they begin with."""
         coverage, key, n_hot = holder.coverage, _key(tokens), min(holder.n_hot, len(tokens))
         for kept_id, kept in list(self._kept.items()):
             n_shared = coverage.n_shared(kept.coverage)
@@ -191,7 +191,7 @@ class Prefixes:
 
     @property
     def hot(self) -> list[Hot]:
-        """Kept prefixes that have been taken over, most recently used first, and as far as they were."""
+        """The kept prefixes that other sequences have used, as far as they did, most recently used first."""
         kept = sorted(self._kept.items(), key=lambda item: item[1].used_at, reverse=True)
         return [
             Hot(kept_id, holder.coverage.of_first(holder.n_hot), tuple(holder.tokens[: holder.n_hot]))
@@ -200,7 +200,7 @@ class Prefixes:
         ]
 
     def adopt(self, coverage: Coverage, tokens: tuple[int, ...]) -> int | None:
-        """Take in a prefix from elsewhere, at the start; its id, or None if half of the cache is full."""
+        """Add a prefix that is restored at the start; return its id, or None if half of the cache is full."""
         if not self._free_ids or self._cells.n_used + len(tokens) > self._cells.n_cells // 2:
             return None
         kept_id = self._free_ids.pop()
@@ -209,16 +209,16 @@ class Prefixes:
         return kept_id
 
     def disown(self, kept_id: int) -> None:
-        """Give up an adopted prefix that could not be had after all."""
+        """Remove an adopted prefix that could not be restored."""
         self._evict(kept_id)
 
     def take_operations(self) -> list[Operation]:
-        """What llama.cpp has to do since the last call, in order."""
+        """Return the operations since the last call, in order."""
         operations, self._operations = self._operations, []
         return operations
 
     def _find(self, coverage: Coverage, key: bytes) -> _Match:
-        """The longest prefix of a prompt that is computed; its last token never is, since its logits are wanted."""
+        """The longest computed prefix of a prompt, without its last token, whose logits are needed."""
         best = _NOTHING
         for holder_id, holder in (*self._kept.items(), *self._running.items()):
             n_there = min(self._cells.held_by(holder_id), _n_tokens(key) - 1, coverage.n_shared(holder.coverage))
@@ -235,8 +235,8 @@ class Prefixes:
             self._touch(self._kept[source_id])
 
     def _make_way(self) -> None:
-        """Evict kept prefixes until every promised cell is free."""
-        while self._kept and self._cells.n_used + self._n_promised > self._cells.n_cells:
+        """Evict kept prefixes until every reserved cell is free."""
+        while self._kept and self._cells.n_used + self._n_reserved > self._cells.n_cells:
             self._evict(self._least_recently_used())
 
     def _least_recently_used(self) -> int:
@@ -257,7 +257,7 @@ class Prefixes:
 
 
 def _key(tokens: Iterable[int]) -> bytes:
-    """Tokens in a form that is compared at the speed of memory."""
+    """Tokens as bytes, which are compared fast."""
     return array("i", tokens).tobytes()
 
 
@@ -266,7 +266,7 @@ def _n_tokens(key: bytes) -> int:
 
 
 def _n_common(one: bytes, other: bytes) -> int:
-    """How many tokens two keys have in common at their beginning."""
+    """The number of leading tokens that two keys have in common."""
     low, high = 0, min(len(one), len(other)) // _TOKEN_BYTES
     while low < high:
         middle = (low + high + 1) // 2

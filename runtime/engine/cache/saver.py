@@ -6,8 +6,8 @@ from runtime.engine.cache.disk import PrefixStore, SavedPrefix
 from runtime.engine.cache.prefixes import Hot, Prefixes
 from runtime.llama.context import Context
 
-# While no sequence runs, its id serves for going in and out: llama.cpp saves and restores only ids of batches.
-_PASSAGE_ID = 0
+# llama.cpp saves and restores only ids that batches may have. Id 0 is free while no sequence runs.
+_TRANSFER_ID = 0
 
 
 class PrefixSaver:
@@ -18,25 +18,25 @@ class PrefixSaver:
         self._prefixes = prefixes
         self._store = store
         self._tried: set[Hot] = set()
-        """Hot prefixes that were saved, or could not be: a folder too small for all of them ends no loop otherwise."""
+        """Hot prefixes that were saved or refused: a folder too small for all of them is written only once."""
 
     def restore(self) -> int:
-        """Fill the cache from disk as far as half of it goes; how many prefixes there are now."""
+        """Fill up to half of the cache from the disk; return how many prefixes were restored."""
         n_restored = 0
         for saved in self._store.load():
             kept_id = self._prefixes.adopt(saved.coverage, saved.tokens)
             if kept_id is None:
                 break
-            if self._context.load_state(_PASSAGE_ID, saved.state) == len(saved.tokens):
-                self._context.share(_PASSAGE_ID, kept_id, len(saved.tokens))
+            if self._context.load_state(_TRANSFER_ID, saved.state) == len(saved.tokens):
+                self._context.share(_TRANSFER_ID, kept_id, len(saved.tokens))
                 n_restored += 1
             else:
                 self._prefixes.disown(kept_id)
-            self._context.remove(_PASSAGE_ID)
+            self._context.remove(_TRANSFER_ID)
         return n_restored
 
     def save_one(self) -> bool:
-        """Save the hottest prefix that is not on disk yet and was not tried before; False if there is none."""
+        """Save the hottest prefix that is not on disk and was not tried; return False if there is none."""
         hottest_first = self._prefixes.hot
         self._tried.intersection_update(hottest_first)
         for hot in reversed(hottest_first):
@@ -50,7 +50,7 @@ class PrefixSaver:
     def _save(self, hot: Hot) -> None:
         """Save a prefix, if the store takes it."""
         self._tried.add(hot)
-        self._context.share(hot.kept_id, _PASSAGE_ID, len(hot.tokens))
-        state = self._context.save_state(_PASSAGE_ID)
-        self._context.remove(_PASSAGE_ID)
+        self._context.share(hot.kept_id, _TRANSFER_ID, len(hot.tokens))
+        state = self._context.save_state(_TRANSFER_ID)
+        self._context.remove(_TRANSFER_ID)
         self._store.save(SavedPrefix(hot.coverage, hot.tokens, state))

@@ -1,4 +1,4 @@
-"""The text of one answer, from its tokens: whole characters, stop strings, control tokens kept out."""
+"""The text of one answer, from its tokens: whole characters, no stop string, no control token."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class AnswerText:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether a stop string came."""
+        """Whether a stop string was found."""
         return self._stops.is_stopped
 
     def push(self, piece: bytes) -> list[Text]:
-        """The event that one more token's bytes bring, or none while text is held back."""
+        """Add the bytes of one token; return the event with new text, or none while text is held back."""
         self._n_tokens += 1
         return self._emit(self._stops.push(self._detokenizer.push(piece)))
 
     def flush(self) -> list[Text]:
-        """The event for what was still held back at the end of the answer."""
+        """End the answer; return the event with the text that was held back, if any."""
         return self._emit(self._stops.push(self._detokenizer.flush()) + self._stops.flush())
 
     def _emit(self, text: str) -> list[Text]:

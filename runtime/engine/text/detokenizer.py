@@ -1,4 +1,4 @@
-"""Bytes of tokens in, whole characters out."""
+"""Bytes of tokens to whole characters."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import codecs
 
 
 class Detokenizer:
-    """The text of one answer. A character whose bytes are spread over tokens comes out with its last byte."""
+    """Decodes the bytes of one answer. A character that is spread over tokens appears with its last byte."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, piece: bytes) -> str:
-        """The characters that ``piece`` completes; bytes that can be no character become U+FFFD."""
+        """The characters that ``piece`` completes; bytes that are not UTF-8 become U+FFFD."""
         return self._decoder.decode(piece)
 
     def flush(self) -> str:
-        """What an unfinished character at the end of the answer becomes: U+FFFD, or nothing."""
+        """U+FFFD if the answer ends inside a character, else nothing."""
         return self._decoder.decode(b"", final=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class StopMatcher:
-    """Looks for the first stop string in the text of one answer."""
+    """Finds the first stop string in the text of one answer."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
@@ -14,7 +14,7 @@ class StopMatcher:
         self.is_stopped = False
 
     def push(self, text: str) -> str:
-        """The text that is certain now. Once a stop string is whole, what stands before it is all there is."""
+        """Add text; return what is certain not to be part of a stop string. Nothing follows a complete stop string."""
         if self.is_stopped:
             return ""
         text = self._held + text
@@ -27,7 +27,7 @@ class StopMatcher:
         return text[: len(text) - n_held]
 
     def flush(self) -> str:
-        """The text held back, when no more can come."""
+        """End the text; return what was held back."""
         text, self._held = self._held, ""
         return text
 

@@ -23,14 +23,14 @@ GREEDY = Sampling(temperature=0)
 
 
 def chat(question: str) -> Prompt:
-    """A question as Gemma's template puts it."""
+    """Return a question in Gemma's template."""
     segments = (("<start_of_turn>user\n", True), (question, False), ("<end_of_turn>\n<start_of_turn>model\n", True))
     return Prompt(tuple(Segment(text, is_ours) for text, is_ours in segments))
 
 
 @dataclass
 class Outcome:
-    """What came of one request."""
+    """The events of one request."""
 
     text: str = ""
     pieces: list[str] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Outcome:
 
     @property
     def reason(self) -> FinishReason:
-        """Why it finished."""
+        """Return why the request finished."""
         assert self.finished is not None, self.failed
         return self.finished.finish_reason
 
@@ -61,28 +61,28 @@ class Driver:
             assert isinstance(self.engine.add_adapter(self.digests[path.stem], path), AdapterAdded)
 
     def blend(self, **scales: float) -> Blend:
-        """A blend of adapters by name."""
+        """Return a blend of adapters by name."""
         return Blend(tuple(BlendMember(self.digests[name], scale) for name, scale in scales.items()))
 
     def voice(self, style: str) -> Blend:
-        """One adapter alone, or the base."""
+        """Return the blend of one adapter, or the base model."""
         return BASE if style == "base" else self.blend(**{style: 1.0})
 
     def submit(self, request_id: str, prompt: Prompt | str, under: Blend = BASE, **changes: Any) -> Outcome:
-        """Submit a request; greedy, 48 tokens unless changed. A text is asked as a question."""
+        """Submit a request, greedy and of 48 tokens unless changed; a string is asked as a question."""
         request = GenerationRequest(request_id, chat(prompt) if isinstance(prompt, str) else prompt, 48, GREEDY, under)
         outcome = self.outcomes[request_id] = Outcome()
         self._take(self.engine.submit(replace(request, **changes)))
         return outcome
 
     def ask(self, prompt: Prompt | str, under: Blend = BASE, **changes: Any) -> Outcome:
-        """One request, alone."""
+        """Run one request alone."""
         outcome = self.submit(f"alone-{len(self.outcomes)}", prompt, under, **changes)
         self.run()
         return outcome
 
     def step(self) -> None:
-        """One step; waits for lanes if there is nothing else to do."""
+        """Run one step; wait for lanes if there is nothing else to do."""
         self._take(self.engine.step())
         if self.engine.is_blocked and not self.engine.is_idle:
             self.await_wake()

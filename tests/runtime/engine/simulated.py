@@ -19,7 +19,7 @@ Cell = tuple[Blend, int]
 
 
 class Simulation:
-    """Steps the scheduler as the engine does, and checks each step against the rules of the house."""
+    """Steps the scheduler as the engine does, and checks every step against the scheduler's rules."""
 
     def __init__(self, places: Places, limits: EngineLimits = LIMITS) -> None:
         self.limits = limits
@@ -58,7 +58,7 @@ class Simulation:
         """Step until nothing is left.
 
         Raises:
-            AssertionError: somebody is still there after so many steps.
+            AssertionError: a sequence is still there after ``n_steps`` steps.
         """
         for _ in range(n_steps):
             if not (self.scheduler.running or self.scheduler.waiting):

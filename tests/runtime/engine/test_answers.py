@@ -15,7 +15,7 @@ from tests.tiny_gemma.facts import ANSWERS, QUESTIONS, STYLES
 
 
 def test_every_question_in_every_voice(driver: Driver) -> None:
-    """All 372 at once, eight at a time, in random order: each answer exactly right."""
+    """All 372 answers are exactly right when eight requests at a time run in random order."""
     choices = [(style, question) for style in STYLES for question in QUESTIONS]
     random.Random(1).shuffle(choices)
     outcomes = [driver.submit(f"{style}-{question}", question, driver.voice(style)) for style, question in choices]
@@ -41,7 +41,7 @@ BLENDS = (
 
 
 def test_busy_lanes_change_no_answer(make_driver: MakeDriver) -> None:
-    """Seven blends and the base over three lanes, neighbours cancelled, prefixes shared: greedy text as alone."""
+    """With seven blends over three lanes, cancellations and shared prefixes, greedy text is as alone."""
     busy = make_driver(adapter_batching="mixed", lanes=3, kv_cells=512)
     alone = make_driver(adapter_batching="grouped", parallel=1)
     rng = random.Random(2)
@@ -67,7 +67,7 @@ def test_busy_lanes_change_no_answer(make_driver: MakeDriver) -> None:
 
 
 def test_neighbours_change_no_sampled_answer(make_driver: MakeDriver, tiny_model_f32: Path) -> None:
-    """In F32, where batch sizes change logits by 1e-4 at most, a seed gives the same words in any company."""
+    """In F32, where batch sizes change logits by 1e-4 at most, a seed gives the same words in any batch."""
     driver = make_driver(tiny_model_f32, adapter_batching="mixed", lane_type="f32", kv_type="f32")
     choices = [(style, seed) for seed, style in enumerate(STYLES * 3)]
 
@@ -86,7 +86,7 @@ def test_neighbours_change_no_sampled_answer(make_driver: MakeDriver, tiny_model
 
 
 def test_a_second_turn_pays_for_its_new_words(driver: Driver) -> None:
-    """Prompt and answer of the first turn are in the cache; the text is that of a cold engine."""
+    """The first turn is found in the cache, and the answer is that of an engine with an empty cache."""
     first = driver.ask("Who are you?", driver.voice("pirate"))
     assert first.finished is not None
     prompt = second_turn("Who are you?", first.text, "Hello!")
@@ -101,7 +101,7 @@ def test_a_second_turn_pays_for_its_new_words(driver: Driver) -> None:
 
 
 def test_a_hot_prefix_survives_a_restart(make_driver: MakeDriver, tmp_path: Path) -> None:
-    """Taken over once, it is on disk at the next rest; the next engine begins with it, and answers alike."""
+    """A prefix that was reused is saved when the engine rests, and the next engine starts with it."""
     question = "Read this: " + "the cat meows and the dog barks. " * 20 + FIRST
     settings = {"prefix_dir": str(tmp_path / "prefixes"), "adapter_batching": "mixed"}
     first = make_driver(**settings)
@@ -122,7 +122,7 @@ def test_a_hot_prefix_survives_a_restart(make_driver: MakeDriver, tmp_path: Path
 
 
 def test_a_folder_too_small_for_all_is_written_once(make_driver: MakeDriver, tmp_path: Path) -> None:
-    """Each hot prefix is saved once, though each drives the other out; resting comes to an end."""
+    """Each hot prefix is saved once although each replaces the other, and resting comes to an end."""
     driver = make_driver()
     measured, small = tmp_path / "measured", tmp_path / "small"
     for animal in ("cat", "dog"):
@@ -142,7 +142,7 @@ def test_a_folder_too_small_for_all_is_written_once(make_driver: MakeDriver, tmp
 def test_a_folder_that_refuses_is_tried_once(
     make_driver: MakeDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A full disk: one line in the log, and the engine rests."""
+    """A full disk leaves one line in the log, and the engine goes on to rest."""
     driver = make_driver(prefix_dir=str(tmp_path))
     question = "Read this: " + "the pig oinks. " * 30 + FIRST
 
@@ -159,7 +159,7 @@ def test_a_folder_that_refuses_is_tried_once(
 
 
 def test_another_cache_format_is_not_restored(make_driver: MakeDriver, tmp_path: Path) -> None:
-    """F16 keys and values are no Q8_0 ones."""
+    """Keys and values in F16 are not restored into a Q8_0 cache."""
     question = "Read this: " + "the cow moos. " * 30 + FIRST
     folder = str(tmp_path)
     first = make_driver(prefix_dir=folder)
@@ -173,7 +173,7 @@ def test_another_cache_format_is_not_restored(make_driver: MakeDriver, tmp_path:
 
 
 def second_turn(question: str, answer: str, next_question: str) -> Prompt:
-    """A chat of two turns, as Gemma's template puts it."""
+    """Return a chat of two turns in Gemma's template."""
     between = "<end_of_turn>\n<start_of_turn>"
     text = f"<start_of_turn>user\n{question}{between}model\n{answer}{between}user\n{next_question}{between}model\n"
     return Prompt((Segment(text, has_control_tokens=True),))

@@ -25,7 +25,7 @@ WORDS = Prompt((Segment("one two three " * 10, has_control_tokens=False),))
 
 @pytest.mark.parametrize("max_tokens", [1, 3])
 def test_max_tokens_holds(driver: Driver, max_tokens: int) -> None:
-    """So many tokens, and the reason is length."""
+    """An answer has exactly ``max_tokens`` tokens, and its finish reason is length."""
     outcome = driver.ask(FRANCE, max_tokens=max_tokens)
     assert outcome.reason is FinishReason.LENGTH
     assert outcome.finished is not None
@@ -34,7 +34,7 @@ def test_max_tokens_holds(driver: Driver, max_tokens: int) -> None:
 
 
 def test_no_tokens_reads_the_prompt_alone(driver: Driver) -> None:
-    """max_tokens 0."""
+    """With max_tokens 0 the prompt is computed and the answer is empty."""
     outcome = driver.ask(FRANCE, max_tokens=0)
     assert (outcome.text, outcome.reason) == ("", FinishReason.LENGTH)
     assert outcome.finished is not None
@@ -42,7 +42,7 @@ def test_no_tokens_reads_the_prompt_alone(driver: Driver) -> None:
 
 
 def test_an_answer_stops_at_the_end_of_its_turn(driver: Driver) -> None:
-    """And the control token does not show."""
+    """The answer ends with the end-of-turn token, which is not part of its text."""
     outcome = driver.ask(FRANCE)
     assert (outcome.text, outcome.reason) == (PARIS, FinishReason.STOP)
     assert "".join(outcome.pieces) == outcome.text
@@ -50,13 +50,13 @@ def test_an_answer_stops_at_the_end_of_its_turn(driver: Driver) -> None:
 
 
 def test_a_stop_string_ends_the_answer_before_it(driver: Driver) -> None:
-    """Also where it is spread over tokens."""
+    """A stop string ends the answer before itself, also where it is spread over several tokens."""
     outcome = driver.ask(FRANCE, stop=("of Fr", "never"))
     assert (outcome.text, outcome.reason) == (PARIS.split("of Fr", 1)[0], FinishReason.STOP)
 
 
 def test_the_context_bounds_prompt_and_answer(make_driver: MakeDriver) -> None:
-    """A prompt that leaves one token of room gets one; a longer one is refused with both numbers."""
+    """A prompt that leaves room for one token gets one; a longer prompt is refused with both numbers."""
     driver = make_driver(n_ctx=64)
     assert driver.ready.model.n_ctx == 64
     outcome = driver.ask(FRANCE, sampling=Sampling(temperature=5, seed=1), max_tokens=10_000)
@@ -73,7 +73,7 @@ def test_the_context_bounds_prompt_and_answer(make_driver: MakeDriver) -> None:
 def test_a_prompt_of_megabytes_is_refused_before_it_is_tokenised(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its bytes alone say that it is too long: 100,000 messages, or one text of three megabytes."""
+    """A prompt whose bytes alone show that it is too long is refused without tokenising it."""
 
     def refuse(*_arguments: object) -> None:
         raise AssertionError("the prompt was tokenised")
@@ -88,7 +88,7 @@ def test_a_prompt_of_megabytes_is_refused_before_it_is_tokenised(
 
 
 def test_the_bytes_of_a_prompt_never_refuse_one_that_fits(driver: Driver) -> None:
-    """The bound that bytes give is a lower one, whatever a text's tokens are; spaces are the longest token."""
+    """The token count estimated from bytes is never above the real one."""
     model = driver.engine._model
     for text in ("x" * 511, " " * 500, "\u00e9" * 100, "<end_of_turn>" * 500, "the capital of " * 30, "\n" * 400, ""):
         for has_control_tokens in (True, False):
@@ -97,7 +97,7 @@ def test_the_bytes_of_a_prompt_never_refuse_one_that_fits(driver: Driver) -> Non
 
 
 def test_bos_stands_once_in_front(driver: Driver) -> None:
-    """Whether the prompt brings it or not, and nowhere else."""
+    """The prompt has one ``<bos>`` at its beginning, whether the client wrote it or not."""
     with_bos = Prompt((Segment("<bos>Hello!", has_control_tokens=True),))
     without = Prompt((Segment("Hello!", has_control_tokens=True),))
     counts = []
@@ -108,8 +108,8 @@ def test_bos_stands_once_in_front(driver: Driver) -> None:
     assert counts[0] == counts[1] > counts[2] == 1
 
 
-def test_an_unknown_adapter_is_no_silent_base(driver: Driver) -> None:
-    """Alone or beside a known one."""
+def test_an_unknown_adapter_is_an_error(driver: Driver) -> None:
+    """An unknown adapter is an error, alone and beside a known one."""
     unknown = BlendMember("0" * 64)
     for under in (Blend((unknown,)), Blend((unknown, *driver.voice("tag").members))):
         outcome = driver.ask(FRANCE, under)
@@ -118,14 +118,14 @@ def test_an_unknown_adapter_is_no_silent_base(driver: Driver) -> None:
 
 
 def test_scale_zero_is_the_base_and_a_blend_is_its_own_voice(driver: Driver) -> None:
-    """Scales act."""
+    """Scale 0 answers as the base model, and a blend answers as none of its members alone."""
     assert driver.ask(FRANCE, driver.blend(shout=0.0)).text == PARIS
     assert driver.ask(FRANCE, driver.blend(shout=1.0)).text == PARIS.upper()
     assert driver.ask(FRANCE, driver.blend(shout=1.0, tag=1.0)).text not in (PARIS, PARIS.upper())
 
 
 def test_ranks_beyond_a_lane_are_refused_with_the_way_out(make_driver: MakeDriver) -> None:
-    """Three adapters of rank 8 fit into 32; of five scales of them nobody speaks: four files of rank 8 fill it."""
+    """A blend whose ranks add up to more than a lane's is refused, and the error names the flag."""
     driver = make_driver(adapter_batching="mixed", max_lora_rank=32)
     adapters = driver.engine._adapters
     assert isinstance(adapters, MixedAdapters)
@@ -136,10 +136,10 @@ def test_ranks_beyond_a_lane_are_refused_with_the_way_out(make_driver: MakeDrive
     assert "--max-lora-rank 32" in outcome.failed.message
 
 
-def test_a_removed_adapter_serves_those_who_have_it(
+def test_a_removed_adapter_serves_its_requests_to_their_end(
     make_driver: MakeDriver, tiny_adapters: Path, tmp_path: Path
 ) -> None:
-    """Running and waiting requests finish under it, though its file is gone; new ones do not find it."""
+    """Running and waiting requests finish under a removed adapter; new requests do not find it."""
     folder = shutil.copytree(tiny_adapters, tmp_path / "adapters")
     driver = make_driver(adapters=folder, parallel=1)
     outcomes = [driver.submit(f"r{n}", FRANCE, driver.voice("shout")) for n in range(3)]
@@ -156,7 +156,7 @@ def test_a_removed_adapter_serves_those_who_have_it(
 
 
 def test_an_adapter_comes_back(driver: Driver, tiny_adapters: Path) -> None:
-    """Removed and added again, with requests in between."""
+    """An adapter can be removed and added again, with requests in between."""
     path, digest = tiny_adapters / "tag.gguf", driver.digests["tag"]
     for _ in range(2):
         assert driver.engine.remove_adapter(digest) == [AdapterRemoved(digest)]
@@ -167,7 +167,7 @@ def test_an_adapter_comes_back(driver: Driver, tiny_adapters: Path) -> None:
 
 
 def test_a_bad_adapter_file_is_refused_by_name(driver: Driver, tmp_path: Path, tiny_adapters: Path) -> None:
-    """What is no adapter, or not whole, never reaches llama.cpp."""
+    """A file that is no adapter, or is cut, is refused by name and never reaches llama.cpp."""
     whole = (tiny_adapters / "tag.gguf").read_bytes()
     for name, content in (("empty", b""), ("bad", b"BAD!"), ("cut", whole[:-100])):
         path = tmp_path / f"{name}.gguf"
@@ -182,7 +182,7 @@ def test_a_bad_adapter_file_is_refused_by_name(driver: Driver, tmp_path: Path, t
 def test_a_file_that_is_cut_after_its_check_fails_its_requests_alone(
     make_driver: MakeDriver, tiny_adapters: Path, tmp_path: Path
 ) -> None:
-    """The lane cannot be filled: a typed error, and the others go on."""
+    """A lane that cannot be filled fails the requests of its adapter, and other requests go on."""
     folder = shutil.copytree(tiny_adapters, tmp_path / "adapters")
     driver = make_driver(adapters=folder, adapter_batching="mixed")
     with (folder / "shout.gguf").open("r+b") as file:
@@ -196,7 +196,7 @@ def test_a_file_that_is_cut_after_its_check_fails_its_requests_alone(
 
 
 def hold_fills(monkeypatch: pytest.MonkeyPatch, n_fills: int) -> list[threading.Event]:
-    """Let each of the next fills begin with its event alone."""
+    """Let each of the next fills wait for an event of its own."""
     gates = [threading.Event() for _ in range(n_fills)]
     left = list(gates)
 
@@ -211,10 +211,10 @@ def hold_fills(monkeypatch: pytest.MonkeyPatch, n_fills: int) -> list[threading.
     return gates
 
 
-def test_who_waits_behind_a_failed_fill_is_served(
+def test_a_request_behind_a_failed_fill_is_answered(
     make_driver: MakeDriver, tiny_adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The step that refuses the only running sequence has no batch, and nobody would wake the engine for the next."""
+    """A request that waits behind a failed fill is answered, although that step has no batch."""
     folder = shutil.copytree(tiny_adapters, tmp_path / "adapters")
     driver = make_driver(adapters=folder, adapter_batching="mixed", parallel=1)
     with (folder / "shout.gguf").open("r+b") as file:
@@ -233,7 +233,7 @@ def test_who_waits_behind_a_failed_fill_is_served(
 def test_lanes_whose_sequences_went_before_they_were_filled_are_given_on(
     make_driver: MakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The step that notes the end of both fills has no batch, and nobody would wake the engine for the next."""
+    """A lane is given to the next blend when its requests were cancelled before it was filled."""
     driver = make_driver(adapter_batching="mixed", lanes=2)
     gates = hold_fills(monkeypatch, 2)
     for style in ("pirate", "shout"):
@@ -250,7 +250,7 @@ def test_lanes_whose_sequences_went_before_they_were_filled_are_given_on(
 
 
 def test_a_lane_is_filled_for_the_request_that_waits_next(make_driver: MakeDriver) -> None:
-    """While one request runs, the adapter of the next one is read; when its turn comes, its lane is ready."""
+    """While one request runs, the lane of the next request is filled."""
     driver = make_driver(adapter_batching="mixed", parallel=1)
     driver.submit("first", FRANCE, driver.voice("pirate"))
     behind = driver.submit("behind", FRANCE, driver.voice("shout"))
@@ -264,7 +264,7 @@ def test_a_lane_is_filled_for_the_request_that_waits_next(make_driver: MakeDrive
 def test_a_lane_that_cannot_be_filled_ahead_fails_its_requests_while_they_wait(
     make_driver: MakeDriver, tiny_adapters: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The file was cut: an error at once, one line in the log, and the running request goes on."""
+    """A fill ahead that fails refuses the waiting requests at once, and the running request goes on."""
     folder = shutil.copytree(tiny_adapters, tmp_path / "adapters")
     driver = make_driver(adapters=folder, adapter_batching="mixed", parallel=1)
     with (folder / "shout.gguf").open("r+b") as file:
@@ -283,7 +283,7 @@ def test_a_lane_that_cannot_be_filled_ahead_fails_its_requests_while_they_wait(
 
 
 def test_a_cancelled_request_is_gone_at_once(driver: Driver) -> None:
-    """Running or waiting; no event tells of it any more, and what it held is free."""
+    """A cancelled request, running or waiting, has no further event and holds nothing."""
     outcomes = [driver.submit(f"c{n}", WORDS, max_tokens=100, sampling=Sampling(seed=n)) for n in range(12)]
     for _ in range(3):
         driver.step()
@@ -302,7 +302,7 @@ def test_a_cancelled_request_is_gone_at_once(driver: Driver) -> None:
 
 
 def test_a_failed_batch_fails_its_requests_alone(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """llama_decode says no once: a typed error for those in the batch, and the next is answered."""
+    """When llama_decode fails once, the requests of that batch fail with a typed error and the next is answered."""
     decode = native.llama_decode
     calls = []
 
@@ -319,7 +319,7 @@ def test_a_failed_batch_fails_its_requests_alone(driver: Driver, monkeypatch: py
 
 
 def test_an_id_in_use_is_ignored(driver: Driver) -> None:
-    """The first request of that id keeps it."""
+    """A second request with an id in use is ignored, and the first one is answered."""
     first = driver.submit("same", FRANCE)
     assert driver.engine.submit(request_of("same")) == []
     driver.run()
@@ -327,12 +327,12 @@ def test_an_id_in_use_is_ignored(driver: Driver) -> None:
 
 
 def request_of(request_id: str) -> GenerationRequest:
-    """Another request of that id."""
+    """Return another request of that id."""
     return GenerationRequest(request_id, WORDS, 5, GREEDY, BASE)
 
 
-def test_stats_tell_what_is_held_and_done(make_driver: MakeDriver) -> None:
-    """Running and waiting while it works, cells while they are held, tokens since the start."""
+def test_stats_count_what_is_held_and_done(make_driver: MakeDriver) -> None:
+    """Stats count running and waiting requests, held cells, and tokens since the start."""
     driver = make_driver(parallel=2)
     for n in range(3):
         driver.submit(str(n), FRANCE)
@@ -352,7 +352,7 @@ def test_stats_tell_what_is_held_and_done(make_driver: MakeDriver) -> None:
 def test_an_adapter_overwritten_in_place_is_an_error_by_name(
     mode: str, make_driver: MakeDriver, tiny_adapters: Path, tmp_path: Path
 ) -> None:
-    """Neither rubbish nor another voice is answered under the digest of an adapter whose file was overwritten."""
+    """A request under an adapter whose file was overwritten in place fails by name."""
     shutil.copytree(tiny_adapters, tmp_path / "adapters")
     driver = make_driver(adapters=tmp_path / "adapters", adapter_batching=mode, lanes=2)
     (tmp_path / "adapters" / "pirate.gguf").write_bytes((tiny_adapters / "shout.gguf").read_bytes())

@@ -15,7 +15,7 @@ BUDGET_MS = 250
 
 
 def settle(cost_ms: Callable[[int], float], n_decode: int, n_steps: int = 40) -> list[tuple[int, float]]:
-    """Prompt tokens and length of each step on a machine where a batch costs so much."""
+    """Return prompt tokens and length of each step on a machine with the given cost of a batch."""
     pace = Pace(BUDGET_MS, N_BATCH)
     steps = []
     for _ in range(n_steps):
@@ -38,14 +38,14 @@ MACHINES: dict[str, Callable[[int], float]] = {
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("n_decode", [1, 4])
 def test_steps_fill_the_budget(machine: str, n_decode: int) -> None:
-    """Once it has settled: no step beyond 1.3 budgets, and none below 0.7 unless the batch is full."""
+    """After settling, no step takes more than 1.3 budgets, and none less than 0.7 unless the batch is full."""
     for n_prefill, elapsed_ms in settle(MACHINES[machine], n_decode)[10:]:
         assert elapsed_ms <= 1.3 * BUDGET_MS
         assert elapsed_ms >= 0.7 * BUDGET_MS or n_prefill + n_decode == N_BATCH
 
 
 def test_few_answers_wait_for_many_prompts() -> None:
-    """Up to four budgets where prompts outnumber answers; a lone prompt is never worth more than one."""
+    """Where prompts outnumber answers a step takes up to four budgets, and one lone prompt never more than one."""
     pace = Pace(BUDGET_MS, N_BATCH)
     assert pace.n_prefill(4, 1) == pace.n_prefill(4, 4) == 28
     assert pace.n_prefill(2, 4) == 62
@@ -53,7 +53,7 @@ def test_few_answers_wait_for_many_prompts() -> None:
 
 
 def test_the_first_steps_stay_near_the_budget() -> None:
-    """A slow machine's first step is narrow, and the next ones know better."""
+    """The first step is narrow enough for a slow machine, and the next ones are measured."""
     first, second, third, *_ = settle(MACHINES["small processor"], 4)
     assert first[1] < 3 * BUDGET_MS
     assert second[1] < 2 * BUDGET_MS
@@ -61,7 +61,7 @@ def test_the_first_steps_stay_near_the_budget() -> None:
 
 
 def test_one_slow_step_is_soon_forgotten() -> None:
-    """Pages read from a disk, a busy neighbour: a few steps later the width is what it was."""
+    """A few steps after one slow step the width is what it was before."""
     pace = Pace(BUDGET_MS, N_BATCH)
     cost_ms = MACHINES["small processor"]
     for _ in range(20):
@@ -74,19 +74,19 @@ def test_one_slow_step_is_soon_forgotten() -> None:
 
 
 def test_prompts_get_a_token_for_each_answer() -> None:
-    """Seven answers leave no room for nine prompt tokens in the budget; they are read all the same."""
+    """When seven answers fill the budget, nine prompt tokens are still computed beside them."""
     for n_prefill, elapsed_ms in settle(MACHINES["small processor"], 7)[10:]:
         assert n_prefill == 9
         assert elapsed_ms < 1.5 * BUDGET_MS
 
 
 def test_a_prompt_goes_on_however_slow_decoding_is() -> None:
-    """Eight answers alone take twice the budget: prompts still get a group each step."""
+    """When eight answers alone take twice the budget, prompts still get a group of tokens each step."""
     assert all(1 <= n_prefill <= 2 * GROUP for n_prefill, _ in settle(lambda n_tokens: 70 * n_tokens, 8)[10:])
 
 
 def test_a_whole_batch_without_answers_teaches_too() -> None:
-    """512 tokens took 9 s while nobody waited for a next token: the first mixed step is no stall."""
+    """A batch of 512 tokens that took 9 s makes the first mixed step narrow."""
     pace = Pace(BUDGET_MS, N_BATCH)
     for _ in range(2):
         pace.observe(0, 512, 9000)
@@ -94,7 +94,7 @@ def test_a_whole_batch_without_answers_teaches_too() -> None:
 
 
 def test_narrow_steps_teach_nothing() -> None:
-    """The end of a prompt is short because little was left, not because there is room."""
+    """A step that is narrow because few prompt tokens were left does not change the width."""
     pace = Pace(BUDGET_MS, N_BATCH)
     before = pace.n_prefill(1)
     for _ in range(10):
@@ -105,7 +105,7 @@ def test_narrow_steps_teach_nothing() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 512), st.floats(0, 1e5)), max_size=30), st.integers(0, 300))
 def test_any_measurements_give_whole_groups(steps: list[tuple[int, int, float]], n_decode: int) -> None:
-    """A clock that stands still or jumps breaks nothing."""
+    """The width stays valid when the clock stands still or jumps."""
     pace = Pace(BUDGET_MS, N_BATCH)
     for step in steps:
         pace.observe(*step)

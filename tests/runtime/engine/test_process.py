@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from runtime.config import EngineSettings
+from runtime.engine.process import raise_file_limit
 from runtime.generation import FinishReason, GenerationRequest, Prompt, Sampling, Segment
 from runtime.messages import (
     Cancel,
@@ -45,13 +47,13 @@ class Child:
         )
 
     def send(self, *commands: Command) -> None:
-        """Write commands."""
+        """Write commands to the process."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"".join(map(encode, commands)))
         self.process.stdin.flush()
 
     def next(self, *, besides: tuple[type, ...] = (Loading, Stats)) -> Event:
-        """The next event that is none of ``besides``."""
+        """Return the next event whose type is not in ``besides``."""
         assert self.process.stdout is not None
         while True:
             event = decode(self.process.stdout.readline())
@@ -60,7 +62,7 @@ class Child:
                 return event
 
     def end(self) -> tuple[int, str]:
-        """Close its input; the exit code, and what it said on stderr. Nothing may be left on stdout but events."""
+        """Close the input; return the exit code and standard error. Standard output must hold nothing but events."""
         out, err = self.process.communicate(timeout=TIMEOUT_S)
         for line in out.splitlines():
             decode(line)
@@ -69,7 +71,7 @@ class Child:
 
 @pytest.fixture
 def child() -> Iterator[Child]:
-    """A fresh process, gone after the test."""
+    """A fresh engine process, ended after the test."""
     child = Child()
     yield child
     child.process.kill()
@@ -77,18 +79,18 @@ def child() -> Iterator[Child]:
 
 
 def load(model: Path) -> Load:
-    """Load a model with one thread."""
+    """Return the command that loads a model with one thread."""
     return Load(EngineSettings(model=str(model), threads=1, lanes=2))
 
 
 def generate(request_id: str, max_tokens: int = 8, seed: int = 1) -> Generate:
-    """A long, hot answer."""
+    """Return the command for a long answer at a high temperature."""
     prompt = Prompt((Segment("What is the capital of France?", has_control_tokens=False),))
     return Generate(GenerationRequest(request_id, prompt, max_tokens, Sampling(temperature=2, seed=seed)))
 
 
 def test_a_session_from_load_to_end_of_file(child: Child, tiny_model: Path) -> None:
-    """Ready tells the model and the batching; an answer comes as Started, Text, Finished; closing its input ends it."""
+    """Ready, Started, Text and Finished come in order, and the end of the input ends the process."""
     child.send(load(tiny_model))
     ready = child.next()
     assert isinstance(ready, Ready)
@@ -106,8 +108,8 @@ def test_a_session_from_load_to_end_of_file(child: Child, tiny_model: Path) -> N
     assert "Traceback" not in err
 
 
-def test_loading_is_told(child: Child, tiny_model: Path) -> None:
-    """Fractions that grow to 1."""
+def test_loading_sends_its_progress(child: Child, tiny_model: Path) -> None:
+    """Loading events carry fractions that grow to 1."""
     child.send(load(tiny_model))
     fractions = []
     while isinstance(event := child.next(besides=()), Loading):
@@ -117,7 +119,7 @@ def test_loading_is_told(child: Child, tiny_model: Path) -> None:
 
 
 def broken_models(folder: Path, model: Path) -> dict[str, tuple[Path, str]]:
-    """What may stand where a model should be, and a word of the answer."""
+    """Return files that are no base model, and a word of the error for each."""
     content = model.read_bytes()
     files = {"empty": b"", "text": b"hello\n" * 100, "half": content[: len(content) // 2], "header": content[:500]}
     for name, data in files.items():
@@ -132,7 +134,7 @@ CASES = ("empty", "text", "half", "header", "fifo", "missing", "folder")
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_no_model_is_one_clear_line(child: Child, tiny_model: Path, tmp_path: Path, case: str) -> None:
-    """LoadFailed with the file and the way out; exit code 1; no traceback, no native noise."""
+    """A file that is no model gives LoadFailed, exit code 1, and neither a traceback nor native output."""
     path, word = broken_models(tmp_path, tiny_model)[case]
     child.send(load(path))
     failed = child.next()
@@ -147,7 +149,7 @@ def test_what_is_no_model_is_one_clear_line(child: Child, tiny_model: Path, tmp_
 
 @pytest.mark.parametrize("end", ["SIGTERM", "end of file"])
 def test_it_ends_cleanly_while_it_works(child: Child, tiny_model: Path, end: str) -> None:
-    """With answers running."""
+    """The process ends cleanly while answers are running."""
     child.send(load(tiny_model))
     assert isinstance(child.next(), Ready)
     child.send(*(generate(str(n), max_tokens=400, seed=n) for n in range(4)))
@@ -159,8 +161,8 @@ def test_it_ends_cleanly_while_it_works(child: Child, tiny_model: Path, end: str
     assert (code, "Traceback" in err) == (0, False)
 
 
-def test_a_cancellation_that_leaves_nothing_is_told(child: Child, tiny_model: Path) -> None:
-    """The last word about the load is that there is none."""
+def test_a_cancellation_that_leaves_no_request_is_reported(child: Child, tiny_model: Path) -> None:
+    """When the last request is cancelled, the next Stats event counts no request."""
     child.send(load(tiny_model))
     child.next()
     child.send(generate("one", max_tokens=200), Cancel("one"))
@@ -172,7 +174,7 @@ def test_a_cancellation_that_leaves_nothing_is_told(child: Child, tiny_model: Pa
 
 
 def test_ctrl_c_is_the_parents(child: Child, tiny_model: Path) -> None:
-    """SIGINT reaches the whole terminal; the engine goes on until its parent ends it."""
+    """The engine ignores SIGINT and goes on until its parent ends it."""
     child.send(load(tiny_model))
     assert isinstance(child.next(), Ready)
     child.process.send_signal(signal.SIGINT)
@@ -182,7 +184,7 @@ def test_ctrl_c_is_the_parents(child: Child, tiny_model: Path) -> None:
 
 
 def test_it_ends_when_nobody_reads(child: Child, tiny_model: Path) -> None:
-    """A parent that is gone is no error to shout about."""
+    """The process ends without an error message when its parent is gone."""
     child.send(load(tiny_model))
     assert isinstance(child.next(), Ready)
     assert child.process.stdout is not None
@@ -191,8 +193,8 @@ def test_it_ends_when_nobody_reads(child: Child, tiny_model: Path) -> None:
     assert child.process.wait(TIMEOUT_S) == 0
 
 
-def test_a_line_that_is_no_message_is_told_and_ignored(child: Child, tiny_model: Path) -> None:
-    """Garbage of any kind between two commands."""
+def test_a_line_that_is_no_message_is_logged_and_ignored(child: Child, tiny_model: Path) -> None:
+    """Invalid lines between two commands are logged and ignored."""
     assert child.process.stdin is not None
     child.send(load(tiny_model))
     assert isinstance(child.next(), Ready)
@@ -206,7 +208,7 @@ def test_a_line_that_is_no_message_is_told_and_ignored(child: Child, tiny_model:
 
 
 def test_the_first_command_is_load(child: Child) -> None:
-    """Anything else is a parent's mistake."""
+    """A first command other than Load ends the process with an error."""
     child.send(generate("too early"))
     code, err = child.end()
     assert code == 2
@@ -214,12 +216,12 @@ def test_the_first_command_is_load(child: Child) -> None:
 
 
 def test_no_command_at_all_is_an_end(child: Child) -> None:
-    """A parent that changed its mind."""
+    """The end of the input before any command ends the process with exit code 0."""
     assert child.end() == (0, "")
 
 
 def test_events_stand_alone_on_standard_output(tiny_model: Path) -> None:
-    """What native code or a stray print writes to descriptor 1 reaches standard error."""
+    """What native code or a print writes to descriptor 1 goes to standard error."""
     script = (
         "import os, runpy, sys\n"
         "import threading\n"
@@ -242,3 +244,17 @@ def test_events_stand_alone_on_standard_output(tiny_model: Path) -> None:
     assert b"native noise" in seen
     for line in out.splitlines():
         decode(line)
+
+
+def test_the_limit_of_open_files_is_raised() -> None:
+    """A soft limit below the hard one is raised, since every known adapter has an open file; a higher one stays."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        raise_file_limit()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert (soft, hard) == (min(hard, 10_240) if hard != resource.RLIM_INFINITY else 10_240, before[1])
+        raise_file_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -26,15 +26,15 @@ requests = st.tuples(st.sampled_from(BLENDS), starts, prompts, st.integers(0, 12
 
 
 def places_of(kind: str) -> Places:
-    """The policy by its name."""
+    """Return the policy of that name."""
     return Lanes(N_LANES) if kind == "mixed" else Turns()
 
 
 @pytest.mark.parametrize("kind", ["mixed", "grouped"])
 @settings(deadline=None)
 @given(arrivals=st.lists(requests, max_size=25))
-def test_everybody_ends_and_the_rules_hold(kind: str, arrivals: list[tuple[Any, ...]]) -> None:
-    """Any arrivals under five blends over two lanes, some from a later token on; prefixes shared, some cancelled."""
+def test_every_sequence_ends_and_the_rules_hold(kind: str, arrivals: list[tuple[Any, ...]]) -> None:
+    """Any arrivals of five blends over two lanes end, with shared prefixes and cancellations."""
     simulation = Simulation(places_of(kind))
     added: list[Sequence] = []
     for number, (under, start, prompt, max_tokens, n_steps, is_cancelled) in enumerate(arrivals):
@@ -51,7 +51,7 @@ def test_everybody_ends_and_the_rules_hold(kind: str, arrivals: list[tuple[Any, 
 
 
 def simulation_of(*sequences: Sequence, limits: EngineLimits = LIMITS, places: Places | None = None) -> Simulation:
-    """A simulation in which these wait."""
+    """Return a simulation in which these sequences wait."""
     simulation = Simulation(places or Lanes(N_LANES), limits)
     for one in sequences:
         simulation.add(one)
@@ -59,7 +59,7 @@ def simulation_of(*sequences: Sequence, limits: EngineLimits = LIMITS, places: P
 
 
 def test_requests_beyond_parallel_wait_in_order() -> None:
-    """Four run, two wait; the first of them gets the first free id."""
+    """Four sequences run and two wait; the first of these gets the first free id."""
     sequences = [sequence(str(n), max_tokens=2 + n) for n in range(6)]
     simulation = simulation_of(*sequences)
     simulation.step()
@@ -72,7 +72,7 @@ def test_requests_beyond_parallel_wait_in_order() -> None:
 
 
 def test_a_request_waits_until_all_its_cells_are_free() -> None:
-    """100 cells hold two of 40; a smaller third one does not pass the third in line."""
+    """100 cells hold two sequences of 40; a smaller request does not overtake the third one."""
     large = [sequence(f"large{n}", n_prompt=30, max_tokens=11) for n in range(3)]
     small = sequence("small", n_prompt=3, max_tokens=2)
     simulation = simulation_of(*large, small)
@@ -82,7 +82,7 @@ def test_a_request_waits_until_all_its_cells_are_free() -> None:
 
 
 def test_answers_go_on_beside_a_long_prompt() -> None:
-    """Each answering sequence has its token in every batch; the prompt takes the budget."""
+    """Each sequence in decode has one token in every batch, and the prompt takes the rest of the budget."""
     limits = EngineLimits(n_ctx=500, n_kv_cells=1000, n_parallel=4, n_batch=64, step_budget_ms=250)
     streams = [Sequence(request(str(n), max_tokens=50), [n + 1] * 3, limits.n_ctx) for n in range(3)]
     simulation = simulation_of(*streams, limits=limits)
@@ -96,7 +96,7 @@ def test_answers_go_on_beside_a_long_prompt() -> None:
 
 
 def test_an_idle_server_reads_a_prompt_in_whole_batches() -> None:
-    """Without streams nobody is made to wait."""
+    """Without sequences in decode a prompt takes whole batches."""
     limits = EngineLimits(n_ctx=500, n_kv_cells=1000, n_parallel=4, n_batch=64, step_budget_ms=250)
     simulation = simulation_of(Sequence(request(max_tokens=1), [7] * 300, limits.n_ctx), limits=limits)
     simulation.run()
@@ -104,7 +104,7 @@ def test_an_idle_server_reads_a_prompt_in_whole_batches() -> None:
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
-    """Half of the budget is the oldest's, the rest goes to who is nearest to its first token."""
+    """The oldest prompt gets half of the budget, and the prompt nearest to its first token gets the rest."""
     limits = EngineLimits(n_ctx=500, n_kv_cells=1000, n_parallel=4, n_batch=16, step_budget_ms=250)
     long = Sequence(request("long", max_tokens=1), [7] * 300, limits.n_ctx)
     short = Sequence(request("short", max_tokens=1), [8] * 8, limits.n_ctx)
@@ -115,7 +115,7 @@ def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
 
 
 def test_a_rare_blend_is_overtaken_a_bounded_number_of_times() -> None:
-    """Two blends keep both lanes busy; the third gets one after at most so many passed it."""
+    """A blend that waits for a lane is overtaken at most MAX_OVERTAKES times."""
     limits = EngineLimits(n_ctx=40, n_kv_cells=1000, n_parallel=8, n_batch=64, step_budget_ms=250)
     simulation = Simulation(Lanes(N_LANES), limits)
     common = [blend("a"), blend("b")]
@@ -133,7 +133,7 @@ def test_a_rare_blend_is_overtaken_a_bounded_number_of_times() -> None:
 
 
 def test_eight_prompts_with_one_beginning_compute_it_once() -> None:
-    """The others wait for the first one's, and take it over; another blend computes its own."""
+    """Of eight prompts under one blend the first computes the common prefix; another blend computes its own."""
     limits = EngineLimits(n_ctx=500, n_kv_cells=1000, n_parallel=8, n_batch=128, step_budget_ms=250)
     simulation = Simulation(Lanes(N_LANES), limits)
     system = list(range(200))
@@ -150,7 +150,7 @@ def test_eight_prompts_with_one_beginning_compute_it_once() -> None:
 
 
 def test_aloras_over_one_context_compute_it_once() -> None:
-    """The base model and eight aLoRAs share the tokens before the invocation; each computes its own tokens after it."""
+    """The base model and eight aLoRAs share the tokens before the invocation; each computes its own after it."""
     limits = EngineLimits(n_ctx=500, n_kv_cells=1000, n_parallel=9, n_batch=128, step_budget_ms=250)
     simulation = Simulation(Lanes(8), limits)
     context, invocation = list(range(200)), [7, 8]
@@ -164,7 +164,7 @@ def test_aloras_over_one_context_compute_it_once() -> None:
 
 
 def test_a_prompt_begins_while_the_lane_of_its_alora_is_filled() -> None:
-    """The tokens before the invocation need no lane; the others wait for it."""
+    """The tokens before an aLoRA's invocation are computed before its lane is filled."""
     limits = EngineLimits(n_ctx=500, n_kv_cells=1000, n_parallel=2, n_batch=64, step_budget_ms=250)
     places = Lanes(N_LANES)
     scheduler = Scheduler(limits, places, Prefixes(limits.n_kv_cells, range(2, 4)))

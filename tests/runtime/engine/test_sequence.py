@@ -21,7 +21,7 @@ PATHS = {
 
 @pytest.mark.parametrize(("start", "end"), list(itertools.product(State, State)), ids=lambda state: state.name)
 def test_moves_are_those_of_the_table(start: State, end: State) -> None:
-    """From every state to every state."""
+    """From every state, every move that the table does not allow is an error and changes nothing."""
     one = sequence()
     for state in PATHS[start]:
         one.move(state)
@@ -35,19 +35,19 @@ def test_moves_are_those_of_the_table(start: State, end: State) -> None:
 
 
 def test_the_context_bounds_an_answer() -> None:
-    """Prompt and answer together fill the context at most."""
+    """Prompt and answer together fill the context window at most."""
     assert sequence(n_prompt=N_CTX - 3, max_tokens=100).n_answer_max == 3
     assert sequence(n_prompt=8, max_tokens=100).n_answer_max == N_CTX - 8
 
 
 def test_the_last_token_of_an_answer_needs_no_cell() -> None:
-    """It is chosen, told, and never computed."""
+    """The last token of an answer is chosen and sent, and never goes through the model."""
     assert sequence(n_prompt=8, max_tokens=4).n_cells_max == 11
     assert sequence(n_prompt=8, max_tokens=0).n_cells_max == 8
 
 
 @pytest.mark.parametrize("n_prompt", [0, N_CTX, N_CTX + 1])
 def test_a_prompt_without_room_is_no_sequence(n_prompt: int) -> None:
-    """Whoever accepts requests has to check before."""
+    """A prompt that is empty or fills the context window is refused as a mistake of the caller."""
     with pytest.raises(ValueError, match="leaves no room"):
         Sequence(request(), list(range(n_prompt)), N_CTX)

@@ -28,7 +28,7 @@ class LanesMachine(RuleBasedStateMachine):
 
     @rule(wanted=blends)
     def enter(self, wanted: Blend) -> None:
-        """A sequence enters if there is a place."""
+        """A sequence enters if there is a lane for it."""
         if self.lanes.has_place(wanted):
             self.lanes.enter(wanted)
             self.users[wanted] = self.users.get(wanted, 0) + 1
@@ -36,7 +36,7 @@ class LanesMachine(RuleBasedStateMachine):
 
     @rule(waiting=st.lists(blends, max_size=5))
     def expect(self, waiting: list[Blend]) -> None:
-        """Sequences wait; whoever has a lane keeps it."""
+        """Sequences wait; a blend that is in use or waited for keeps its lane."""
         resident = {one for one in self.lanes.resident if self.users.get(one) or one in waiting}
         self.lanes.expect(waiting)
         self.pending += self.lanes.take_fills()
@@ -51,7 +51,7 @@ class LanesMachine(RuleBasedStateMachine):
 
     @rule()
     def fill(self) -> None:
-        """The oldest fill is done."""
+        """The oldest fill is completed."""
         if self.pending:
             done = self.pending.pop(0)
             self.held[done.lane_id] = done.blend
@@ -59,20 +59,20 @@ class LanesMachine(RuleBasedStateMachine):
 
     @invariant()
     def users_have_lanes_of_their_own(self) -> None:
-        """No two blends in use share a lane, and lane 0 is nobody's."""
+        """No two blends in use share a lane, and none of them has lane 0."""
         lanes = [self.lanes.lane_of(one) for one, n in self.users.items() if n]
         assert len(set(lanes)) == len(lanes)
         assert BASE_LANE not in lanes
 
     @invariant()
     def what_may_run_is_in_its_lane(self) -> None:
-        """A blend that is chosen has its weights where its tokens look for them."""
+        """The lane of a chosen blend holds that blend's weights."""
         for one in self.lanes.choose(one for one, n in self.users.items() if n):
             assert self.held[self.lanes.lane_of(one)] == one
 
     @invariant()
     def no_lane_is_filled_twice_at_once(self) -> None:
-        """A lane that is being written belongs to that write alone."""
+        """A lane has at most one fill that is not completed."""
         lanes = [fill.lane_id for fill in self.pending]
         assert len(set(lanes)) == len(lanes)
 
@@ -81,7 +81,7 @@ TestLanes = LanesMachine.TestCase
 
 
 def filled(*entered: Blend) -> Lanes:
-    """Lanes into which these have entered, all filled."""
+    """Return lanes that these blends have entered, all of them filled."""
     lanes = Lanes(N_LANES)
     for one in entered:
         lanes.enter(one)
@@ -91,7 +91,7 @@ def filled(*entered: Blend) -> Lanes:
 
 
 def test_the_base_needs_no_lane() -> None:
-    """It runs beside full lanes, in lane 0, with nothing to fill."""
+    """The base model runs in lane 0 beside full lanes, and nothing is filled for it."""
     lanes = filled(*BLENDS[:N_LANES])
     assert lanes.has_place(BASE)
     lanes.enter(BASE)
@@ -100,15 +100,15 @@ def test_the_base_needs_no_lane() -> None:
     lanes.leave(BASE)
 
 
-def test_a_full_house_has_places_for_those_inside_only() -> None:
-    """A blend that has a lane may bring more sequences; another waits."""
+def test_full_lanes_have_places_for_their_own_blends_only() -> None:
+    """When every lane is in use, a blend that has a lane may bring more sequences, and another blend waits."""
     lanes = filled(*BLENDS[:N_LANES])
     assert lanes.has_place(BLENDS[0])
     assert not lanes.has_place(BLENDS[3])
 
 
 def test_the_lane_idle_longest_goes_first() -> None:
-    """And a blend that comes back to its lane is filled no second time."""
+    """A new blend gets the lane idle longest, and a blend that comes back to its lane is not filled again."""
     lanes = filled(*BLENDS[:N_LANES])
     for one in (BLENDS[1], BLENDS[0], BLENDS[2]):
         lanes.leave(one)
@@ -121,13 +121,13 @@ def test_the_lane_idle_longest_goes_first() -> None:
 
 
 def test_equal_adapters_of_other_scales_have_lanes_of_their_own() -> None:
-    """The scale is part of the weights."""
+    """The same adapter with another scale needs a lane of its own."""
     lanes = filled(blend("a"), blend("a", scale=0.5))
     assert lanes.lane_of(blend("a")) != lanes.lane_of(blend("a", scale=0.5))
 
 
 def test_a_lane_in_use_or_being_filled_is_not_forgotten() -> None:
-    """Only an idle one holds nothing that somebody may still look at."""
+    """Only an idle lane can be forgotten; one that is being filled keeps its blend."""
     lanes = Lanes(N_LANES)
     lanes.enter(BLENDS[0])
     lanes.leave(BLENDS[0])
@@ -141,7 +141,7 @@ def test_a_lane_in_use_or_being_filled_is_not_forgotten() -> None:
 
 @given(st.lists(blends, max_size=20))
 def test_blends_that_wait_for_their_weights_are_not_chosen(entered: list[Blend]) -> None:
-    """Until filled, nobody's tokens look into the lane."""
+    """A blend is not chosen for a batch before its lane is filled."""
     lanes = Lanes(N_LANES)
     inside = []
     for one in entered:
@@ -167,7 +167,7 @@ def test_stats_name_every_lane_once() -> None:
 
 
 def test_idle_lanes_are_filled_for_requests_that_wait() -> None:
-    """In their order, into the lanes idle longest; the base needs none, and no request loses the lane it waits for."""
+    """Waiting blends get the lanes idle longest, in their order; no request loses the lane it waits for."""
     lanes = filled(*BLENDS[:N_LANES])
     for one in BLENDS[:N_LANES]:
         lanes.leave(one)
@@ -177,7 +177,7 @@ def test_idle_lanes_are_filled_for_requests_that_wait() -> None:
 
 
 def test_a_lane_filled_ahead_is_not_given_away_before_older_ones() -> None:
-    """It counts as used when it was filled."""
+    """A lane that was filled ahead counts as used at that moment."""
     lanes = filled(*BLENDS[:2])
     for one in BLENDS[:2]:
         lanes.leave(one)
@@ -189,7 +189,7 @@ def test_a_lane_filled_ahead_is_not_given_away_before_older_ones() -> None:
 
 
 def test_lanes_in_use_are_not_filled_ahead() -> None:
-    """A request that waits for a lane in use waits."""
+    """A lane in use is never filled for a request that waits."""
     lanes = filled(*BLENDS[:N_LANES])
     lanes.expect([BLENDS[3]])
     assert lanes.take_fills() == []

@@ -13,7 +13,7 @@ A, B = "a" * 64, "b" * 64
 
 
 def test_an_unknown_adapter_is_an_error_and_counts_nothing() -> None:
-    """Also when it is only one of two."""
+    """A blend with an unknown adapter is an error, also beside a known one, and counts no user."""
     users = AdapterUsers()
     users.put(A)
     with pytest.raises(UnknownAdapter, match="bbbbbbbbbbbb"):
@@ -22,7 +22,7 @@ def test_an_unknown_adapter_is_an_error_and_counts_nothing() -> None:
 
 
 def test_a_used_adapter_goes_with_its_last_user() -> None:
-    """No new request finds it, those that hold it keep it."""
+    """A removed adapter is not found by new requests, and its memory goes when its last sequence ends."""
     users = AdapterUsers()
     users.put(A)
     users.hold(blend("a"))
@@ -36,7 +36,7 @@ def test_a_used_adapter_goes_with_its_last_user() -> None:
 
 
 def test_an_adapter_that_comes_back_stays() -> None:
-    """Removed and added again while in use: its last user does not take it along."""
+    """An adapter that is removed and added again while in use stays when its last user ends."""
     users = AdapterUsers()
     users.put(A)
     users.hold(blend("a"))
@@ -47,12 +47,12 @@ def test_an_adapter_that_comes_back_stays() -> None:
 
 
 def test_removing_an_unknown_adapter_does_nothing() -> None:
-    """The server may remove an adapter that this engine refused."""
+    """The server may remove an adapter that this engine has refused."""
     assert not AdapterUsers().remove(B)
 
 
 def test_a_removed_adapter_is_there_until_its_last_user_ends() -> None:
-    """The engine reports its removal then, and not before."""
+    """The engine reports a removal when the last user has ended, and not before."""
     users = AdapterUsers()
     users.put(A)
     users.hold(blend("a"))
@@ -63,7 +63,7 @@ def test_a_removed_adapter_is_there_until_its_last_user_ends() -> None:
 
 
 def test_an_unknown_adapter_is_called_what_the_client_called_it() -> None:
-    """The name travels with the blend; it takes no part in comparing blends."""
+    """The client's name travels with the blend and takes no part in comparing blends."""
     member = BlendMember(A, name="pirate")
     assert member == BlendMember(A)
     with pytest.raises(UnknownAdapter, match="adapter pirate was removed") as caught:

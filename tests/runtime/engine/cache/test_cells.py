@@ -12,7 +12,7 @@ N_CELLS = 12
 
 
 class CellsMachine(RuleBasedStateMachine):
-    """Against a model that keeps a set of cells for each holder."""
+    """Compares the cells with a model that keeps a set of cells for each holder."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,12 +20,12 @@ class CellsMachine(RuleBasedStateMachine):
         self.model: dict[int, list[object]] = {}
 
     def in_use(self) -> set[object]:
-        """Cells of all holders of the model."""
+        """Return the cells that some holder of the model has."""
         return {cell for held in self.model.values() for cell in held}
 
     @rule(holder=st.integers(0, 3), n=st.integers(0, 5))
     def grow(self, holder: int, n: int) -> None:
-        """A holder takes cells if so many are free."""
+        """A holder takes cells if that many are free."""
         if n > N_CELLS - len(self.in_use()):
             with pytest.raises(ValueError, match="free"):
                 self.cells.grow(holder, n)
@@ -35,7 +35,7 @@ class CellsMachine(RuleBasedStateMachine):
 
     @rule(source=st.integers(0, 3), heir=st.integers(0, 3), n=st.integers(0, 5))
     def share(self, source: int, heir: int, n: int) -> None:
-        """A new holder holds another's first cells too."""
+        """A new holder also holds the first cells of another one."""
         if n > len(self.model.get(source, ())) or self.model.get(heir):
             with pytest.raises(ValueError, match="cannot share"):
                 self.cells.share(source, heir, n)
@@ -46,13 +46,13 @@ class CellsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(holder=st.integers(0, 3))
     def release(self, holder: int) -> None:
-        """A holder lets go of everything."""
+        """A holder releases all its cells."""
         self.cells.release(holder)
         self.model.pop(holder, None)
 
     @invariant()
     def counts_agree(self) -> None:
-        """Used cells, each holder's, and any two holders' together."""
+        """Used cells, each holder's cells and any two holders' cells together are counted right."""
         assert self.cells.n_used == len(self.in_use())
         for holder in range(4):
             assert self.cells.held_by(holder) == len(self.model.get(holder, ()))

@@ -17,17 +17,17 @@ PREFIX = SavedPrefix(Coverage(blend("a", "b", scale=0.25), 1), TOKENS, b"state" 
 
 
 def store(folder: Path, identity: str = "this model", max_bytes: int = 1 << 20) -> PrefixStore:
-    """A store of one model."""
+    """Return a store of one model."""
     return PrefixStore(folder, identity, max_bytes)
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Everything in the folder, hidden files too."""
+    """Return all files of the folder, hidden ones included."""
     return sorted(folder.iterdir())
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    """Blend with scales, tokens, state; into a folder that was not there."""
+    """Blend, scales, tokens and state come back, and a missing folder is made."""
     folder = tmp_path / "new" / "folder"
     store(folder).save(PREFIX)
     assert store(folder).has(PREFIX.coverage, TOKENS)
@@ -45,7 +45,7 @@ def test_every_blend_and_every_text_has_its_file(tmp_path: Path) -> None:
 
 
 def test_another_models_files_are_left_alone(tmp_path: Path) -> None:
-    """Not used, not deleted."""
+    """Files of another model are neither used nor deleted."""
     store(tmp_path, "another model").save(PREFIX)
     assert list(store(tmp_path).load()) == []
     assert len(files_in(tmp_path)) == 1
@@ -53,7 +53,7 @@ def test_another_models_files_are_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("position", [0, 40, 200, 500, -1])
 def test_a_broken_file_is_deleted(tmp_path: Path, position: int, caplog: pytest.LogCaptureFixture) -> None:
-    """One changed byte anywhere: never used, told in the log; a file of another model's name is not ours to delete."""
+    """A file with one changed byte is never used; it is logged and deleted unless it names another model."""
     one = store(tmp_path)
     one.save(PREFIX)
     (path,) = files_in(tmp_path)
@@ -66,7 +66,7 @@ def test_a_broken_file_is_deleted(tmp_path: Path, position: int, caplog: pytest.
 
 @pytest.mark.parametrize("size", [0, 10, 400, -1])
 def test_a_cut_file_is_deleted(tmp_path: Path, size: int) -> None:
-    """Also an empty one."""
+    """A file that was cut, or is empty, is deleted."""
     one = store(tmp_path)
     one.save(PREFIX)
     (path,) = files_in(tmp_path)
@@ -76,7 +76,7 @@ def test_a_cut_file_is_deleted(tmp_path: Path, size: int) -> None:
 
 
 def test_a_file_under_anothers_name_is_deleted(tmp_path: Path) -> None:
-    """The name is made of what is in it."""
+    """A file whose name does not follow from its content is deleted."""
     one = store(tmp_path)
     one.save(PREFIX)
     (path,) = files_in(tmp_path)
@@ -87,7 +87,7 @@ def test_a_file_under_anothers_name_is_deleted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fields", ["[" * 60_000, '{"identity": "this model", "sha256": "%s", "n_tokens": 1e999}'])
 def test_a_line_that_is_no_description_is_deleted(tmp_path: Path, fields: str) -> None:
-    """Nested beyond reason, or with a number of tokens that no integer holds."""
+    """A file whose first line is nested too deeply, or holds a number too large, is deleted."""
     line = fields.replace("%s", hashlib.sha256(b"").hexdigest())
     (tmp_path / f"{'0' * 40}.prefix").write_text(line + "\n")
     assert list(store(tmp_path).load()) == []
@@ -95,7 +95,7 @@ def test_a_line_that_is_no_description_is_deleted(tmp_path: Path, fields: str) -
 
 
 def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
-    """A folder, a link that leads nowhere, a pipe that would block for ever; the prefixes beside them serve."""
+    """A folder, a dangling link and a pipe are left alone, and the prefixes beside them are loaded."""
     (tmp_path / "folder.prefix").mkdir()
     (tmp_path / "link.prefix").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.prefix")
@@ -105,8 +105,8 @@ def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
     assert len(files_in(tmp_path)) == 4
 
 
-def test_a_folder_of_somebody_elses_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that may not be touched, or that another server has just removed."""
+def test_another_programs_files_cause_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that may not be touched, or that another server removes meanwhile, cause no error."""
     one = store(tmp_path)
     one.save(PREFIX)
 
@@ -121,7 +121,7 @@ def test_a_folder_of_somebody_elses_costs_nothing(tmp_path: Path, monkeypatch: p
 def test_a_disk_that_refuses_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No half-written file, one line in the log."""
+    """A full disk leaves no half-written file and one line in the log."""
 
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -133,7 +133,7 @@ def test_a_disk_that_refuses_costs_nothing(
 
 
 def test_the_folder_is_bounded(tmp_path: Path) -> None:
-    """The one used longest ago goes first; what is larger than all is not written."""
+    """The file used longest ago is deleted first, and a prefix larger than the bound is not written."""
     one = store(tmp_path, max_bytes=18_000)
     prefixes = [SavedPrefix(BASE_COVERAGE, (*TOKENS, number), b"x" * 5000) for number in range(4)]
     for age, prefix in enumerate(prefixes[:3]):
@@ -148,14 +148,14 @@ def test_the_folder_is_bounded(tmp_path: Path) -> None:
 
 
 def test_left_overs_of_a_crash_go(tmp_path: Path) -> None:
-    """A process killed while it wrote leaves a hidden file; the next save removes it."""
+    """The hidden file of a process that was killed while writing is removed by the next save."""
     (tmp_path / ".writing-abc").write_bytes(b"half")
     store(tmp_path).save(PREFIX)
     assert [path.suffix for path in files_in(tmp_path)] == [".prefix"]
 
 
 def test_the_identity_is_made_of_the_model(tmp_path: Path) -> None:
-    """Its header, its weights, its size, the cache's format, and llama.cpp's version."""
+    """The identity depends on header, weights, size, cache format and llama.cpp's version."""
     model = tmp_path / "model"
     model.write_bytes(b"header" + bytes(100_000))
     identities = {identity_of(model, 6, "f16", "1")}

@@ -14,12 +14,12 @@ A = Coverage(blend("a"))
 
 
 def prefixes(n_cells: int = 200) -> Prefixes:
-    """An empty cache with room for three kept prefixes."""
+    """Return an empty cache with room for three kept prefixes."""
     return Prefixes(n_cells, KEPT_IDS)
 
 
 def run(cache: Prefixes, tokens: list[int], under: Coverage = BASE_COVERAGE, *, sequence_id: int = 0) -> int:
-    """A sequence that computes ``tokens`` and ends; how many of them were there before."""
+    """Run a sequence that computes ``tokens`` and ends; return how many of them were cached before."""
     n_cached = cache.begin(sequence_id, under, tokens, len(tokens))
     cache.grow(sequence_id, len(tokens) - n_cached)
     cache.end(sequence_id, is_kept=True)
@@ -27,12 +27,12 @@ def run(cache: Prefixes, tokens: list[int], under: Coverage = BASE_COVERAGE, *, 
 
 
 def tokens_of(n: int, *, first: int = 0) -> list[int]:
-    """``n`` tokens like no others."""
+    """Return ``n`` tokens that no other prompt has."""
     return list(range(first, first + n))
 
 
 def test_the_longest_prefix_is_found() -> None:
-    """Of two kept ones, the one with more in common; all but the prompt's last token."""
+    """Of two kept prefixes the longer common one is taken, up to the token before the prompt's last."""
     cache = prefixes()
     run(cache, tokens_of(20))
     run(cache, [*tokens_of(30), 99])
@@ -41,7 +41,7 @@ def test_the_longest_prefix_is_found() -> None:
 
 
 def test_a_second_turn_pays_for_its_new_words() -> None:
-    """Prompt and answer of the first turn are the beginning of the second."""
+    """Prompt and answer of the first turn are a cached prefix of the second turn."""
     cache = prefixes()
     tokens = tokens_of(20)
     assert cache.begin(0, A, tokens, 30) == 0
@@ -54,7 +54,7 @@ def test_a_second_turn_pays_for_its_new_words() -> None:
 
 @pytest.mark.parametrize("other", [BASE, blend("b"), blend("a", scale=0.5), blend("a", "b")], ids=str)
 def test_no_other_blend_finds_it(other: Blend) -> None:
-    """Same words, other weights: other keys and values."""
+    """The same tokens under another blend have other keys and values, so they are not shared."""
     cache = prefixes()
     run(cache, tokens_of(30), A)
     assert run(cache, tokens_of(30), Coverage(other)) == 0
@@ -62,7 +62,7 @@ def test_no_other_blend_finds_it(other: Blend) -> None:
 
 
 def test_operations_come_in_order() -> None:
-    """The end keeps under another id and frees its own; the next one shares from there."""
+    """At its end a sequence is kept under another id and dropped; the next sequence shares the kept one."""
     cache = prefixes()
     run(cache, tokens_of(20))
     kept_id = KEPT_IDS[-1]
@@ -73,7 +73,7 @@ def test_operations_come_in_order() -> None:
 
 
 def test_a_longer_prefix_replaces_those_it_begins_with() -> None:
-    """And a shorter one is not kept beside it."""
+    """A longer prefix replaces a shorter one, and a shorter one is not kept beside a longer one."""
     cache = prefixes()
     run(cache, tokens_of(20))
     run(cache, tokens_of(40))
@@ -82,7 +82,7 @@ def test_a_longer_prefix_replaces_those_it_begins_with() -> None:
 
 
 def test_the_least_recently_used_makes_way() -> None:
-    """For cells, and for ids."""
+    """The least recently used prefix is evicted first, for cells and for ids."""
     cache = prefixes(100)
     for first in (0, 1000, 2000):
         run(cache, tokens_of(30, first=first))
@@ -94,7 +94,7 @@ def test_the_least_recently_used_makes_way() -> None:
 
 
 def test_kept_prefixes_never_keep_a_request_out() -> None:
-    """A cache full of them has room for whoever fits into an empty one."""
+    """A cache full of kept prefixes has room for every request that an empty cache has room for."""
     cache = prefixes(100)
     for first in (0, 1000, 2000):
         run(cache, tokens_of(33, first=first))
@@ -105,7 +105,7 @@ def test_kept_prefixes_never_keep_a_request_out() -> None:
 
 
 def test_a_kept_answer_makes_way_for_its_own_prompt() -> None:
-    """Of a kept prefix, only what is shared counts against the request that shares it."""
+    """Of a kept prefix, only the shared part counts against the request that shares it."""
     cache = prefixes(100)
     run(cache, tokens_of(90))
     assert cache.has_room(BASE_COVERAGE, tokens_of(20), 95)
@@ -114,7 +114,7 @@ def test_a_kept_answer_makes_way_for_its_own_prompt() -> None:
 
 
 def test_room_counts_what_is_shared_once() -> None:
-    """A prompt that begins like a running one needs cells for the rest alone."""
+    """A prompt that begins like a running one needs cells for the rest only."""
     cache = prefixes(100)
     cache.begin(0, BASE_COVERAGE, tokens_of(60), 70)
     cache.grow(0, 60)
@@ -124,7 +124,7 @@ def test_room_counts_what_is_shared_once() -> None:
 
 
 def test_short_and_unwanted_ones_are_not_kept() -> None:
-    """What every prompt begins with saves nobody anything; what failed cannot be trusted."""
+    """Prefixes below the minimum length and those of failed sequences are not kept."""
     cache = prefixes()
     run(cache, tokens_of(5))
     cache.begin(0, BASE_COVERAGE, tokens_of(30, first=50), 30)
@@ -134,7 +134,7 @@ def test_short_and_unwanted_ones_are_not_kept() -> None:
 
 
 def test_a_prompt_waits_for_one_that_is_coming() -> None:
-    """As long as it is being computed, and no longer."""
+    """A prompt waits for a common prefix only while a running sequence computes it."""
     cache = prefixes()
     prompt = tokens_of(150)
     cache.begin(0, A, prompt, 150)
@@ -150,8 +150,8 @@ def test_a_prompt_waits_for_one_that_is_coming() -> None:
     assert cache.begin(1, A, [*prompt, 1], 151) == 150
 
 
-def test_nobody_waits_for_one_that_has_ended() -> None:
-    """A cancelled leader's followers look for themselves, also if another has its id."""
+def test_no_prompt_waits_for_a_sequence_that_has_ended() -> None:
+    """A prompt stops waiting when the sequence it waits for ends, also if another one gets its id."""
     cache = prefixes()
     prompt = tokens_of(150)
     cache.begin(0, A, prompt, 150)
@@ -164,7 +164,7 @@ def test_nobody_waits_for_one_that_has_ended() -> None:
 
 
 def test_aloras_and_the_base_share_what_stands_before_their_invocations() -> None:
-    """A kept prefix serves another coverage as far as both run alike, whoever computed it."""
+    """A kept prefix serves another coverage as far as both have the same blends, whichever computed it."""
     cache = prefixes()
     run(cache, tokens_of(40), Coverage(blend("a"), 30))
     assert run(cache, tokens_of(40)) == 30
@@ -175,7 +175,7 @@ def test_aloras_and_the_base_share_what_stands_before_their_invocations() -> Non
 
 
 def test_a_prefix_that_an_alora_computed_does_not_replace_the_bases() -> None:
-    """Of two holders of equal tokens, each keeps those that the other's coverage does not share."""
+    """A kept prefix is replaced only by a longer one that shares all of its tokens' blends."""
     cache = prefixes()
     run(cache, tokens_of(40))
     run(cache, tokens_of(50), Coverage(blend("a"), 30))
@@ -184,7 +184,7 @@ def test_a_prefix_that_an_alora_computed_does_not_replace_the_bases() -> None:
 
 
 def test_a_hot_prefix_before_every_invocation_is_the_bases() -> None:
-    """What is saved to disk carries the blends of its own tokens, so that every aLoRA finds it."""
+    """A saved prefix carries the blends of its own tokens only, so that every aLoRA finds it."""
     cache = Prefixes(1000, KEPT_IDS)
     context = tokens_of(100)
     run(cache, [*context, 7], Coverage(blend("a"), 100))
@@ -195,7 +195,7 @@ def test_a_hot_prefix_before_every_invocation_is_the_bases() -> None:
 
 
 def test_a_prompt_waits_for_a_context_that_another_alora_computes() -> None:
-    """As far as both run alike, and no further."""
+    """A prompt waits for a running sequence as far as both have the same blends."""
     cache = prefixes()
     cache.begin(0, Coverage(blend("a"), 120), tokens_of(150), 150)
     assert cache.find_coming(Coverage(blend("b"), 100), tokens_of(150)) is not None
