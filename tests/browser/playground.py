@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from playwright.sync_api import Locator, Page, expect
 
-
 NARROW = 960
 """Below this width, in CSS pixels, the parameters lie over the columns."""
 
