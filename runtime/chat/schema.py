@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from runtime.adapters.blend import MAX_TERMS
+from runtime.adapters.blend import LORA_SCHEMA
 from runtime.chat.body import IGNORED
-from runtime.generation import MAX_SCALE
 
 _PART: Final = {
     "type": "object",
@@ -21,20 +20,11 @@ _MESSAGE: Final = {
     },
     "required": ["role", "content"],
 }
-_TERM: Final = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string"},
-        "id": {"type": "string"},
-        "scale": {"type": ["number", "null"], "minimum": -MAX_SCALE, "maximum": MAX_SCALE},
-    },
-    "additionalProperties": False,
-}
 _PENALTY: Final = {"type": ["number", "null"], "minimum": -2, "maximum": 2}
 _STOP: Final = {"type": "string", "minLength": 1, "maxLength": 1000}
 _FIELDS: Final[dict[str, Any]] = {
     "model": {"type": "string", "pattern": "^(@cf/google/)?gemma-7b-it-lora(:.+)?$"},
-    "lora": {"oneOf": [{"type": ["string", "null"]}, {"type": "array", "items": _TERM, "maxItems": MAX_TERMS}]},
+    "lora": LORA_SCHEMA,
     "max_tokens": {"type": ["integer", "null"], "minimum": 0},
     "max_completion_tokens": {"type": ["integer", "null"], "minimum": 0},
     "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 5},
