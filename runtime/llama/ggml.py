@@ -70,6 +70,8 @@ free_buffer = _declare("ggml_backend_buffer_free", None, _pointer)
 write = _declare("ggml_backend_tensor_set", None, _pointer, _pointer, _size, _size)
 read = _declare("ggml_backend_tensor_get", None, _pointer, _pointer, _size, _size)
 
+# (folder): load the backends that lie there as libraries of their own
+load_backends = _declare("ggml_backend_load_all_from_path", None, _text)
 device_count = _declare("ggml_backend_dev_count", _size)
 device = _declare("ggml_backend_dev_get", _pointer, _size)
 device_type = _declare("ggml_backend_dev_type", _int, _pointer)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 
 import llama_cpp
 import llama_cpp.llama_cpp as native
@@ -19,6 +21,8 @@ VERSION: str = llama_cpp.__version__
 """Of llama-cpp-python, which pins llama.cpp's."""
 COMMIT: str = ggml.commit().decode().removesuffix("-dirty")
 """Of llama.cpp. Every source distribution calls itself dirty, since it holds no repository."""
+_LIBRARY_FOLDER = Path(os.environ.get("LLAMA_CPP_LIB_PATH") or Path(llama_cpp.__file__).parent / "lib")
+"""Where llama-cpp-python finds its libraries."""
 _LOG = logging.getLogger("llama.cpp")
 # ggml.h, enum ggml_log_level. Its warnings are for its own developers ("overflows" the training context, for one).
 _LEVELS = {3: logging.INFO, 4: logging.ERROR}
@@ -35,6 +39,9 @@ class Library:
         # The callback object must live as long as llama.cpp may log.
         self._log_callback = native.llama_log_callback(self._log)
         native.llama_log_set(self._log_callback, None)
+        if not ggml.device_count():
+            # Built with GGML_BACKEND_DL: a library for each kind of processor lies beside libllama; the best is taken.
+            ggml.load_backends(str(_LIBRARY_FOLDER).encode())
         native.llama_backend_init()
 
     def _log(self, level: int, text: bytes, _user_data: object) -> None:
