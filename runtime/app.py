@@ -7,6 +7,7 @@ from typing import Final
 from aiohttp import web
 
 from runtime.adapters.service import AdapterService
+from runtime.admin.dialect import DIALECT as ADMIN
 from runtime.cloudflare import binding
 from runtime.cloudflare.dialect import DIALECT as CLOUDFLARE
 from runtime.config import ServerSettings
@@ -27,7 +28,7 @@ from runtime.web.limits import HttpLimits, limits_of
 from runtime.web.middleware import make_middleware, make_prepare_hook
 from runtime.web.tokens import TokenCheck
 
-DIALECTS: Final[tuple[Dialect, ...]] = (CLOUDFLARE, OPENAI, PLAYGROUND)
+DIALECTS: Final[tuple[Dialect, ...]] = (CLOUDFLARE, OPENAI, ADMIN, PLAYGROUND)
 
 
 def build_app(

@@ -89,6 +89,9 @@ class ServerSettings:
         metavar="DIR",
     )
     token_file: str = option("", "file of bearer tokens, one a line; without it loopback needs none", metavar="FILE")
+    admin_token_file: str = option(
+        "", "file of tokens that may also change adapters; needed for that where --token-file is used", metavar="FILE"
+    )
     system_role: str = option(
         "fold",
         "a system message is put before the first user turn (fold), left out as in 2024 (drop), or an error (reject)",

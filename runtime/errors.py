@@ -27,6 +27,7 @@
     ├── Unauthorized             the token is not in the list
     │   ├── MissingCredentials   the request has no token
     │   └── MalformedCredentials the header holds something else than one bearer token
+    ├── Forbidden                the token may not do that
     ├── ForeignOrigin            a page of another site asks, in the user's browser
     ├── Overloaded               the queue is full
     ├── RequestTimeout           our own time limit
@@ -214,6 +215,12 @@ class ForeignOrigin(GemlaneError):
     """A web page of another site asks, in the browser of a user who has access."""
 
     code = "foreign_origin"
+
+
+class Forbidden(GemlaneError):
+    """A token that may not do what was asked."""
+
+    code = "forbidden"
 
 
 class Overloaded(GemlaneError):

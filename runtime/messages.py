@@ -71,6 +71,14 @@ class RemoveAdapter:
 
 
 @dataclass(frozen=True, slots=True)
+class PinAdapter:
+    """Keep an adapter's weights in a lane, or let the lane be given to others again. It is not answered."""
+
+    digest: str
+    is_pinned: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Loading:
     """How much of the model file has been read, 0 to 1."""
 
@@ -209,6 +217,8 @@ class LaneStats:
     """No sequence needs the weights now; the next request under the blend finds them."""
     n_fills: int = 0
     """Times that weights were written, since the start."""
+    resident: tuple[str, ...] = ()
+    """Digests of the adapters that have a lane, alone or in a blend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +246,7 @@ class Stats:
     waiting_blends: tuple[Blend, ...]
 
 
-Command = Load | Generate | Cancel | AddAdapter | RemoveAdapter
+Command = Load | Generate | Cancel | AddAdapter | RemoveAdapter | PinAdapter
 Event = (
     Loading
     | Ready

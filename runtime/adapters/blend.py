@@ -13,7 +13,7 @@ needs the list, or the adapter's id. White space belongs to names, so none is re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,25 +22,6 @@ from runtime.generation import MAX_SCALE, Blend, BlendMember
 
 MAX_TERMS: Final = 16
 """A lane of the default rank 32 has room for four adapters of rank 8; 16 of rank 2."""
-LORA_SCHEMA: Final[Mapping[str, Any]] = {
-    "oneOf": [
-        {"type": ["string", "null"], "examples": ["pirate", "pirate:0.7", "pirate:0.5+shout:0.5"]},
-        {
-            "type": "array",
-            "maxItems": MAX_TERMS,
-            "items": {
-                "type": "object",
-                "properties": {
-                    "name": {"type": "string"},
-                    "id": {"type": "string"},
-                    "scale": {"type": ["number", "null"], "minimum": -MAX_SCALE, "maximum": MAX_SCALE},
-                },
-                "additionalProperties": False,
-            },
-        },
-    ]
-}
-"""What ``parse_lora`` reads, as JSON Schema; the grammar of strings and the rule "a name or an id" are not in it."""
 _SEPARATOR: Final = "+"
 _SCALE_MARK: Final = ":"
 # No sign "+", which separates terms, and none of the other spellings that float() reads ("nan", "1_0", other digits).

@@ -155,6 +155,11 @@ class AdapterFolder:
         if not self._taken:
             log.warning("%s holds no adapter%s", self._folder, "" if self.others else ": it is empty")
 
+    async def rescan(self) -> None:
+        """Look now, and return once what has changed is served or refused."""
+        await self._look_until_still()
+        await self.settled()
+
     async def settled(self) -> None:
         """Wait for everything that is being taken in."""
         while self._tasks:

@@ -15,6 +15,7 @@ from runtime.adapters.disk import StateDir, default_state_dir
 from runtime.adapters.folder import AdapterFolder
 from runtime.adapters.intake import Intake
 from runtime.adapters.known import KnownFiles, stamp_of
+from runtime.adapters.pins import Pins
 from runtime.adapters.store import Store
 from runtime.adapters.uploads import Uploads
 from runtime.adapters.views import CheckedAdapter
@@ -52,7 +53,8 @@ async def adapters_of(settings: Settings, engine: Engine) -> AsyncIterator[Adapt
         model = Path(settings.engine.model)
         check, converter = make_check(model), Converter(model, settings.engine.max_lora_rank)
         known = KnownFiles(state.root / "known.json", stamp_of(model))
-        store = Store(engine, settings.server.max_adapters, lambda checked: _drop(state, checked))
+        pins = Pins(settings.engine.lanes - 1, state.root / "pins.json")
+        store = Store(engine, settings.server.max_adapters, lambda checked: _drop(state, checked), pins)
         intake = Intake(state, known, check, converter, settings.server.adapter_disk_mib << 20)
         uploads = Uploads(state, store, intake)
         await uploads.load()

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from runtime.adapters.entry import AdapterEntry, Generation, view_of
 from runtime.adapters.life import USABLE, AdapterState, check_move
+from runtime.adapters.pins import Pins
 from runtime.adapters.views import (
     AdapterMove,
     AdapterView,
@@ -50,17 +51,25 @@ _SHOWN_DIGITS: Final = 12  # of a digest, in the log
 class Store:
     """All adapters of one server."""
 
-    def __init__(self, engine: Engine, max_adapters: int, on_freed: Callable[[CheckedAdapter], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        max_adapters: int,
+        on_freed: Callable[[CheckedAdapter], None],
+        pins: Pins | None = None,
+    ) -> None:
         """Start empty, and offer everything to ``engine`` each time it becomes ready.
 
         Args:
             engine: where adapters are offered and retired.
             max_adapters: how many there may be; those of the folder are always taken in, and count.
             on_freed: called when no generation has a content any more, so that its file may be deleted.
+            pins: which names keep a lane; without it none can.
         """
         self._engine = engine
         self._max_adapters = max_adapters
         self._on_freed = on_freed
+        self._pins = pins or Pins(0)
         self._adapters: dict[str, AdapterEntry] = {}
         self._id_of_name: dict[str, str] = {}
         self._retiring: list[Generation] = []
@@ -222,6 +231,21 @@ class Store:
             adapter.candidate = None
             return view_of(adapter)
 
+    async def pin(self, adapter_id: str, *, is_pinned: bool) -> AdapterView:
+        """Keep the weights of an adapter in a lane, or let the lane be given to others again.
+
+        Raises:
+            UnknownAdapter: there is no such adapter (any more).
+            AdapterBudget: the pinned adapters would leave no lane to the others.
+            StorageError: it cannot be written down.
+        """
+        async with self._changing(adapter_id) as adapter:
+            self._pins.set(adapter.new.name, is_pinned=is_pinned)
+            adapter.is_pinned = is_pinned
+            if adapter.current.digest is not None:
+                self._engine.pin_adapter(adapter.current.digest, is_pinned=is_pinned)
+            return view_of(adapter)
+
     async def close(self) -> None:
         """Stop waiting for the engine."""
         for task in list(self._tasks):
@@ -252,6 +276,7 @@ class Store:
     def _add(self, new: NewAdapter) -> AdapterView:
         generation = Generation(new)
         adapter = self._adapters[new.id] = AdapterEntry(new, generation, new.created_at)
+        adapter.is_pinned = new.name in self._pins
         self._report(generation, None, generation.state)
         return view_of(adapter)
 
@@ -299,6 +324,8 @@ class Store:
             after, error = AdapterState.REFUSED, caught
         if generation.state is AdapterState.OFFERED:
             self._move(generation, after, error)
+        if generation.state is AdapterState.READY and generation.digest and generation.adapter.name in self._pins:
+            self._engine.pin_adapter(generation.digest, is_pinned=True)
 
     def _offer_all(self) -> None:
         """An engine became ready: send it everything, before it is sent any request."""

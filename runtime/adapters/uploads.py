@@ -11,15 +11,17 @@ import contextlib
 import dataclasses
 import logging
 import shutil
+import tempfile
 import uuid
 from collections import defaultdict
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from runtime.adapters.disk import StateDir, storage_errors
 from runtime.adapters.intake import AdapterFiles, Intake
+from runtime.adapters.package import unpack
 from runtime.adapters.record import RECORD_NAME, UploadRecord, read_record, write_record
 from runtime.adapters.store import Store
 from runtime.adapters.upload_rules import CONFIG_NAME, WEIGHTS_NAME, check_config, check_file_name, check_name
@@ -129,12 +131,17 @@ class Uploads:
         return self._records[adapter_id]
 
     async def put(
-        self, name: str, source: AdapterFiles, *, expected_digest: str | None = None, must_be_new: bool = False
+        self, name: str, files: Mapping[str, Path], *, expected_digest: str | None = None, must_be_new: bool = False
     ) -> tuple[AdapterView, bool]:
         """Add a whole adapter, or replace the one of that name; the view, and whether it is new.
 
-        The files are read where they lie; what is kept is a copy, or the result of their conversion. Goes on when its
-        caller is cancelled.
+        Goes on when its caller is cancelled, since the files have come.
+
+        Args:
+            name: what requests will call it.
+            files: as ``package.unpack`` takes them; they are taken away from where they lie.
+            expected_digest: the content that is to be replaced; None: whatever there is.
+            must_be_new: replace nothing.
 
         Raises:
             InvalidAdapter, IncompatibleAdapter: the name or the content is refused; what was served is served on.
@@ -148,9 +155,6 @@ class Uploads:
             check_name(name)
             if expected_digest is not None:
                 raise GenerationMismatch(f"there is no adapter {name!r} to replace")
-            record = _new_record(name, "")
-            self._store.add(_new_adapter(record))
-            work = self._fill_new(record, source)
         else:
             if must_be_new:
                 raise GenerationMismatch(f"there is an adapter {name!r} already")
@@ -158,8 +162,16 @@ class Uploads:
                 raise AdapterConflict(
                     f"adapter {name!r} lies in the adapters folder as {view.adapter.location!r}; replace it there"
                 )
-            work = self._fill(view.id, source, expected_digest)
-        return await asyncio.shield(self._start(work)), view is None
+        with storage_errors():
+            place = Path(tempfile.mkdtemp(dir=self._state.incoming))
+            taken = {
+                file: path.replace(place / f"upload-{index + 1}") for index, (file, path) in enumerate(files.items())
+            }
+        if view is not None:
+            return await asyncio.shield(self._start(self._replace(view.id, place, taken, expected_digest))), False
+        record = _new_record(name, "")
+        self._store.add(_new_adapter(record))
+        return await asyncio.shield(self._start(self._fill_new(record, place, taken))), True
 
     async def remove(self, adapter_id: str, expected_digest: str | None = None) -> AdapterView:
         """Forget an uploaded adapter and its files; answers that run under it are finished.
@@ -245,22 +257,29 @@ class Uploads:
         (folder / WEIGHTS_NAME).unlink(missing_ok=True)
         return view
 
-    async def _fill_new(self, record: UploadRecord, source: AdapterFiles) -> AdapterView:
+    async def _fill_new(self, record: UploadRecord, place: Path, files: Mapping[str, Path]) -> AdapterView:
         self._records[record.id] = record
         try:
-            return await self._fill(record.id, source, None)
+            return await self._replace(record.id, place, files, None)
         except BaseException:
             await self._drop(record.id)
             raise
 
-    async def _fill(self, adapter_id: str, source: AdapterFiles, expected_digest: str | None) -> AdapterView:
-        prepare = self._intake.keep if source.is_gguf else self._intake.convert
-        return await self._store.fill(
-            adapter_id,
-            lambda: prepare(source),
-            lambda checked: self._commit(adapter_id, checked),
-            expected_digest,
-        )
+    async def _replace(
+        self, adapter_id: str, place: Path, files: Mapping[str, Path], expected_digest: str | None
+    ) -> AdapterView:
+        """Bring in the files in ``place``, which is deleted with them."""
+
+        async def prepare() -> CheckedAdapter:
+            source = await asyncio.to_thread(unpack, files, place)
+            return await (self._intake.keep if source.is_gguf else self._intake.convert)(source)
+
+        try:
+            return await self._store.fill(
+                adapter_id, prepare, lambda checked: self._commit(adapter_id, checked), expected_digest
+            )
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
     def _commit(self, adapter_id: str, checked: CheckedAdapter) -> None:
         """Write down which content the adapter has now."""

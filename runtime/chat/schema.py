@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from runtime.adapters.blend import LORA_SCHEMA
+from runtime.adapters.blend import MAX_TERMS
 from runtime.chat.body import IGNORED
+from runtime.generation import MAX_SCALE
 
 _PART: Final = {
     "type": "object",
@@ -20,11 +21,20 @@ _MESSAGE: Final = {
     },
     "required": ["role", "content"],
 }
+_TERM: Final = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "id": {"type": "string"},
+        "scale": {"type": ["number", "null"], "minimum": -MAX_SCALE, "maximum": MAX_SCALE},
+    },
+    "additionalProperties": False,
+}
 _PENALTY: Final = {"type": ["number", "null"], "minimum": -2, "maximum": 2}
 _STOP: Final = {"type": "string", "minLength": 1, "maxLength": 1000}
 _FIELDS: Final[dict[str, Any]] = {
     "model": {"type": "string", "pattern": "^(@cf/google/)?gemma-7b-it-lora(:.+)?$"},
-    "lora": LORA_SCHEMA,
+    "lora": {"oneOf": [{"type": ["string", "null"]}, {"type": "array", "items": _TERM, "maxItems": MAX_TERMS}]},
     "max_tokens": {"type": ["integer", "null"], "minimum": 0},
     "max_completion_tokens": {"type": ["integer", "null"], "minimum": 0},
     "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 5},

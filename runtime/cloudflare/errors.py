@@ -107,6 +107,9 @@ _TABLE: Final[dict[type, Callable[[Any], CloudflareFault]]] = {
     errors.ForeignOrigin: lambda error: CloudflareFault(
         403, 9109, f"Unauthorized to access requested resource: {error}", is_gateway=True
     ),
+    errors.Forbidden: lambda error: CloudflareFault(
+        403, 9109, f"Unauthorized to access requested resource: {error}", is_gateway=True
+    ),
     errors.UnknownRoute: lambda _: CloudflareFault(400, 7000, "No route for that URI", is_gateway=True),
     errors.MethodNotAllowed: lambda error: CloudflareFault(
         405, 7001, f"{error.method} not supported for requested URI.", is_gateway=True

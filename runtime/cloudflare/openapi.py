@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from runtime.adapters.blend import LORA_SCHEMA
 from runtime.chat.schema import CHAT_BODY
 from runtime.cloudflare.wire import MODEL, SCHEMA
 from runtime.web.openapi import (
@@ -99,22 +98,13 @@ def _look(summary: str, result: Schema, statuses: tuple[int, ...] = _LOOKING) ->
     return operation(summary, answers(_enveloped(result), _REST_ERROR, statuses))
 
 
-_RUN_INPUT: Final = {
-    **SCHEMA["input"],
-    "oneOf": [
-        {**branch, "properties": {**branch["properties"], "lora": LORA_SCHEMA}} for branch in SCHEMA["input"]["oneOf"]
-    ],
-}
-"""Cloudflare's schema, with blends of adapters beside prompts and messages."""
-
-
 def _binding_run(summary: str) -> dict[str, Any]:
-    body = record({"inputs": _RUN_INPUT}, {"options": ANYTHING})
+    body = record({"inputs": SCHEMA["input"]}, {"options": ANYTHING})
     return operation(summary, answers(_RESULT, _BINDING_ERROR, _ANSWERING, can_stream=True), body)
 
 
 _RUN: Final = operation(
-    "Run the model", answers(_enveloped(_RESULT), _REST_ERROR, _ANSWERING, can_stream=True), _RUN_INPUT
+    "Run the model", answers(_enveloped(_RESULT), _REST_ERROR, _ANSWERING, can_stream=True), SCHEMA["input"]
 )
 _CHATTING: Final = operation("Chat", answers(_CHAT, _REST_ERROR, _ANSWERING, can_stream=True), _CHAT_BODY)
 

@@ -85,6 +85,9 @@ class Adapters(Protocol):
     def forget(self, blend: Blend) -> None:
         """Drop what was prepared for a blend that no sequence uses."""
 
+    def pin(self, digest: str, *, is_pinned: bool) -> None:
+        """Keep the weights of an adapter where batches find them, or not any more."""
+
     def remove(self, digest: str) -> None:
         """Close an adapter that no sequence uses."""
 
@@ -187,6 +190,11 @@ class LlamaEngine:
             return []
         self._adapters.remove(digest)
         return [AdapterRemoved(digest)]
+
+    def pin_adapter(self, digest: str, *, is_pinned: bool) -> None:
+        """Keep a known adapter's weights in a lane, or let the lane be given to others again."""
+        if digest in self._users:
+            self._adapters.pin(digest, is_pinned=is_pinned)
 
     def step(self) -> list[Event]:
         """Run one batch; return its events, in order."""

@@ -26,6 +26,7 @@ from runtime.messages import (
     LoadFailed,
     Loading,
     Message,
+    PinAdapter,
     RemoveAdapter,
     decode,
     encode,
@@ -152,6 +153,8 @@ class Process:
                 return [self._engine.add_adapter(digest, Path(path))]
             case RemoveAdapter(digest):
                 return self._engine.remove_adapter(digest)
+            case PinAdapter(digest, is_pinned):
+                self._engine.pin_adapter(digest, is_pinned=is_pinned)
             case _:
                 _LOG.error("ignoring an unexpected %s", type(command).__name__)
         return []

@@ -80,5 +80,8 @@ class Engine(Protocol):
             AdapterError: while awaiting; the engine refused it, with the reason.
         """
 
+    def pin_adapter(self, digest: str, *, is_pinned: bool) -> None:
+        """Keep a known adapter's weights in a lane, or not any more; each engine that becomes ready has no pins."""
+
     def remove_adapter(self, digest: str) -> Awaitable[None]:
         """Let no later request use an adapter; awaiting ends once no request uses it any more, or it is added again."""

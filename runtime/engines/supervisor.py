@@ -182,6 +182,11 @@ class ChildEngine:
             self._child.end_rest()
         return asyncio.shield(self._child.add_adapter(digest, str(path)))
 
+    def pin_adapter(self, digest: str, *, is_pinned: bool) -> None:
+        """See `Engine.pin_adapter`."""
+        if self._child is not None and self._ready is not None:
+            self._child.send(messages.PinAdapter(digest, is_pinned))
+
     def remove_adapter(self, digest: str) -> Awaitable[None]:
         """See `Engine.remove_adapter`."""
         if self._child is None or self._child.ready is None:

@@ -70,6 +70,10 @@ class ObservedEngine:
         """See `Engine.add_adapter`."""
         return self._engine.add_adapter(digest, path)
 
+    def pin_adapter(self, digest: str, *, is_pinned: bool) -> None:
+        """See `Engine.pin_adapter`."""
+        self._engine.pin_adapter(digest, is_pinned=is_pinned)
+
     def remove_adapter(self, digest: str) -> Awaitable[None]:
         """See `Engine.remove_adapter`."""
         return self._engine.remove_adapter(digest)

@@ -37,6 +37,7 @@ _TABLE: Final[dict[type, OpenAIFault]] = {
     errors.UnknownAdapter: OpenAIFault(404, _INVALID, "model_not_found"),
     errors.Unauthorized: OpenAIFault(401, _INVALID, "invalid_api_key"),
     errors.ForeignOrigin: OpenAIFault(403, _INVALID, "foreign_origin"),
+    errors.Forbidden: OpenAIFault(403, _INVALID, "forbidden"),
     errors.Overloaded: OpenAIFault(429, "rate_limit_error", "rate_limit_exceeded", retry_after_s=1),
     errors.RequestTimeout: OpenAIFault(408, "timeout", "request_timeout"),
     errors.EngineUnavailable: OpenAIFault(503, "server_error", "engine_unavailable", retry_after_s=2),

@@ -15,6 +15,7 @@ _STATUSES: Final[dict[type, int]] = {
     errors.MethodNotAllowed: 405,
     errors.Unauthorized: 401,
     errors.ForeignOrigin: 403,
+    errors.Forbidden: 403,
     errors.EngineUnavailable: 503,
 }
 

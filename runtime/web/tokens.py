@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.config import ServerSettings
-from runtime.errors import ConfigError, ForeignOrigin, MalformedCredentials, MissingCredentials, Unauthorized
+from runtime.errors import ConfigError, Forbidden, ForeignOrigin, MalformedCredentials, MissingCredentials, Unauthorized
 
 _KEY_HEADERS = ("X-Auth-Key", "X-Auth-User-Service-Key")
 """Where Cloudflare's older credentials travel; the same tokens are accepted there."""
@@ -18,9 +18,13 @@ _KEY_HEADERS = ("X-Auth-Key", "X-Auth-User-Service-Key")
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The accepted tokens; none means that whoever can reach the server is welcome."""
+    """The accepted tokens; without any, every client that can reach the server is accepted.
+
+    ``admin_values`` are those that may also change adapters.
+    """
 
     values: tuple[bytes, ...] = ()
+    admin_values: tuple[bytes, ...] = ()
 
     def check(self, headers: Mapping[str, str]) -> None:
         """Let a request with one of the tokens pass; where there are none, any but one of a foreign web page.
@@ -37,10 +41,22 @@ class Tokens:
         if not self.values:
             _check_origin(headers)
             return
-        came = _digest(_credential(headers).encode("utf-8", "surrogateescape"))
-        # Every token is compared, each in constant time and by its digest: how long this takes tells nothing.
-        if not sum(hmac.compare_digest(came, _digest(value)) for value in self.values):
+        if not _is_among(headers, (*self.values, *self.admin_values)):
             raise Unauthorized("the token is not in the list of this server")
+
+    def check_admin(self, headers: Mapping[str, str]) -> None:
+        """Let a request pass that may change adapters; it has passed ``check``.
+
+        Raises:
+            MissingCredentials, MalformedCredentials: as ``check``.
+            Forbidden: the token is not one of those for changes, or there are none although tokens are used.
+        """
+        if not self.values and not self.admin_values:
+            return
+        if not self.admin_values:
+            raise Forbidden("changes to adapters need a token of their own: start the server with --admin-token-file")
+        if not _is_among(headers, self.admin_values):
+            raise Forbidden("this token may not change adapters; use one of --admin-token-file")
 
 
 class TokenCheck:
@@ -59,6 +75,10 @@ class TokenCheck:
         """Raise as `Tokens.check`."""
         self._tokens.check(headers)
 
+    def check_admin(self, headers: Mapping[str, str]) -> None:
+        """Raise as `Tokens.check_admin`."""
+        self._tokens.check_admin(headers)
+
     def reload(self) -> int:
         """Read the file again; how many tokens there are now.
 
@@ -70,25 +90,32 @@ class TokenCheck:
 
 
 def load_tokens(settings: ServerSettings) -> Tokens:
-    """The tokens of ``--token-file``, one a line; empty lines and those that begin with ``#`` do not count.
+    """The tokens of ``--token-file`` and ``--admin-token-file``.
 
     Raises:
-        ConfigError: the file cannot be read or holds none, or there is no file and the address is not loopback.
+        ConfigError: a file cannot be read or holds none, or there is no token file and the address is not loopback.
     """
-    if not settings.token_file:
-        if not settings.socket and not is_loopback(settings.host):
-            raise ConfigError(f"--host {settings.host} can be reached from outside: give --token-file as well")
-        return Tokens()
+    if not settings.token_file and not settings.socket and not is_loopback(settings.host):
+        raise ConfigError(f"--host {settings.host} can be reached from outside: give --token-file as well")
+    return Tokens(
+        _read_tokens("--token-file", settings.token_file), _read_tokens("--admin-token-file", settings.admin_token_file)
+    )
+
+
+def _read_tokens(flag: str, path: str) -> tuple[bytes, ...]:
+    """One token a line; empty lines and those that begin with ``#`` do not count."""
+    if not path:
+        return ()
     try:
-        lines = Path(settings.token_file).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
-        raise ConfigError(f"cannot read --token-file {settings.token_file}: {error.strerror}") from error
+        raise ConfigError(f"cannot read {flag} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"--token-file {settings.token_file} is not text") from error
+        raise ConfigError(f"{flag} {path} is not text") from error
     values = tuple(line.strip().encode() for line in lines if line.strip() and not line.lstrip().startswith("#"))
     if not values:
-        raise ConfigError(f"--token-file {settings.token_file} holds no token; put one on a line")
-    return Tokens(values)
+        raise ConfigError(f"{flag} {path} holds no token; put one on a line")
+    return values
 
 
 def is_loopback(host: str) -> bool:
@@ -99,6 +126,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _is_among(headers: Mapping[str, str], values: tuple[bytes, ...]) -> bool:
+    """Whether the token that came is one of these.
+
+    Every one is compared, each in constant time and by its digest: how long this takes tells nothing.
+    """
+    came = _digest(_credential(headers).encode("utf-8", "surrogateescape"))
+    return sum(hmac.compare_digest(came, _digest(value)) for value in values) > 0
 
 
 def _digest(token: bytes) -> bytes:

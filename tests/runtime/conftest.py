@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
+from runtime.adapters.pins import Pins
 from runtime.adapters.service import AdapterService
 from runtime.adapters.store import Store
 from runtime.adapters.views import CheckedAdapter, NewAdapter, Source
@@ -47,7 +48,7 @@ def engine() -> ScriptedEngine:
 @pytest.fixture
 async def store(engine: ScriptedEngine) -> Store:
     """One adapter, called pirate."""
-    store = Store(engine, 100, lambda _: None)
+    store = Store(engine, 100, lambda _: None, Pins(2))
     await put(store, PIRATE, PIRATE_FILE)
     return store
 
@@ -58,9 +59,9 @@ async def serve(engine: ScriptedEngine, store: Store) -> AsyncIterator[Serve]:
     async with AsyncExitStack() as stack:
 
         async def start(
-            adapters: AdapterService | None = None, limits: HttpLimits | None = None, **settings: Any
+            service: AdapterService | None = None, limits: HttpLimits | None = None, **settings: Any
         ) -> ClientSession:
-            app = build_app(engine, adapters or AdapterService(store), ServerSettings(**settings), limits)
+            app = build_app(engine, service or AdapterService(store), ServerSettings(**settings), limits)
             listener = await stack.enter_async_context(listen(app, "127.0.0.1", 0))
             return await stack.enter_async_context(ClientSession(listener.url))
 

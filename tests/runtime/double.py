@@ -56,6 +56,7 @@ class ScriptedEngine:
         self.refusals: dict[str, GemlaneError] = {}
         self.refuses_with: GemlaneError | None = None
         """What every adapter is refused with."""
+        self.pins: set[str] = set()
         self.offers: list[str] = []
         """Every digest that was sent, in order."""
         self.in_use: dict[str, asyncio.Event] = {}
@@ -110,6 +111,7 @@ class ScriptedEngine:
     def restart(self) -> None:
         """Become ready as an engine that knows no adapter."""
         self.adapters.clear()
+        self.pins.clear()
         for callback in self._on_ready:
             callback()
 
@@ -123,6 +125,9 @@ class ScriptedEngine:
             self.adapters[digest] = path
             answer.set_result(None)
         return answer
+
+    def pin_adapter(self, digest: str, *, is_pinned: bool) -> None:
+        (self.pins.add if is_pinned else self.pins.discard)(digest)
 
     async def remove_adapter(self, digest: str) -> None:
         self.adapters.pop(digest, None)

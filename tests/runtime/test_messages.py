@@ -55,6 +55,7 @@ EXAMPLES: tuple[messages.Message, ...] = (
     messages.AddAdapter("a" * 64, "/adapters/a.gguf"),
     messages.RemoveAdapter("a" * 64),
     messages.AdapterRemoved("a" * 64),
+    messages.PinAdapter("a" * 64, is_pinned=True),
     messages.Loading(0.5),
     messages.Ready(messages.ModelInfo("m", 1, 2, 3, 4, 5, 6, "CPU"), "mixed", "its self-check passed", "0c1e570"),
     messages.LoadFailed("model_load", "no such file"),

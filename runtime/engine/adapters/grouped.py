@@ -74,6 +74,9 @@ class GroupedAdapters:
     def forget(self, blend: Blend) -> None:
         """Do nothing: nothing is prepared for a blend."""
 
+    def pin(self, digest: str, *, is_pinned: bool) -> None:
+        """Do nothing: there are no lanes to keep."""
+
     def remove(self, digest: str) -> None:
         """Close an adapter that no sequence uses."""
         if any(member.digest == digest for member in self._current.members):

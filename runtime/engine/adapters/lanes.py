@@ -137,4 +137,5 @@ class Lanes:
             n_used=sum(lane.n_users > 0 and not lane.is_filling for lane in lanes),
             n_idle=sum(lane.blend is not None and lane.is_idle for lane in lanes),
             n_fills=self._n_fills,
+            resident=tuple(sorted({member.digest for blend in self._by_blend for member in blend.members})),
         )

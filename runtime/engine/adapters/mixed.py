@@ -13,6 +13,7 @@ from pathlib import Path
 
 from convert.gguf.header import GgufHeader
 from runtime.engine.adapters.lanes import Fill, Lanes
+from runtime.engine.adapters.pins import LanePins
 from runtime.errors import AdapterError, IncompatibleAdapter, InvalidAdapter
 from runtime.generation import Blend
 from runtime.llama.context import Chunk
@@ -49,6 +50,7 @@ class MixedAdapters:
         self._filler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lane-filler")
         self._filling: dict[Fill, Future[None]] = {}
         self.places = Lanes(bank_shape.n_lanes)
+        self._pins = LanePins(self.places)
 
     def add(self, digest: str, path: Path) -> None:
         """Open and check an adapter's file.
@@ -83,8 +85,13 @@ class MixedAdapters:
             )
         return invocation_of(files)
 
+    def pin(self, digest: str, *, is_pinned: bool) -> None:
+        """Keep a lane for an adapter as soon as one is idle, or let its lane go."""
+        (self._pins.pin if is_pinned else self._pins.unpin)(digest)
+
     def remove(self, digest: str) -> None:
         """Close an adapter that no sequence uses, and empty its lanes."""
+        self._pins.unpin(digest)
         self._retired.append(self._files.pop(digest))
         for blend in self.places.resident:
             self._forget_if_gone(blend)
@@ -103,6 +110,7 @@ class MixedAdapters:
 
     def prepare(self) -> list[tuple[Blend, AdapterError]]:
         """Start the fills that the policy asks for and note completed ones; return failed blends with their errors."""
+        self._pins.take_lanes()
         for fill in self.places.take_fills():
             members = [(self._files[member.digest], member.scale) for member in fill.blend.members]
             self._filling[fill] = self._filler.submit(self._fill, fill.lane_id, members)
@@ -114,6 +122,7 @@ class MixedAdapters:
             self._forget_if_gone(fill.blend)
             if (error := self._filling.pop(fill).exception()) is not None:
                 _LOG.error("lane %d could not be filled: %s", fill.lane_id, error)
+                self._pins.failed(fill.blend)
                 failed.append((fill.blend, error if isinstance(error, AdapterError) else InvalidAdapter(str(error))))
         self._close_retired()
         return failed

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters.life import AdapterState
+from runtime.adapters.pins import Pins
 from runtime.adapters.store import Store
 from runtime.adapters.views import AdapterMove, CheckedAdapter, NewAdapter, Source
 from runtime.errors import (
@@ -34,11 +35,11 @@ A, B = "a" * 64, "b" * 64
 class House:
     """A store, its engine, and what became free."""
 
-    def __init__(self, max_adapters: int = 10) -> None:
+    def __init__(self, max_adapters: int = 10, pins: Pins | None = None) -> None:
         self.engine = ScriptedEngine()
         self.freed: list[str] = []
         self.moves: list[AdapterMove] = []
-        self.store = Store(self.engine, max_adapters, lambda checked: self.freed.append(checked.digest))
+        self.store = Store(self.engine, max_adapters, lambda checked: self.freed.append(checked.digest), pins)
         self.store.on_move(self.moves.append)
 
     def add(self, name: str, source: Source = Source.UPLOAD) -> str:
@@ -388,6 +389,28 @@ async def test_a_removed_adapter_is_not_offered_again(house: House) -> None:
     await house.store.remove(adapter_id)
     house.engine.restart()
     assert house.engine.offers == [A]
+
+
+async def test_a_pin_belongs_to_the_name(tmp_path: Path) -> None:
+    """Every engine and every new content of the name gets it, over a restart too."""
+    house = House(pins=Pins(1, tmp_path / "pins.json"))
+    adapter_id = await house.serve("pirate", A)
+    assert (await house.store.pin(adapter_id, is_pinned=True)).is_pinned
+    assert house.engine.pins == {A}
+    house.engine.restart()
+    await house.rest()
+    assert house.engine.pins == {A}
+    await house.fill(adapter_id, B)
+    assert B in house.engine.pins
+    house = House(pins=Pins(1, tmp_path / "pins.json"))
+    adapter_id = await house.serve("pirate", B)
+    assert house.engine.pins == {B}
+    other = await house.serve("other", A)
+    with pytest.raises(AdapterBudget, match="1 adapters at most can be pinned"):
+        await house.store.pin(other, is_pinned=True)
+    assert not (await house.store.pin(adapter_id, is_pinned=False)).is_pinned
+    assert house.engine.pins == set()
+    await house.store.pin(other, is_pinned=True)
 
 
 async def test_the_number_of_uploads_is_bounded() -> None:

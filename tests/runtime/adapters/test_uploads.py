@@ -16,7 +16,7 @@ import pytest
 from runtime.adapters.check import make_check
 from runtime.adapters.converter import Converter
 from runtime.adapters.disk import StateDir
-from runtime.adapters.intake import AdapterFiles, Intake
+from runtime.adapters.intake import Intake
 from runtime.adapters.known import KnownFiles, stamp_of
 from runtime.adapters.record import RECORD_NAME, read_record
 from runtime.adapters.store import Store
@@ -78,6 +78,13 @@ class House:
         while self.store._tasks:
             await asyncio.gather(*self.store._tasks)
 
+    def files(self, adapter: str) -> dict[str, Path]:
+        """The two files of one of the tiny adapters, as they come in a form."""
+        return {
+            name: Path(shutil.copy(PEFT / adapter / name, self.state.incoming / f"{adapter}-{name}"))
+            for name in (CONFIG_NAME, WEIGHTS_NAME)
+        }
+
     def folder(self, upload_id: str) -> Path:
         """Where an upload's record lies."""
         return self.state.uploads / upload_id
@@ -100,12 +107,6 @@ class House:
                 config = json.loads(content) | changes
                 content = json.dumps({key: value for key, value in config.items() if value is not None}).encode()
             await self.uploads.add_file(upload_id, name, self.receive(content))
-
-
-def peft_files(adapter: str) -> AdapterFiles:
-    """The folder of one of the tiny adapters."""
-    folder = PEFT / adapter
-    return AdapterFiles(folder, (folder / CONFIG_NAME, folder / WEIGHTS_NAME))
 
 
 class HeldConverter:
@@ -404,10 +405,10 @@ async def test_a_spoilt_conversion_is_refused_with_its_reason(house: House, spoi
 
 async def test_put_adds_and_replaces(house: House) -> None:
     """A whole folder at once; the earlier content goes from the engine and from the disk."""
-    view, is_new = await house.uploads.put("mine", peft_files("pirate"))
+    view, is_new = await house.uploads.put("mine", house.files("pirate"))
     assert is_new
     assert house.store.resolve("mine") == house.store.resolve(view.id) == Blend((BlendMember(str(view.digest)),))
-    second, is_new = await house.uploads.put("mine", peft_files("tag"), expected_digest=view.digest)
+    second, is_new = await house.uploads.put("mine", house.files("tag"), expected_digest=view.digest)
     await house.rest()
     assert not is_new
     assert (second.id, second.digest != view.digest) == (view.id, True)
@@ -420,7 +421,7 @@ async def test_put_takes_a_gguf_as_it_is(house: House, tiny_adapters: Path) -> N
     """Its content is kept unchanged."""
     place = house.state.incoming / "pirate.gguf"
     shutil.copy(tiny_adapters / "pirate.gguf", place)
-    view, _ = await house.uploads.put("mine", AdapterFiles(place, (place,)))
+    view, _ = await house.uploads.put("mine", {"pirate.gguf": place})
     assert house.state.blob(str(view.digest)).read_bytes() == (tiny_adapters / "pirate.gguf").read_bytes()
 
 
@@ -429,11 +430,12 @@ async def test_a_put_that_is_refused_leaves_nothing(house: House) -> None:
     bad = house.state.incoming / "bad.gguf"
     bad.write_bytes(b"GGUF and no more")
     with pytest.raises(InvalidAdapter):
-        await house.uploads.put("mine", AdapterFiles(bad, (bad,)))
+        await house.uploads.put("mine", {"bad.gguf": bad})
     assert (house.store.snapshot(), list(house.state.uploads.iterdir())) == ((), [])
-    view, _ = await house.uploads.put("mine", peft_files("pirate"))
+    view, _ = await house.uploads.put("mine", house.files("pirate"))
+    bad.write_bytes(b"GGUF and no more")
     with pytest.raises(InvalidAdapter):
-        await house.uploads.put("mine", AdapterFiles(bad, (bad,)))
+        await house.uploads.put("mine", {"bad.gguf": bad})
     await house.restart()
     assert house.store.resolve("mine") == Blend((BlendMember(str(view.digest)),))
 
@@ -441,11 +443,11 @@ async def test_a_put_that_is_refused_leaves_nothing(house: House) -> None:
 async def test_puts_with_conditions(house: House) -> None:
     """A change meant for another content, or for a new name, changes nothing."""
     with pytest.raises(GenerationMismatch, match="no adapter 'mine'"):
-        await house.uploads.put("mine", peft_files("pirate"), expected_digest="a" * 64)
-    view, _ = await house.uploads.put("mine", peft_files("pirate"), must_be_new=True)
+        await house.uploads.put("mine", house.files("pirate"), expected_digest="a" * 64)
+    view, _ = await house.uploads.put("mine", house.files("pirate"), must_be_new=True)
     for condition in ({"expected_digest": "a" * 64}, {"must_be_new": True}):
         with pytest.raises(GenerationMismatch):
-            await house.uploads.put("mine", peft_files("tag"), **condition)
+            await house.uploads.put("mine", house.files("tag"), **condition)
     with pytest.raises(GenerationMismatch):
         await house.uploads.remove(view.id, "a" * 64)
     assert house.store.resolve("mine") == Blend((BlendMember(str(view.digest)),))
@@ -456,16 +458,16 @@ async def test_a_put_cannot_replace_a_file_of_the_folder(house: House) -> None:
     new = NewAdapter("an id", "pirate", Source.FOLDER, datetime(2026, 1, 1, tzinfo=UTC), "pirate.gguf")
     house.store.add(new)
     with pytest.raises(AdapterConflict, match="replace it there"):
-        await house.uploads.put("pirate", peft_files("pirate"))
+        await house.uploads.put("pirate", house.files("pirate"))
 
 
 async def test_a_conversion_is_not_done_twice(house: House) -> None:
     """Equal files give the content that is there, over a restart too."""
-    await house.uploads.put("one", peft_files("pirate"))
+    await house.uploads.put("one", house.files("pirate"))
     await house.restart()
     house.intake._converter = HeldConverter(house.converter)  # would wait for ever
     async with asyncio.timeout(10):
-        view, _ = await house.uploads.put("two", peft_files("pirate"))
+        view, _ = await house.uploads.put("two", house.files("pirate"))
     assert house.store.resolve("one") == house.store.resolve("two")
     assert house.blobs() == [f"{view.digest}.gguf"]
 
@@ -474,7 +476,7 @@ async def test_the_disk_budget(house: House) -> None:
     """What would take more is refused, and the message names the setting."""
     house.intake._max_bytes = 1
     with pytest.raises(AdapterBudget, match="--adapter-disk-mib"):
-        await house.uploads.put("mine", peft_files("pirate"))
+        await house.uploads.put("mine", house.files("pirate"))
 
 
 async def test_a_full_disk_is_our_fault(house: House) -> None:

@@ -258,7 +258,7 @@ async def test_an_upload_that_is_cut_off(client: ClientSession, uploads: Uploads
 
     async def body() -> Any:
         yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + b"x" * 200_000
-        while not list(uploads.state.incoming.glob("*/file")):  # noqa: ASYNC110 - files have no event
+        while not list(uploads.state.incoming.glob("*/*")):  # noqa: ASYNC110 - files have no event
             await asyncio.sleep(0)
         is_stuck.set()
         await asyncio.Event().wait()

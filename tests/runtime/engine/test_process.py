@@ -28,7 +28,6 @@ from runtime.messages import (
     Started,
     Stats,
     Text,
-    Working,
     decode,
     encode,
 )
@@ -53,7 +52,7 @@ class Child:
         self.process.stdin.write(b"".join(map(encode, commands)))
         self.process.stdin.flush()
 
-    def next(self, *, besides: tuple[type, ...] = (Loading, Stats, Working)) -> Event:
+    def next(self, *, besides: tuple[type, ...] = (Loading, Stats)) -> Event:
         """Return the next event whose type is not in ``besides``."""
         assert self.process.stdout is not None
         while True:
@@ -167,9 +166,9 @@ def test_a_cancellation_that_leaves_no_request_is_reported(child: Child, tiny_mo
     child.send(load(tiny_model))
     child.next()
     child.send(generate("one", max_tokens=200), Cancel("one"))
-    stats = child.next(besides=(Loading, Started, Text, Working))
+    stats = child.next(besides=(Loading, Started, Text))
     while isinstance(stats, Stats) and stats.n_running + stats.n_waiting:
-        stats = child.next(besides=(Loading, Started, Text, Working))
+        stats = child.next(besides=(Loading, Started, Text))
     assert isinstance(stats, Stats)
     assert not stats.n_kv_cells_used
 

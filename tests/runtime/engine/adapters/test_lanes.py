@@ -153,17 +153,17 @@ def test_blends_that_wait_for_their_weights_are_not_chosen(entered: list[Blend])
 
 def test_stats_name_every_lane_once() -> None:
     """A lane is empty, filling, used or idle, never two of them, and each fill is counted."""
-    lanes = Lanes(3)
+    lanes, resident = Lanes(3), ("a" * 64,)
     assert lanes.stats == LaneStats(n_empty=3)
     lanes.enter(blend("a"))
     (fill,) = lanes.take_fills()
-    assert lanes.stats == LaneStats(n_empty=2, n_filling=1, n_fills=1)
+    assert lanes.stats == LaneStats(n_empty=2, n_filling=1, n_fills=1, resident=resident)
     lanes.filled(fill.lane_id)
-    assert lanes.stats == LaneStats(n_empty=2, n_used=1, n_fills=1)
+    assert lanes.stats == LaneStats(n_empty=2, n_used=1, n_fills=1, resident=resident)
     lanes.leave(blend("a"))
-    assert lanes.stats == LaneStats(n_empty=2, n_idle=1, n_fills=1)
+    assert lanes.stats == LaneStats(n_empty=2, n_idle=1, n_fills=1, resident=resident)
     lanes.enter(blend("a"))
-    assert lanes.stats == LaneStats(n_empty=2, n_used=1, n_fills=1)
+    assert lanes.stats == LaneStats(n_empty=2, n_used=1, n_fills=1, resident=resident)
 
 
 def test_idle_lanes_are_filled_for_requests_that_wait() -> None:
