@@ -19,6 +19,9 @@ from enum import StrEnum
 STEADY_S = 30.0
 """An engine that was ready for this long starts the backoff anew when it ends."""
 MAX_BACKOFF_S = 30.0
+"""Between starts that fail."""
+MAX_PAUSE_S = 4.0
+"""Between engines that become ready and soon end: requests wait meanwhile, and loading the model is a pause too."""
 MIN_RETURN_S, MAX_RETURN_S = 60.0, 3600.0
 """How long an engine without lanes is kept before lanes are tried again: twice as long after each crash with them."""
 
@@ -190,8 +193,8 @@ class Supervision:
 
     def _backoff_s(self, *, was_ready: bool) -> float:
         """None after a first death; one that follows soon waits longer each time, a failed start at least 1 s."""
-        n_free = 2 if was_ready else 1
-        return min(MAX_BACKOFF_S, 2.0 ** (self._n_quick_deaths - n_free)) if self._n_quick_deaths >= n_free else 0.0
+        n_free, max_s = (2, MAX_PAUSE_S) if was_ready else (1, MAX_BACKOFF_S)
+        return min(max_s, 2.0 ** (self._n_quick_deaths - n_free)) if self._n_quick_deaths >= n_free else 0.0
 
     def _move(self, state: EngineState) -> None:
         if state not in MOVES[self._state]:

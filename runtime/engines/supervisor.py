@@ -136,9 +136,10 @@ class ChildEngine:
     def _limit_wait(self, ticket: Ticket | None = None) -> asyncio.TimerHandle:
         """Refuse a request, or all that wait, if the engine's start takes too long from now."""
         wait_s = max(self._ready_timeout_s, 2 * self._supervision.last_start_s)
+        n_deaths = self.status.n_deaths
 
         def refuse() -> None:
-            if self._ready is None:
+            if self._ready is None and self.status.n_deaths == n_deaths:  # a later death has a limit of its own
                 self._ledger.fail_waiting(EngineUnavailable(_LOADING, math.ceil(wait_s)), ticket)
 
         return asyncio.get_running_loop().call_later(wait_s, refuse)
@@ -212,6 +213,7 @@ class ChildEngine:
             log.error("%s; starting it again %s", reason, when)
             if self._supervision.state is EngineState.FAILED:
                 self._ledger.fail_waiting(self._unavailable())
+            self._limit_wait()
             await asyncio.sleep(delay_s)
 
     def _public(self, reason: ModelLoadError) -> str:
@@ -234,7 +236,6 @@ class ChildEngine:
             await child.run(self._is_busy, lambda event: self._notice(event, first))
             end = EngineDied("the engine process ended; it is being restarted")
             self._count_losses()
-            self._limit_wait()
         finally:
             self._child = self._ready = None
             await child.end(end)

@@ -362,6 +362,15 @@ async def test_rest_before_a_request_is_not_counted_as_silence(tmp_path: Path) -
         assert now() - asked_at >= timeout_s
 
 
+async def test_an_earlier_death_shortens_no_later_wait(tmp_path: Path) -> None:
+    """The time limit of requests that wait counts from the last death."""
+    async with running(tmp_path, ready_timeout_s=2.5) as engine:
+        await engine.start()
+        for number in range(4):
+            await kill(engine)
+            assert isinstance((await ask(engine, f"r{number}", "say one"))[-1], messages.Finished)
+
+
 async def test_a_file_that_is_gone_is_said_at_once(tmp_path: Path) -> None:
     """After a failed restart requests are refused with the time of the next attempt, and served once it succeeds."""
     async with running(tmp_path, "gone-later.gguf") as engine:

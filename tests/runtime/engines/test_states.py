@@ -8,6 +8,7 @@ import pytest
 
 from runtime.engines.states import (
     MAX_BACKOFF_S,
+    MAX_PAUSE_S,
     MOVES,
     STEADY_S,
     Ending,
@@ -114,10 +115,19 @@ def test_backoff_grows_and_a_steady_engine_resets_it() -> None:
         supervision.become_ready(now)
         delays.append(supervision.end(KILLED, now + 1))
         now += 1
-    assert delays == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, MAX_BACKOFF_S, MAX_BACKOFF_S]
+    assert delays == [0.0, 1.0, 2.0, MAX_PAUSE_S, MAX_PAUSE_S, MAX_PAUSE_S, MAX_PAUSE_S, MAX_PAUSE_S]
     supervision.begin_start(now)
     supervision.become_ready(now)
     assert supervision.end(KILLED, now + STEADY_S) == 0.0
+
+
+def test_failed_starts_are_tried_ever_more_seldom() -> None:
+    """A second, two, four ... up to the limit."""
+    supervision, delays = Supervision(has_fallback=False), []
+    for now in range(7):
+        supervision.begin_start(float(now))
+        delays.append(supervision.end(REFUSED, float(now)))
+    assert delays == [1.0, 2.0, 4.0, 8.0, 16.0, MAX_BACKOFF_S, MAX_BACKOFF_S]
 
 
 def test_the_return_to_lanes_is_no_death() -> None:

@@ -1,0 +1,59 @@
+"""The engine ends, hangs, or loops: what its clients see, and that only what they saw is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import pytest
+
+from tests.faults.world import End, World, ask_openai, expected, kill, spread
+
+POISON = "I end the engine"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV])
+async def test_a_death_costs_only_begun_streams(world: World, number: signal.Signals) -> None:
+    """Requests that had sent nothing are answered by the next engine, token for token."""
+    world.arm("step", "slow 0.1")
+    quick = [
+        (voice, question, asyncio.create_task(ask_openai(world, question, voice=voice)))
+        for voice, question in spread(20)
+    ]
+    await world.until(lambda health: health["load"]["n_running"] > 0)
+    kill(world.engine_pid, number)
+    for voice, question, task in quick:
+        assert await task == End(200, expected(voice, question))
+    health = await world.health()
+    assert f"signal {number.value}" in health["engine"]["reason"]
+
+
+@pytest.mark.parametrize("fault", ["abort", "segfault", "hang", "stop"])
+async def test_a_fault_in_a_batch_costs_no_answer(world: World, fault: str) -> None:
+    """Whatever ends the engine once, the requests of its batch run again."""
+    world.arm("decode", f"once {fault}")
+    started = time.monotonic()
+    answers = await asyncio.gather(*(ask_openai(world, question, voice=voice) for voice, question in spread(12)))
+    assert answers == [End(200, expected(voice, question)) for voice, question in spread(12)]
+    assert time.monotonic() - started < 30
+
+
+async def test_only_the_request_that_ends_the_engine_is_refused(world: World) -> None:
+    """It is known after two deaths; requests beside it are answered, and the same request is refused at once."""
+    world.arm("decode", f"abort if {POISON}")
+    n_deaths = (await world.health())["engine"]["n_deaths"]
+    poison = asyncio.create_task(ask_openai(world, POISON))
+    others = [
+        (voice, question, asyncio.create_task(ask_openai(world, question, voice=voice)))
+        for voice, question in spread(20)
+    ]
+    end = await poison
+    assert (end.status, end.error) == (
+        400,
+        "the engine process ended twice while this request was running; it is not run again",
+    )
+    for voice, question, task in others:
+        assert await task == End(200, expected(voice, question))
+    assert (await ask_openai(world, POISON)).status == 400
+    assert (await world.health())["engine"]["n_deaths"] == n_deaths + 2
