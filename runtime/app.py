@@ -17,7 +17,7 @@ from runtime.observe.events import Observers
 from runtime.observe.log import RequestLog
 from runtime.observe.prometheus import Exporter
 from runtime.openai.dialect import DIALECT as OPENAI
-from runtime.openai.routes import BASE_MODEL
+from runtime.openai.models import BASE_MODEL
 from runtime.playground import routes as playground
 from runtime.playground.dialect import DIALECT as PLAYGROUND
 from runtime.web import health, metrics, openapi, plain

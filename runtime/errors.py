@@ -6,6 +6,10 @@
     ├── ConfigError              the command line, environment or configuration file is wrong
     ├── InvalidRequest           the body breaks the contract
     │   ├── MissingBody          the body is missing
+    │   ├── InvalidParameter     one named value of the body is wrong
+    │   │   ├── UnsupportedParameter   other servers have it, this one does not
+    │   │   ├── UnknownParameter       no server is known to have it
+    │   │   └── UnsupportedGrammar     answers cannot be held to this schema or grammar
     │   ├── UnsupportedVersion   an old version of a client's protocol
     │   ├── HarmfulRequest       it ended the engine twice
     │   ├── RequestTooLarge      a body or upload over its limit
@@ -70,6 +74,34 @@ class MissingBody(InvalidRequest):
     """A request without a body, where one is needed."""
 
     code = "missing_body"
+
+
+class InvalidParameter(InvalidRequest):
+    """One value of a request is wrong; ``param`` is its key, empty where it is not known."""
+
+    code = "invalid_parameter"
+
+    def __init__(self, message: str, param: str = "") -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class UnsupportedParameter(InvalidParameter):
+    """A parameter that other servers have and this one does not."""
+
+    code = "unsupported_parameter"
+
+
+class UnknownParameter(InvalidParameter):
+    """A parameter that no server is known to have."""
+
+    code = "unknown_parameter"
+
+
+class UnsupportedGrammar(InvalidParameter):
+    """A JSON schema or a grammar that answers cannot be held to, as a whole."""
+
+    code = "unsupported_grammar"
 
 
 class UnsupportedVersion(InvalidRequest):

@@ -14,6 +14,9 @@ from enum import StrEnum
 _MIN_TEMPERATURE = 1e-5
 MAX_SCALE = 100.0
 """The largest factor on an adapter's change, of either sign."""
+MAX_GRAMMAR_CHARACTERS = 1 << 16
+MAX_LOGPROBS = 20
+"""The most alternatives to a token that a request may ask for; OpenAI's limit."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -51,18 +54,90 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Segments in order. The engine puts ``<bos>`` in front unless the text begins with it.
+    """Segments in order, or token ids.
 
+    The engine puts ``<bos>`` in front of segments unless the text begins with it; token ids stay as they are.
     ``is_chat`` says that the segments are Gemma's chat template, which only some vocabularies can write.
     """
 
     segments: tuple[Segment, ...]
     is_chat: bool = False
+    tokens: tuple[int, ...] = ()
 
     @property
     def text(self) -> str:
         """The prompt as one string, for logs and tests."""
         return "".join(segment.text for segment in self.segments)
+
+
+class GrammarKind(StrEnum):
+    """In which language a grammar is written."""
+
+    JSON_SCHEMA = "json_schema"
+    """A JSON schema; answers are JSON."""
+    GBNF = "gbnf"
+    """llama.cpp's notation, whose first rule is ``root``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What a whole answer has to match. Only the engine knows whether it can be compiled."""
+
+    kind: GrammarKind
+    text: str
+
+    def __post_init__(self) -> None:
+        """Check the size.
+
+        Raises:
+            ValueError: the text is empty, or longer than any grammar that can be compiled in time.
+        """
+        if not 0 < len(self.text) <= MAX_GRAMMAR_CHARACTERS:
+            raise ValueError(f"a grammar or schema must have 1 to {MAX_GRAMMAR_CHARACTERS} characters")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBias:
+    """What is added to the logit of one token before anything else."""
+
+    token: int
+    bias: float
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: a negative token id, or a bias that is not finite within -100..100.
+        """
+        _check_range("a biased token", self.token, 0, 2**31 - 1)
+        _check_range("a bias", self.bias, -100, 100)
+
+
+@dataclass(frozen=True, slots=True)
+class Dry:
+    """A penalty that grows with the length of a repeated passage ("don't repeat yourself"); multiplier 0 is off.
+
+    Source: llama.cpp, ``llama_sampler_init_dry``; the defaults are those of its server.
+    """
+
+    multiplier: float = 0.0
+    base: float = 1.75
+    allowed_length: int = 2
+    last_n: int = -1
+    """Tokens that are searched for repetitions; -1: all."""
+    breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    """Texts that no repeated passage reaches across."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: a value is not finite or out of its range.
+        """
+        _check_range("dry_multiplier", self.multiplier, 0, 100)
+        _check_range("dry_base", self.base, 1, 100)
+        _check_range("dry_allowed_length", self.allowed_length, 0, 1 << 20)
+        _check_range("dry_penalty_last_n", self.last_n, -1, 1 << 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +149,9 @@ class Sampling:
     - ``temperature`` 0 is greedy: the most likely token, whatever the other filters say. So is one below 1e-5, by which
       logits would be divided beyond what a float holds.
     - ``top_k`` 0 and ``top_p`` >= 1 are off; ``top_p`` 0 keeps the single most likely token.
-    - ``repetition_penalty`` 0 and 1 are off (0 would divide by zero). It counts prompt and answer;
+    - ``min_p`` 0, ``typical_p`` >= 1 and ``xtc_probability`` 0 are off.
+    - ``repetition_penalty`` 0 and 1 are off (0 would divide by zero). It counts the last ``repetition_window`` tokens
+      of prompt and answer, or all of them at -1;
       ``frequency_penalty`` and ``presence_penalty`` count the answer alone (vLLM's meaning).
     - ``seed`` None draws a fresh one; two requests with equal seed, prompt and adapters get equal answers.
     """
@@ -86,6 +163,16 @@ class Sampling:
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    repetition_window: int = -1
+    dry: Dry = field(default_factory=Dry)
+    biases: tuple[TokenBias, ...] = ()
+    ignores_end: bool = False
+    """Whether the tokens that end an answer are never chosen; it goes on to ``max_tokens`` or a stop string."""
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         """Check every range.
@@ -99,6 +186,11 @@ class Sampling:
         _check_range("repetition_penalty", self.repetition_penalty, 0, 2)
         _check_range("frequency_penalty", self.frequency_penalty, -2, 2)
         _check_range("presence_penalty", self.presence_penalty, -2, 2)
+        _check_range("min_p", self.min_p, 0, 1)
+        _check_range("typical_p", self.typical_p, 0, 1)
+        _check_range("xtc_probability", self.xtc_probability, 0, 1)
+        _check_range("xtc_threshold", self.xtc_threshold, 0, 1)
+        _check_range("repetition_window", self.repetition_window, -1, 1 << 20)
         if self.seed is not None:
             _check_range("seed", self.seed, 0, 2**63 - 1)
 
@@ -173,13 +265,19 @@ class GenerationRequest:
     sampling: Sampling = field(default_factory=Sampling)
     blend: Blend = BASE
     stop: tuple[str, ...] = ()
+    n_logprobs: int | None = None
+    """How many alternatives are told beside each token's logprob, 0 to 20; None tells no logprob at all."""
+    scores_prompt: bool = False
+    """Whether the logprobs of the prompt's tokens are told too; nothing of the prompt is then taken from the cache."""
 
     def __post_init__(self) -> None:
         """Check the counts.
 
         Raises:
-            ValueError: ``max_tokens`` is negative or a stop string is empty.
+            ValueError: a count is out of its range or a stop string is empty.
         """
+        if self.n_logprobs is not None:
+            _check_range("n_logprobs", self.n_logprobs, 0, MAX_LOGPROBS)
         _check_range("max_tokens", self.max_tokens, 0, 2**31 - 1)
         if any(not text for text in self.stop):
             raise ValueError("a stop string must not be empty")

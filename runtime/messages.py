@@ -12,7 +12,7 @@ A session::
                                     <-   AdapterRemoved(digest)        once no request runs under it
     Generate(request)               ->
                                     <-   Working(requests, limit)      whenever either changes
-                                    <-   Started, Text ..., Finished   or Failed; exactly one end for each request
+                                    <-   Accepted, Started, Text ..., Finished    or Failed; exactly one end for each
     Cancel(request_id)              ->                                 (a cancelled request is answered no more)
     end of file                     ->   the engine exits
 
@@ -161,8 +161,16 @@ class AdapterRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class Accepted:
+    """The request waits for its turn: nothing in it can be refused any more."""
+
+    request_id: str
+    n_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
-    """The prompt has been read; text comes next. ``n_cached_tokens`` of the prompt were not computed again."""
+    """The prompt has been computed; text comes next. ``n_cached_tokens`` of the prompt were not computed again."""
 
     request_id: str
     n_prompt_tokens: int
@@ -174,12 +182,43 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that could have stood in a place, and the natural logarithm of its probability."""
+
+    piece: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """A token's bytes (a control token's name), its logprob, and the likeliest tokens in its place.
+
+    Logprobs are those of the model's own logits, before temperature, penalties and filters. The first token of a
+    sequence has none.
+    """
+
+    piece: bytes
+    logprob: float | None
+    alternatives: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScores:
+    """The next tokens of a prompt whose logprobs were asked for; they come before ``Started``."""
+
+    request_id: str
+    scores: tuple[TokenScore, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """The next whole characters of an answer, and how many tokens they came from."""
 
     request_id: str
     text: str
     n_tokens: int = 1
+    scores: tuple[TokenScore, ...] = ()
+    """Those of these tokens, if the request asked for logprobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +228,8 @@ class Finished:
     request_id: str
     finish_reason: FinishReason
     usage: Usage
+    end_score: TokenScore | None = None
+    """That of the token that ended the answer, if the request asked for logprobs and the model chose one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +296,8 @@ Event = (
     | AdapterAdded
     | AdapterRefused
     | AdapterRemoved
+    | Accepted
+    | PromptScores
     | Started
     | Text
     | Finished
@@ -267,8 +310,9 @@ _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in typing.get_args(
 
 
 def encode(message: Message) -> bytes:
-    """One line of ASCII JSON with its newline; the key ``is`` names the class."""
-    line = json.dumps({"is": type(message).__name__, **dataclasses.asdict(message)}, separators=(",", ":"))
+    """One line of ASCII JSON with its newline; the key ``is`` names the class, and bytes are hexadecimal."""
+    fields = {"is": type(message).__name__, **dataclasses.asdict(message)}
+    line = json.dumps(fields, separators=(",", ":"), default=bytes.hex)
     return line.encode("ascii") + b"\n"
 
 
@@ -304,4 +348,6 @@ def _build(annotation: Any, value: Any) -> Any:
         return None if value is None else _build(inner, value)
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return annotation(value)
+    if annotation is bytes:
+        return bytes.fromhex(value)
     return value

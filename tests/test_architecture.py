@@ -68,9 +68,9 @@ def packages_of(path: Path, root: str) -> set[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=place_of)
 def test_few_files_import_native_code(path: Path) -> None:
-    """Only the named packages import ctypes or llama_cpp."""
+    """Only the named packages import ctypes, llama_cpp or llguidance."""
     if not place_of(path).startswith(NATIVE_PACKAGES):
-        assert not tops_of(path) & {"ctypes", "llama_cpp"}
+        assert not tops_of(path) & {"ctypes", "llama_cpp", "llguidance"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=place_of)
@@ -170,6 +170,7 @@ def test_only_the_standard_library_and_pinned_packages_are_imported() -> None:
         "shtab",
         "watchfiles",
         "platformdirs",
+        "llguidance",
     }
     allowed.add("yarl")  # aiohttp's own type of URLs
     for path in FILES:

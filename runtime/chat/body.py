@@ -1,8 +1,9 @@
 """The bodies of chat completions and completions: OpenAI's names -> values. Pure.
 
 Two dialects read these bodies alike; what they answer is their own. A parameter that would change the answer and that
-we do not have is refused by name; ``null`` is as good as absent. Source: OpenAI's API reference, "Create chat
-completion" and "Create completion"; ``top_k``, ``repetition_penalty`` and ``lora`` are additions, as in vLLM.
+is not served is refused by name. One that changes nothing here is ignored, and named to the client. ``null`` is as good
+as absent. Sources: OpenAI's API reference, "Create chat completion" and "Create completion"; llama.cpp
+``tools/server/README.md``; vLLM's "OpenAI-compatible server"; Ollama's ``docs/api.md``.
 """
 
 from __future__ import annotations
@@ -12,71 +13,85 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from runtime.adapters.blend import BlendTerm, parse_lora
-from runtime.errors import InvalidRequest
-from runtime.generation import Sampling
-from runtime.prompt.gemma import Message
+from runtime.chat import sampling
+from runtime.chat.fields import Field, boolean, integer, read_fields, record, text, texts
+from runtime.chat.structured import parse_structure
+from runtime.errors import InvalidParameter, UnknownParameter, UnsupportedParameter
+from runtime.generation import MAX_LOGPROBS, Sampling
 
-_ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_MAX_STOPS: Final = 16
-_MAX_STOP_LENGTH: Final = 1000
+MAX_CHOICES: Final = 128
 _MAX_TOKENS: Final = 2**31 - 1
-_SEED_MASK: Final = 2**63 - 1  # seeds may be any 64-bit integer; the engine's are not negative
+_LIMITS: Final = ("max_completion_tokens", "max_tokens", "n_predict", "num_predict")
+"""Names of the longest answer, in their order; below zero there is no limit but the context window."""
 
-_KNOWN: Final = frozenset(
-    [
-        "model",
-        "messages",
-        "prompt",
-        "max_tokens",
-        "max_completion_tokens",
-        "temperature",
-        "top_p",
-        "top_k",
-        "seed",
-        "frequency_penalty",
-        "presence_penalty",
-        "repetition_penalty",
-        "stop",
-        "stream",
-        "stream_options",
-        "lora",
-    ]
-)
+COMMON_FIELDS: Final[Mapping[str, Field]] = {
+    "model": text(),
+    **dict.fromkeys(_LIMITS, integer(-2)),
+    **sampling.FIELDS,
+    "n": integer(1, MAX_CHOICES),
+    "stop": texts(16, 1000),
+    "stream": boolean(),
+    "stream_options": record(),
+}
+CHAT_FIELDS: Final[Mapping[str, Field]] = {
+    **COMMON_FIELDS,
+    "logprobs": boolean(),
+    "top_logprobs": integer(0, MAX_LOGPROBS),
+}
+TEXT_FIELDS: Final[Mapping[str, Field]] = {
+    **COMMON_FIELDS,
+    "logprobs": integer(0, MAX_LOGPROBS),
+    "echo": boolean(),
+}
+STRUCTURE_KEYS: Final = ("response_format", "json_schema", "grammar")
 IGNORED: Final = frozenset(
     [
-        "user",
-        "metadata",
-        "store",
-        "service_tier",
-        "safety_identifier",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "reasoning_effort",
-        "verbosity",
-        "parallel_tool_calls",
-        "options",
+        *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
+        *("prompt_cache_retention", "reasoning_effort", "verbosity", "parallel_tool_calls", "options", "tools"),
+        *("chat_template_kwargs", "cache_prompt", "keep_alive", "num_ctx", "id_slot", "slot_id", "n_keep", "samplers"),
+        *("min_keep", "n_probs", "post_sampling_probs", "return_tokens", "timings_per_token", "return_progress"),
+        *("reasoning_format", "reasoning", "think", "add_generation_prompt", "add_special_tokens", "priority"),
+        *("cache_salt", "request_id", "skip_special_tokens", "spaces_between_special_tokens", "logit_bias_type"),
+        *("functions", "ttl", "draft_model", "truncate_prompt_tokens", "n_discard", "t_max_prompt_ms"),
     ]
 )
 """Known keys that change nothing in the answer of this model."""
-_REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
-    "n": (1,),
+REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
     "best_of": (1,),
-    "echo": (False,),
     "suffix": ("",),
-    "logprobs": (False, 0),
-    "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
     "tool_choice": ("none", "auto"),
-    "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
     "web_search_options": (),
+    "mirostat": (0,),
+    "mirostat_tau": (5, 5.0),
+    "mirostat_eta": (0.1,),
+    "dynatemp_range": (0, 0.0),
+    "dynatemp_exponent": (1, 1.0),
+    "top_n_sigma": (-1, -1.0),
+    "tfs_z": (1, 1.0),
+    "min_tokens": (0,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1, 1.0),
+    "early_stopping": (False,),
+    "use_beam_search": (False,),
+    "prompt_logprobs": (0,),
+    "continue_final_message": (False,),
+    "chat_template": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
+    "grammar_lazy": (False,),
+    "images": ([],),
+    "documents": ([],),
 }
-"""Keys that we do not serve, and the values of each that ask for nothing."""
+"""Keys that are not served, and the values of each that ask for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,144 +103,80 @@ class CompletionInput:
     """The adapters it names; none for the base model."""
     max_tokens: int | None
     sampling: Sampling
+    structure_param: str
+    """The key that asked for structured output; empty if none did."""
     stop: tuple[str, ...]
+    n_choices: int
+    n_logprobs: int | None
+    """How many alternatives stand beside each token's logprob; None: no logprobs at all."""
+    has_echo: bool
+    """Whether the prompt is part of the answer."""
     is_stream: bool
     includes_usage: bool
     """Whether a stream is to end with its token counts."""
+    ignored: tuple[str, ...]
+    """Keys that came and changed nothing."""
 
 
-def parse_completion(body: Mapping[str, Any], *, is_strict: bool = True) -> CompletionInput:
-    """Everything but the prompt. ``is_strict`` refuses keys that nobody has heard of, as OpenAI does.
+def parse_chat(body: Mapping[str, Any], *, is_strict: bool = True) -> CompletionInput:
+    """Everything of a chat completion but its messages. ``is_strict`` refuses keys that no server is known to have.
 
     Raises:
-        InvalidRequest: a value of the wrong type or out of its range, or a parameter that is not served.
+        InvalidParameter: a value of the wrong type or out of its range, or a parameter that is not served.
     """
-    fields = {key: value for key, value in body.items() if value is not None}
-    _refuse_unserved(fields, is_strict=is_strict)
-    limits = [_integer(fields, name, 0, None) for name in ("max_completion_tokens", "max_tokens")]
-    max_tokens = next((limit for limit in limits if limit is not None), None)
-    stream_options = _typed(fields, "stream_options", dict, "an object") or {}
+    values = _read(CHAT_FIELDS, body, {"messages"}, is_strict=is_strict)
+    n_logprobs = values.get("top_logprobs", 0) if values.get("logprobs") else None
+    if n_logprobs is None and values.get("top_logprobs"):
+        raise InvalidParameter("top_logprobs needs logprobs to be true", "top_logprobs")
+    return _input(body, values, n_logprobs)
+
+
+def parse_text(body: Mapping[str, Any]) -> CompletionInput:
+    """Everything of a plain completion but its prompts.
+
+    Raises:
+        InvalidParameter: a value of the wrong type or out of its range, or a parameter that is not served.
+    """
+    body = {key: value for key, value in body.items() if not (key == "logprobs" and value is False)}
+    values = _read(TEXT_FIELDS, body, {"prompt"}, is_strict=True)
+    return _input(body, values, values.get("logprobs"))
+
+
+def _read(fields: Mapping[str, Field], body: Mapping[str, Any], others: set[str], *, is_strict: bool) -> dict[str, Any]:
+    known = {*fields, *others, *STRUCTURE_KEYS, "lora"}
+    for key, value in body.items():
+        if value is None or key in known or key in IGNORED:
+            continue
+        if key in REFUSED:
+            if not any(value == neutral and type(value) is type(neutral) for neutral in REFUSED[key]):
+                raise UnsupportedParameter(f"{key} is not served by this server; leave it out", key)
+        elif is_strict:
+            raise UnknownParameter(f"unknown parameter {key[:100]!r}", key[:100])
+    return read_fields(fields, body)
+
+
+def _input(body: Mapping[str, Any], values: Mapping[str, Any], n_logprobs: int | None) -> CompletionInput:
+    structure = parse_structure(body)
+    stream_options = read_fields({"include_usage": boolean()}, values.get("stream_options", {}))
     return CompletionInput(
-        model=_typed(fields, "model", str, "a string") or "",
-        lora=parse_lora(fields.get("lora")),
-        max_tokens=None if max_tokens is None else min(max_tokens, _MAX_TOKENS),
-        sampling=_sampling(fields),
-        stop=_stops(fields.get("stop")),
-        is_stream=_typed(fields, "stream", bool, "a boolean") or False,
-        includes_usage=_typed(stream_options, "include_usage", bool, "a boolean") or False,
+        model=values.get("model", ""),
+        lora=parse_lora(body.get("lora")),
+        max_tokens=_limit(values),
+        sampling=sampling.parse_sampling(body, structure.grammar if structure else None),
+        structure_param=structure.param if structure else "",
+        stop=values.get("stop", ()),
+        n_choices=values.get("n", 1),
+        n_logprobs=n_logprobs,
+        has_echo=values.get("echo", False),
+        is_stream=values.get("stream", False),
+        includes_usage=stream_options.get("include_usage", False),
+        ignored=tuple(sorted(key for key in IGNORED if body.get(key) is not None)),
     )
 
 
-def parse_messages(body: Mapping[str, Any]) -> tuple[Message, ...]:
-    """The conversation; content given in parts is joined, and an assistant's may be null.
-
-    Raises:
-        InvalidRequest: no list of messages, an unknown role, or content that is not text.
-    """
-    items = body.get("messages")
-    if not isinstance(items, list) or not items:
-        raise InvalidRequest("messages must be a list of at least one message")
-    return tuple(_message(item, f"messages[{index}]") for index, item in enumerate(items))
-
-
-def parse_prompt(body: Mapping[str, Any]) -> str:
-    """The prompt of a plain completion.
-
-    Raises:
-        InvalidRequest: not one text; token ids and several prompts are not served.
-    """
-    prompt = body.get("prompt")
-    if isinstance(prompt, list) and len(prompt) == 1:
-        (prompt,) = prompt
-    if not isinstance(prompt, str):
-        raise InvalidRequest("prompt must be one string; token ids and several prompts are not served")
-    return prompt
-
-
-def _refuse_unserved(fields: Mapping[str, Any], *, is_strict: bool) -> None:
-    for key, value in fields.items():
-        if key in _REFUSED:
-            if not any(value == harmless and type(value) is type(harmless) for harmless in _REFUSED[key]):
-                raise InvalidRequest(f"{key} is not served by this server; leave it out")
-        elif is_strict and key not in _KNOWN | IGNORED:
-            raise InvalidRequest(f"unknown parameter {key[:100]!r}")
-
-
-def _message(item: Any, place: str) -> Message:
-    if not isinstance(item, dict):
-        raise InvalidRequest(f"{place} must be an object")
-    role = item.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise InvalidRequest(f"{place}.role must be one of {', '.join(_ROLES)}, not {str(role)[:100]!r}")
-    return Message(_ROLES[role], _content(item.get("content"), f"{place}.content", may_be_null=role == "assistant"))
-
-
-def _content(content: Any, place: str, *, may_be_null: bool) -> str:
-    if isinstance(content, str):
-        return content
-    if content is None and may_be_null:
-        return ""
-    if not isinstance(content, list):
-        raise InvalidRequest(f"{place} must be a string or a list of text parts")
-    return "".join(_part(part, f"{place}[{index}]") for index, part in enumerate(content))
-
-
-def _part(part: Any, place: str) -> str:
-    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
-    if not isinstance(text, str):
-        raise InvalidRequest(f"{place} must be a part of type text; this model reads nothing else")
-    return text
-
-
-def _sampling(fields: Mapping[str, Any]) -> Sampling:
-    seed = _integer(fields, "seed", None, None)
-    numbers = {
-        "temperature": _number(fields, "temperature", 0, 5),
-        "top_p": _number(fields, "top_p", 0, 2),
-        "repetition_penalty": _number(fields, "repetition_penalty", 0, 2),
-        "frequency_penalty": _number(fields, "frequency_penalty", -2, 2),
-        "presence_penalty": _number(fields, "presence_penalty", -2, 2),
-    }
-    return Sampling(
-        **{name: number for name, number in numbers.items() if number is not None},
-        top_k=_integer(fields, "top_k", 0, 1_000_000) or 0,
-        seed=None if seed is None else seed & _SEED_MASK,
-    )
-
-
-def _stops(value: Any) -> tuple[str, ...]:
-    stops = [value] if isinstance(value, str) else [] if value is None else value
-    if not isinstance(stops, list) or len(stops) > _MAX_STOPS:
-        raise InvalidRequest(f"stop must be a string or a list of at most {_MAX_STOPS}")
-    if not all(isinstance(stop, str) and 0 < len(stop) <= _MAX_STOP_LENGTH for stop in stops):
-        raise InvalidRequest(f"each stop must be a string of 1 to {_MAX_STOP_LENGTH} characters")
-    return tuple(dict.fromkeys(stops))
-
-
-def _typed(fields: Mapping[str, Any], name: str, kind: type, words: str) -> Any:
-    value = fields.get(name)
-    if value is not None and not isinstance(value, kind):
-        raise InvalidRequest(f"{name} must be {words}")
-    return value
-
-
-def _number(fields: Mapping[str, Any], name: str, low: float, high: float) -> float | None:
-    value = fields.get(name)
-    if value is None:
+def _limit(values: Mapping[str, Any]) -> int | None:
+    """The longest answer; the first name wins."""
+    limit = next((values[name] for name in _LIMITS if name in values), None)
+    if limit is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise InvalidRequest(f"{name} must be a number between {low} and {high}")
-    return float(value)
-
-
-def _integer(fields: Mapping[str, Any], name: str, low: int | None, high: int | None) -> int | None:
-    value = fields.get(name)
-    if value is None:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequest(f"{name} must be a whole number")
-    if (low is not None and value < low) or (high is not None and value > high):
-        raise InvalidRequest(f"{name} must be at least {low}" + (f" and at most {high}" if high is not None else ""))
-    return value
+    return min(limit, _MAX_TOKENS) if limit >= 0 else _MAX_TOKENS

@@ -1,11 +1,15 @@
-"""What ``chat`` accepts, as JSON Schema, for the API's description."""
+"""What ``body`` accepts, as JSON Schema, for the API's description."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from runtime.adapters.blend import MAX_TERMS
-from runtime.chat.body import IGNORED
+from runtime.chat.body import CHAT_FIELDS, IGNORED, TEXT_FIELDS
+from runtime.chat.fields import Field
+from runtime.chat.messages import MAX_MESSAGES, ROLES
+from runtime.chat.prompts import MAX_PROMPTS
 from runtime.generation import MAX_SCALE
 
 _PART: Final = {
@@ -16,8 +20,8 @@ _PART: Final = {
 _MESSAGE: Final = {
     "type": "object",
     "properties": {
-        "role": {"enum": ["system", "developer", "user", "assistant"]},
-        "content": {"oneOf": [{"type": "string"}, {"type": "array", "items": _PART}]},
+        "role": {"enum": list(ROLES)},
+        "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}]},
     },
     "required": ["role", "content"],
 }
@@ -30,38 +34,57 @@ _TERM: Final = {
     },
     "additionalProperties": False,
 }
-_PENALTY: Final = {"type": ["number", "null"], "minimum": -2, "maximum": 2}
-_STOP: Final = {"type": "string", "minLength": 1, "maxLength": 1000}
-_FIELDS: Final[dict[str, Any]] = {
-    "model": {"type": "string", "pattern": "^(@cf/google/)?gemma-7b-it-lora(:.+)?$"},
-    "lora": {"oneOf": [{"type": ["string", "null"]}, {"type": "array", "items": _TERM, "maxItems": MAX_TERMS}]},
-    "max_tokens": {"type": ["integer", "null"], "minimum": 0},
-    "max_completion_tokens": {"type": ["integer", "null"], "minimum": 0},
-    "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 5},
-    "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 2},
-    "top_k": {"type": ["integer", "null"], "minimum": 0, "maximum": 1_000_000},
-    "seed": {"type": ["integer", "null"]},
-    "repetition_penalty": {"type": ["number", "null"], "minimum": 0, "maximum": 2},
-    "frequency_penalty": _PENALTY,
-    "presence_penalty": _PENALTY,
-    "stop": {"oneOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": 16}, {"type": "null"}]},
-    "stream": {"type": ["boolean", "null"]},
-    "stream_options": {"type": ["object", "null"], "properties": {"include_usage": {"type": ["boolean", "null"]}}},
-    "n": {"enum": [1, None]},
-    **{key: {} for key in sorted(IGNORED)},
+_LORA: Final = {"oneOf": [{"type": ["string", "null"]}, {"type": "array", "items": _TERM, "maxItems": MAX_TERMS}]}
+_TOKENS: Final = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}, "minItems": 1}
+_PROMPT: Final = {
+    "anyOf": [
+        {"type": "string"},
+        _TOKENS,
+        {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_PROMPTS},
+    ]
+}
+_MODEL: Final = {"type": "string", "pattern": "^(@cf/google/)?gemma-7b-it-lora(:.+)?$"}
+_FORMAT: Final = {
+    "anyOf": [
+        {"type": "object", "properties": {"type": {"enum": ["text", "json_object"]}}, "required": ["type"]},
+        {
+            "type": "object",
+            "properties": {
+                "type": {"const": "json_schema"},
+                "json_schema": {
+                    "type": "object",
+                    "properties": {"name": {"type": "string"}, "schema": {"type": "object"}},
+                    "required": ["name", "schema"],
+                },
+            },
+            "required": ["type", "json_schema"],
+        },
+    ]
 }
 
 
-def _body(**prompt: Any) -> dict[str, Any]:
+def _body(fields: Mapping[str, Field], prompt: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    properties = {name: field.schema for name, field in fields.items()}
     return {
         "type": "object",
-        "properties": {**_FIELDS, **prompt},
+        "properties": {
+            **properties,
+            **{key: {} for key in sorted(IGNORED)},
+            "model": _MODEL,
+            "lora": _LORA,
+            **more,
+            **prompt,
+        },
         "required": ["model", *prompt],
         "additionalProperties": False,
     }
 
 
-CHAT_BODY: Final = _body(messages={"type": "array", "items": _MESSAGE, "minItems": 1})
+CHAT_BODY: Final = _body(
+    CHAT_FIELDS,
+    {"messages": {"type": "array", "items": _MESSAGE, "minItems": 1, "maxItems": MAX_MESSAGES}},
+    response_format=_FORMAT,
+)
 """A chat completion."""
-TEXT_BODY: Final = _body(prompt={"type": "string"})
+TEXT_BODY: Final = _body(TEXT_FIELDS, {"prompt": _PROMPT}, response_format=_FORMAT, grammar={"type": "string"})
 """A plain completion."""

@@ -13,17 +13,19 @@ from typing import Any, Final
 from aiohttp import web
 
 from runtime.adapters.blend import blend_of, parse_lora
-from runtime.chat.body import parse_completion, parse_messages
+from runtime.chat.body import CompletionInput, parse_chat
+from runtime.chat.messages import parse_messages
 from runtime.cloudflare.run import NEURONS
 from runtime.cloudflare.wire import DONE, MODEL, check_model, render_frame, render_usage
-from runtime.errors import MethodNotAllowed, UnknownModel
+from runtime.errors import MethodNotAllowed, UnknownModel, UnsupportedGrammar, UnsupportedParameter
 from runtime.generation import FinishReason, GenerationRequest, Usage
 from runtime.prompt import gemma
 from runtime.prompt.gemma import SystemRole
-from runtime.web.answers import collect, stream
+from runtime.web.answers import Ask, collect, stream
 from runtime.web.body import parse_json_object, render_json
-from runtime.web.keys import LIMITS, REQUEST_ID, SETTINGS, STORE
+from runtime.web.keys import IGNORED, LIMITS, REQUEST_ID, SETTINGS, STORE
 from runtime.web.limits import read_body
+from runtime.web.streams import TextEnd, TextPiece
 
 _DEFAULT_MAX_TOKENS: Final = 256  # the schema's, as for the native route
 
@@ -34,16 +36,24 @@ class WorkersChatFrames:
 
     created_ms: int
 
-    def text(self, text: str) -> bytes:
+    def start(self) -> bytes:
+        """Nothing: no chunk holds the role."""
+        return b""
+
+    def text(self, piece: TextPiece) -> bytes:
         """A content chunk."""
         head = {"id": f"id-{self.created_ms}", "created": self.created_ms // 1000, "model": MODEL}
-        choice = {"index": 0, "delta": {"content": text}}
+        choice = {"index": piece.index, "delta": {"content": piece.text}}
         return render_frame({**head, "object": "chat.completion.chunk", "choices": [choice]})
 
-    def end(self, reason: FinishReason, usage: Usage) -> bytes:
-        """The last chunk, with why it ended and usage, and ``[DONE]``."""
-        choice = {"index": 0, "delta": {}, "finish_reason": reason.value}
-        return render_frame(_object(self.created_ms, "chat.completion.chunk", choice, usage)) + DONE
+    def end(self, end: TextEnd) -> bytes:
+        """The last chunk, with why the answer ended and usage."""
+        choice = {"index": end.index, "delta": {}, "finish_reason": end.reason.value}
+        return render_frame(_object(self.created_ms, "chat.completion.chunk", choice, end.usage))
+
+    def close(self, _usage: Usage) -> bytes:
+        """The end of the stream."""
+        return DONE
 
     def error(self, _error: Exception) -> bytes:
         """Nothing: the stream stops without ``[DONE]`` and its connection closes."""
@@ -71,9 +81,11 @@ def _object(created_ms: int, kind: str, choice: dict[str, Any], usage: Usage) ->
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Answer one chat; keys that nobody knows are ignored, as in the native route."""
     body = parse_json_object(await read_body(request, request.app[LIMITS]))
-    asked = parse_completion(body, is_strict=False)
-    messages = parse_messages(body)
+    asked = parse_chat(body, is_strict=False)
+    messages = parse_messages(body.get("messages"))
     check_model(asked.model)
+    _refuse_choices(asked)
+    request[IGNORED] = asked.ignored
     lora = asked.lora or parse_lora(request.query.get("lora"))
     generation = GenerationRequest(
         request_id=request[REQUEST_ID],
@@ -83,12 +95,32 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         blend=blend_of(lora, request.app[STORE].member),
         stop=asked.stop,
     )
+    try:
+        return await _answer(request, generation, is_stream=asked.is_stream)
+    except UnsupportedGrammar as error:
+        # The engine knows what is wrong with the grammar, and not which key it came by.
+        raise UnsupportedGrammar(f"{asked.structure_param}: {error}", asked.structure_param) from None
+
+
+async def _answer(request: web.Request, generation: GenerationRequest, *, is_stream: bool) -> web.StreamResponse:
     created_ms = time.time_ns() // 1_000_000
-    if asked.is_stream:
-        return await stream(request, generation, WorkersChatFrames(created_ms))
+    if is_stream:
+        return await stream(request, [Ask(generation)], WorkersChatFrames(created_ms))
     answer = await collect(request, generation)
     body_bytes = render_chat(created_ms, answer.text, answer.finish_reason, answer.usage)
     return web.Response(body=body_bytes, headers={"Content-Type": "application/json", **NEURONS})
+
+
+def _refuse_choices(asked: CompletionInput) -> None:
+    """Refuse what the recorded objects have no place for.
+
+    Raises:
+        UnsupportedParameter: several choices, or logprobs.
+    """
+    if asked.n_choices > 1:
+        raise UnsupportedParameter("n is not served at this path; leave it out, or ask /v1/chat/completions", "n")
+    if asked.n_logprobs is not None:
+        raise UnsupportedParameter("logprobs is not served at this path; ask /v1/chat/completions", "logprobs")
 
 
 async def other_models_only(request: web.Request) -> web.StreamResponse:

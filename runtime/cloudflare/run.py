@@ -14,7 +14,7 @@ from runtime.config import ServerSettings
 from runtime.generation import GenerationRequest
 from runtime.prompt import gemma
 from runtime.prompt.gemma import Message, SystemRole
-from runtime.web.answers import collect, stream
+from runtime.web.answers import Ask, collect, stream
 from runtime.web.keys import REQUEST_ID, SETTINGS, STORE
 
 NEURONS: Final = {"cf-ai-neurons": "0.00"}
@@ -53,7 +53,7 @@ async def answer(
     """
     generation = to_generation(run_input, request[REQUEST_ID], request.app[STORE], request.app[SETTINGS])
     if run_input.is_stream:
-        return await stream(request, generation, RunFrames())
+        return await stream(request, [Ask(generation)], RunFrames())
     whole = await collect(request, generation)
     body = render(render_result(whole.text, whole.usage))
     # Exactly this content type: the Worker binding compares it as a string, so a charset would break it.

@@ -17,9 +17,10 @@ from typing import Any, Final
 from runtime.adapters.blend import BlendTerm, parse_lora
 from runtime.cloudflare.validator import type_mismatch, validate
 from runtime.errors import InvalidRequest, UnknownModel
-from runtime.generation import FinishReason, Sampling, Usage
+from runtime.generation import Sampling, Usage
 from runtime.prompt.gemma import Message
 from runtime.web.body import parse_json, render_json
+from runtime.web.streams import TextEnd, TextPiece
 
 MODEL: Final = "@cf/google/gemma-7b-it-lora"
 SCHEMA: Final[dict[str, Any]] = json.loads((Path(__file__).parent / "schema.json").read_text(encoding="utf-8"))
@@ -134,14 +135,22 @@ class RunFrames:
 
     padding: Padding = random_padding
 
-    def text(self, text: str) -> bytes:
+    def start(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def text(self, piece: TextPiece) -> bytes:
         """The event of one piece; the key ``p`` is absent when the padding is empty."""
         padding = self.padding()
-        return render_frame({"response": text, "p": padding} if padding else {"response": text})
+        return render_frame({"response": piece.text, "p": padding} if padding else {"response": piece.text})
 
-    def end(self, _reason: FinishReason, usage: Usage) -> bytes:
-        """Usage, and the end of the stream."""
-        return render_frame(render_result("", usage)) + DONE
+    def end(self, end: TextEnd) -> bytes:
+        """Usage."""
+        return render_frame(render_result("", end.usage))
+
+    def close(self, _usage: Usage) -> bytes:
+        """The end of the stream."""
+        return DONE
 
     def error(self, _error: Exception) -> bytes:
         """Nothing: the stream stops without ``[DONE]`` and its connection closes."""
@@ -165,6 +174,6 @@ def _lora(value: Any) -> tuple[BlendTerm, ...]:
 def _sampling(values: dict[str, Any]) -> Sampling:
     """Sampling as asked for; what is not named keeps our default (for temperature the model's later schema, 0.6)."""
     names = ("temperature", "top_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
-    numbers = {name: float(values[name]) for name in names if name in values}
+    numbers: dict[str, Any] = {name: float(values[name]) for name in names if name in values}
     counts = {name: int(values[name]) for name in ("top_k", "seed") if name in values}
     return Sampling(**numbers, top_k=counts.get("top_k", 0), seed=counts.get("seed"))

@@ -9,35 +9,42 @@ import itertools
 import logging
 import time
 from collections.abc import Callable
-from collections.abc import Sequence as Row
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
+from runtime.engine.adapters.protocol import Adapters
 from runtime.engine.adapters.users import AdapterUsers
+from runtime.engine.answering import Answering, ChosenToken
 from runtime.engine.cache.disk import PrefixStore
 from runtime.engine.cache.prefixes import Drop, Prefixes, Share
 from runtime.engine.cache.saver import PrefixSaver
+from runtime.engine.compiling import MAX_COMPILING_S, Compiling
 from runtime.engine.coverage import cover
 from runtime.engine.pace import Pace
-from runtime.engine.scheduler import BatchPart, EngineLimits, Places, Scheduler
+from runtime.engine.scheduler import BatchPart, EngineLimits, Scheduler
 from runtime.engine.sequence import Sequence, State
 from runtime.engine.silence import MAX_LIMIT_S, SilenceLimit
 from runtime.engine.tally import Tally
-from runtime.engine.text.answer import AnswerText
-from runtime.errors import AdapterError, ContextExceeded, DecodeError, GemlaneError, UnknownAdapter
+from runtime.errors import (
+    AdapterError,
+    ContextExceeded,
+    DecodeError,
+    GemlaneError,
+    InvalidParameter,
+    UnknownAdapter,
+    UnsupportedGrammar,
+)
 from runtime.generation import Blend, FinishReason, GenerationRequest, Usage
 from runtime.llama.context import MAX_SEQUENCE_IDS, Chunk, Context
+from runtime.llama.grammar import GrammarMatcher
 from runtime.llama.model import Model
-from runtime.llama.sampler import Sampler
 from runtime.messages import (
+    Accepted,
     AdapterAdded,
     AdapterRefused,
     AdapterRemoved,
     Event,
     Failed,
     Finished,
-    LaneStats,
     Started,
     Stats,
     Working,
@@ -50,66 +57,12 @@ _MIN_BYTES_PER_S = 5e6
 _MAX_KEPT = 128
 
 
-class Adapters(Protocol):
-    """How a batch runs under its adapters: mixed in lanes, or grouped."""
-
-    @property
-    def mode(self) -> str:
-        """``mixed`` or ``grouped``."""
-
-    @property
-    def places(self) -> Places:
-        """The policy that says which blends may share a batch."""
-
-    @property
-    def is_preparing(self) -> bool:
-        """Whether a blend is being prepared; the engine is woken when it is ready."""
-
-    @property
-    def lane_stats(self) -> LaneStats:
-        """The lanes by state; all zero without lanes."""
-
-    def add(self, digest: str, path: Path) -> None:
-        """Open and check an adapter; raises an AdapterError if it cannot be used."""
-
-    def check(self, blend: Blend) -> tuple[int, ...]:
-        """The token sequence that invokes a blend of known adapters, empty if it always applies.
-
-        Raises:
-            AdapterError: its adapters cannot be used together.
-        """
-
-    def prepare(self) -> list[tuple[Blend, AdapterError]]:
-        """Prepare blends that have taken a place; return the blends that cannot be prepared, with their errors."""
-
-    def forget(self, blend: Blend) -> None:
-        """Drop what was prepared for a blend that no sequence uses."""
-
-    def pin(self, digest: str, *, is_pinned: bool) -> None:
-        """Keep the weights of an adapter where batches find them, or not any more."""
-
-    def remove(self, digest: str) -> None:
-        """Close an adapter that no sequence uses."""
-
-    def decode(self, chunks: Row[tuple[Chunk, Blend]]) -> list[int]:
-        """Run a batch; return the row of each chunk's logits, or -1."""
-
-    def close(self) -> None:
-        """Free the context and all other native memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Running:
-    """The sampler and the text of an admitted sequence."""
-
-    sampler: Sampler
-    answer: AnswerText
-
-
 class LlamaEngine:
     """Owns the sequences and drives the model. One thread."""
 
-    def __init__(self, model: Model, context: Context, adapters: Adapters, limits: EngineLimits) -> None:
+    def __init__(
+        self, model: Model, context: Context, adapters: Adapters, limits: EngineLimits, compiling: Compiling
+    ) -> None:
         self._model = model
         self._context = context
         self._adapters = adapters
@@ -121,35 +74,58 @@ class LlamaEngine:
         self._pace = Pace(limits.step_budget_ms, limits.n_batch)
         self._users = AdapterUsers()
         self._sequences: dict[str, Sequence] = {}
-        self._running: dict[Sequence, _Running] = {}
+        self._compiling = compiling
+        self._matchers: dict[Sequence, GrammarMatcher] = {}
+        self._running: dict[Sequence, Answering] = {}
         self._events: list[Event] = []
         self._silence = SilenceLimit(model.n_params)
         self._announced: Working | None = None
         self.on_work: Callable[[Working], None] = lambda _work: None
         """Called before work that may take long or end the process."""
         self.is_blocked = False
-        """Whether the last step had no batch because adapters are still being prepared."""
+        """Whether the last step had no batch because adapters or grammars are still being prepared."""
         self._tally = Tally()
 
     @property
     def is_idle(self) -> bool:
-        """Whether the engine has no sequence."""
-        return not self._sequences
+        """Whether the engine has no request."""
+        return not self._sequences and not self._compiling
 
     def submit(self, request: GenerationRequest) -> list[Event]:
-        """Accept a request; return the event of its refusal, or no event."""
-        if request.request_id in self._sequences:
+        """Accept a request; return the event that says so, or that of its refusal.
+
+        A request with a grammar is accepted or refused by a later ``step``, once the grammar is compiled.
+        """
+        if request.request_id in self._sequences or request.request_id in self._compiling:
             _LOG.error("ignoring a second request %s", request.request_id)
             return []
+        if request.sampling.grammar is not None:
+            self._compiling.begin(request, request.sampling.grammar)
+            self._announce(self._silence.limit_s(1))
+            return []
+        return [self._queue(request, None)]
+
+    def _queue(self, request: GenerationRequest, matcher: GrammarMatcher | None) -> Event:
+        """Let a request wait for its turn, unless it is refused."""
         self._announce(self._silence.limit_s(1), request.request_id)
         try:
             sequence = self._accept(request)
         except GemlaneError as error:
-            return [_failed(request, error)]
+            return _failed(request, error)
         self._sequences[request.request_id] = sequence
+        if matcher is not None:
+            self._matchers[sequence] = matcher
         self._scheduler.add(sequence)
         self._tally.submitted(sequence)
-        return []
+        return Accepted(request.request_id, sequence.n_prompt)
+
+    def _queue_compiled(self) -> None:
+        """Let the requests wait for their turn whose grammars are compiled."""
+        for request, outcome in self._compiling.take_done():
+            if isinstance(outcome, GemlaneError):
+                self._events.append(_failed(request, outcome))
+            else:
+                self._events.append(self._queue(request, outcome))
 
     def _accept(self, request: GenerationRequest) -> Sequence:
         n_ctx = self._limits.n_ctx
@@ -159,6 +135,8 @@ class LlamaEngine:
         tokens = self._model.tokenize(request.prompt)
         if len(tokens) >= n_ctx:
             raise _too_long(str(len(tokens)), n_ctx)
+        if any(each.token >= self._model.n_vocab for each in request.sampling.biases):
+            raise InvalidParameter(f"logit_bias names a token id outside of 0..{self._model.n_vocab - 1}", "logit_bias")
         self._users.hold(request.blend)
         try:
             invocation = self._adapters.check(request.blend)
@@ -171,6 +149,8 @@ class LlamaEngine:
         """End a request without an event; an unknown id is ignored, since the request may just have ended."""
         if sequence := self._sequences.get(request_id):
             self._end(sequence, State.CANCELLED)
+        elif request_id in self._compiling:
+            self._compiling.cancel(request_id)
 
     def add_adapter(self, digest: str, path: Path) -> Event:
         """Make an adapter known; the answer says whether it can be used."""
@@ -198,6 +178,7 @@ class LlamaEngine:
 
     def step(self) -> list[Event]:
         """Run one batch; return its events, in order."""
+        self._queue_compiled()
         admitted = self._scheduler.admit()
         if admitted:
             self._announce(self._silence.limit_s(self._limits.n_batch))
@@ -208,7 +189,7 @@ class LlamaEngine:
         batch = self._scheduler.schedule(
             self._pace.n_prefill(self._scheduler.n_decode, self._scheduler.n_prefill_sequences)
         )
-        self.is_blocked = not batch and self._adapters.is_preparing
+        self.is_blocked = not batch and (self._adapters.is_preparing or bool(self._compiling))
         self._announce(self._silence.limit_s(sum(part.n_tokens for part in batch)))
         self._tidy_cache()
         for part, row in self._decode(batch):
@@ -219,15 +200,15 @@ class LlamaEngine:
 
     def _announce(self, limit_s: float, *request_ids: str) -> None:
         """Say which requests take part in the work that follows, and how long it may take."""
-        running = tuple(sequence.request_id for sequence in self._scheduler.running)
-        work = Working((*running, *request_ids), limit_s)
+        running = [sequence.request_id for sequence in self._scheduler.running]
+        limit_s += MAX_COMPILING_S if self._compiling else 0
+        work = Working((*running, *self._compiling.request_ids, *request_ids), limit_s)
         if work != self._announced:
             self._announced = work
             self.on_work(work)
 
     def _start(self, sequence: Sequence) -> None:
-        sampler = Sampler(sequence.request.sampling, sequence.tokens, self._context)
-        self._running[sequence] = _Running(sampler, AnswerText(sequence.request))
+        self._running[sequence] = Answering(sequence, self._context, self._matchers.pop(sequence, None))
         self._tally.admitted(sequence)
 
     def _tidy_cache(self) -> None:
@@ -276,8 +257,10 @@ class LlamaEngine:
 
     def _advance(self, part: BatchPart, row: int) -> None:
         """Note what was computed; choose the next token if no token of the sequence is pending."""
-        sequence, is_complete = part.sequence, part.completes
+        sequence, is_complete, running = part.sequence, part.completes, self._running[part.sequence]
         self._scheduler.computed(part)
+        if sequence.state is State.PREFILL and sequence.request.scores_prompt:
+            self._events += running.prompt_scores(part.n_tokens, row)
         if not is_complete:
             return
         if sequence.state is State.PREFILL:
@@ -287,31 +270,37 @@ class LlamaEngine:
                 self._finish(sequence, FinishReason.LENGTH)
                 return
             sequence.move(State.DECODE)
-        self._extend(sequence, self._running[sequence].sampler.sample(row))
+        try:
+            choice = running.choose(row)
+        except UnsupportedGrammar as error:
+            self._fail(sequence, error)
+        else:
+            self._extend(sequence, choice)
 
-    def _extend(self, sequence: Sequence, token: int) -> None:
+    def _extend(self, sequence: Sequence, choice: ChosenToken) -> None:
         """Append a token to the answer, and finish the sequence if this token ends it."""
-        if self._model.is_end(token):
-            self._finish(sequence, FinishReason.STOP)
+        if self._model.is_end(choice.token):
+            self._finish(sequence, FinishReason.STOP, choice)
             return
-        sequence.tokens.append(token)
-        answer = self._running[sequence].answer
-        self._events += answer.push(self._model.piece(token))
-        if answer.is_stopped:
+        sequence.tokens.append(choice.token)
+        running = self._running[sequence]
+        self._events += running.text.push(self._model.piece(choice.token), choice.score)
+        if running.is_complete:
             self._finish(sequence, FinishReason.STOP)
         elif sequence.n_answer == sequence.n_answer_max:
             self._finish(sequence, FinishReason.LENGTH)
 
-    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        self._events += self._running[sequence].answer.flush()
+    def _finish(self, sequence: Sequence, reason: FinishReason, end: ChosenToken | None = None) -> None:
+        self._events += self._running[sequence].text.flush()
         usage = Usage(sequence.n_prompt, sequence.n_answer, sequence.n_cached)
-        self._events.append(Finished(sequence.request_id, reason, usage))
+        self._events.append(Finished(sequence.request_id, reason, usage, end.score if end else None))
         self._end(sequence, State.FINISHED)
 
     def _end(self, sequence: Sequence, state: State) -> None:
         """Free everything that a sequence holds."""
+        self._matchers.pop(sequence, None)
         if running := self._running.pop(sequence, None):
-            running.sampler.free()
+            running.free()
         self._scheduler.end(sequence, state)
         self._tally.ended(sequence)
         del self._sequences[sequence.request_id]
@@ -335,8 +324,9 @@ class LlamaEngine:
         """Save the hot prefixes and free all native memory; the engine cannot be used afterwards."""
         while self.is_idle and self.rest():
             pass
+        self._compiling.close()
         for running in self._running.values():
-            running.sampler.free()
+            running.free()
         self._adapters.close()
         self._model.free()
 
@@ -378,9 +368,16 @@ def _chunks(part: BatchPart) -> list[tuple[Chunk, Blend]]:
     start, end = sequence.n_computed, sequence.n_computed + part.n_tokens
     middle = min(max(coverage.start, start), end)
     wants_logits = part.completes and sequence.n_answer_max > 0
+    wants_all_logits = sequence.is_scored and sequence.state is State.PREFILL
     return [
         (
-            Chunk(sequence.sequence_id, sequence.tokens[first:last], first, wants_logits and last == end),
+            Chunk(
+                sequence.sequence_id,
+                sequence.tokens[first:last],
+                first,
+                wants_logits and last == end,
+                wants_all_logits,
+            ),
             coverage.blend_at(first),
         )
         for first, last in ((start, middle), (middle, end))

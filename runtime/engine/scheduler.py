@@ -72,6 +72,8 @@ class EngineLimits:
     """Tokens of one batch."""
     step_budget_ms: float
     """The longest that a step should take while sequences are in decode, in milliseconds."""
+    n_scored: int = 32
+    """The most prompt tokens of one batch whose logprobs are computed."""
 
 
 class Scheduler:
@@ -124,8 +126,10 @@ class Scheduler:
                 if self._n_overtakes >= MAX_OVERTAKES:
                     break
                 has_passed = True
-            elif not self._is_prefix_coming(sequence):
-                if not self._prefixes.has_room(sequence.coverage, sequence.tokens, sequence.n_cells_max):
+            elif sequence.is_scored or not self._is_prefix_coming(sequence):
+                if not self._prefixes.has_room(
+                    sequence.coverage, sequence.tokens, sequence.n_cells_max, is_fresh=sequence.is_scored
+                ):
                     break
                 self._n_overtakes = self._n_overtakes + 1 if has_passed else 0
                 self._start(sequence)
@@ -153,7 +157,11 @@ class Scheduler:
         self._places.enter(sequence.blend)
         sequence.sequence_id = self._free_ids.pop()
         sequence.n_cached = sequence.n_computed = self._prefixes.begin(
-            sequence.sequence_id, sequence.coverage, sequence.tokens, sequence.n_cells_max
+            sequence.sequence_id,
+            sequence.coverage,
+            sequence.tokens,
+            sequence.n_cells_max,
+            is_fresh=sequence.is_scored,
         )
         self._running.append(sequence)
 
@@ -184,7 +192,8 @@ class Scheduler:
         if not self.n_decode:
             n_prefill = n_batch
         parts = [BatchPart(sequence, 1) for sequence in decodes]
-        return parts + _share_out(prefills, min(n_prefill, n_batch - len(decodes)))
+        prompts = _share_out(prefills, min(n_prefill, n_batch - len(decodes)))
+        return parts + _cap_scored(prompts, self._limits.n_scored)
 
     def computed(self, part: BatchPart) -> None:
         """Note that a part of the last batch went through the model."""
@@ -209,3 +218,15 @@ def _share_out(prefills: Mapping[Sequence, int], n_tokens: int) -> list[BatchPar
         granted[sequence] = granted.get(sequence, 0) + n_granted
         n_left -= n_granted
     return [BatchPart(sequence, granted[sequence]) for sequence in prefills if granted[sequence]]
+
+
+def _cap_scored(parts: list[BatchPart], n_scored: int) -> list[BatchPart]:
+    """Cut the parts that want a logprob for each of their tokens to ``n_scored`` tokens together, oldest first."""
+    capped = []
+    for part in parts:
+        if part.sequence.is_scored:
+            part = BatchPart(part.sequence, min(part.n_tokens, n_scored))  # noqa: PLW2901
+            n_scored -= part.n_tokens
+        if part.n_tokens:
+            capped.append(part)
+    return capped

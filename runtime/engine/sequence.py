@@ -110,6 +110,11 @@ class Sequence:
         return self.coverage.blend_at(self.n_computed)
 
     @property
+    def is_scored(self) -> bool:
+        """Whether the logprobs of its prompt are wanted: all of the prompt is then computed."""
+        return self.request.scores_prompt
+
+    @property
     def n_answer(self) -> int:
         """Tokens of the answer that are chosen so far."""
         return len(self.tokens) - self.n_prompt

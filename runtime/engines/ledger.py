@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from runtime.engines.protocol import GenerationEvent, Restarted
 from runtime.errors import EngineDied, GemlaneError, HarmfulRequest, from_code
 from runtime.generation import GenerationRequest
-from runtime.messages import Failed, Finished, Started, Text
+from runtime.messages import Failed, Finished, PromptScores, Text
 
 MAX_RUNS = 2
 """Runs of one request that may end with the engine's; a death that a known request caused counts for no other."""
@@ -52,7 +52,7 @@ class Ticket:
         self.n_tokens = 0
         """Tokens of its answer that the present engine has sent."""
         self.has_text = False
-        """Whether the caller has taken text."""
+        """Whether the caller has taken text, or a prompt's logprobs."""
         self._events: asyncio.Queue[GenerationEvent | GemlaneError] = asyncio.Queue()
 
     @property
@@ -85,7 +85,7 @@ class Ticket:
             event = await self._events.get()
             if isinstance(event, GemlaneError):
                 raise event
-            if not isinstance(event, Started | Restarted):
+            if isinstance(event, PromptScores | Text | Finished):
                 self.has_text = True
             yield event
             if isinstance(event, Finished):

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from runtime.engines.states import EngineStatus
 from runtime.generation import GenerationRequest
-from runtime.messages import Finished, Ready, Started, Stats, Text
+from runtime.messages import Accepted, Finished, PromptScores, Ready, Started, Stats, Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Restarted:
     request_id: str
 
 
-GenerationEvent = Started | Text | Finished | Restarted
+GenerationEvent = Accepted | PromptScores | Started | Text | Finished | Restarted
 
 
 class Engine(Protocol):
@@ -49,7 +49,7 @@ class Engine(Protocol):
     def generate(
         self, request: GenerationRequest, *, can_restart: bool = False
     ) -> AbstractAsyncContextManager[AsyncGenerator[GenerationEvent, None]]:
-        """Submit ``request`` and give its events: ``Started``, ``Text`` ..., ``Finished``.
+        """Submit ``request`` and give its events: ``Accepted``, ``Started``, ``Text`` ..., ``Finished``.
 
         An engine that ends while the request waits or computes takes nothing with it: the request runs again, once.
         After text was taken that needs ``can_restart``: the caller then gets ``Restarted`` and starts anew.

@@ -274,7 +274,14 @@ class ChildEngine:
                 self._stats = event
             case messages.Working():
                 self._ledger.announce(event.request_ids)
-            case messages.Started() | messages.Text() | messages.Finished() | messages.Failed():
+            case (
+                messages.Accepted()
+                | messages.PromptScores()
+                | messages.Started()
+                | messages.Text()
+                | messages.Finished()
+                | messages.Failed()
+            ):
                 self._ledger.deliver(event)
                 if self._ledger.n_waiting:
                     self._pass_on()

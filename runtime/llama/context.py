@@ -20,6 +20,8 @@ KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 _FLASH_ATTENTION_AUTO, _FLASH_ATTENTION_ON = -1, 1
 # llama-cparams.h, LLAMA_MAX_SEQ. Batches take ids below ``n_sequences``; a unified cache can hold the others too.
 MAX_SEQUENCE_IDS = 256
+# Tokens of one batch, beside one for each sequence, whose logits can be had: with 256,000 of vocabulary 1 MB each.
+MAX_SCORED = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,13 @@ class Chunk:
     position: int
     wants_logits: bool
     """Whether the logits after its last token are wanted."""
+    wants_all_logits: bool = False
+    """Whether the logits after each of its tokens are wanted; the rows before the last one's are theirs."""
+
+    @property
+    def n_outputs(self) -> int:
+        """Tokens whose logits are wanted."""
+        return len(self.tokens) if self.wants_all_logits else int(self.wants_logits)
 
 
 class Context:
@@ -61,7 +70,7 @@ class Context:
         # One ubatch for each decode, its tokens in the order given: lanes and logits rows count on it.
         parameters.n_batch = parameters.n_ubatch = shape.n_batch
         parameters.n_seq_max = shape.n_sequences
-        parameters.n_outputs_max = shape.n_sequences
+        parameters.n_outputs_max = min(shape.n_batch, shape.n_sequences + MAX_SCORED)
         parameters.kv_unified = True
         parameters.n_threads = parameters.n_threads_batch = shape.n_threads
         parameters.type_k = parameters.type_v = KV_TYPES[shape.kv_type]
@@ -78,6 +87,7 @@ class Context:
             raise ModelLoadError(f"llama.cpp cannot make a context: {model.library.take_errors()}")
         self._library = model.library
         self._memory = native.llama_get_memory(self.handle)
+        self.model = model
         self.n_vocab = model.n_vocab
         self.n_kv_cells: int = native.llama_n_ctx(self.handle)
         self.n_sequences = shape.n_sequences
@@ -131,8 +141,8 @@ class Context:
             self._positions[n_tokens:end] = np.arange(chunk.position, chunk.position + len(chunk.tokens))
             self._sequence_ids[n_tokens:end] = chunk.sequence_id
             self._wants_logits[n_tokens:end] = 0
-            self._wants_logits[end - 1] = chunk.wants_logits
-            rows.append(end - 1 if chunk.wants_logits else -1)
+            self._wants_logits[end - chunk.n_outputs : end] = 1
+            rows.append(end - 1 if chunk.n_outputs else -1)
             n_tokens = end
         self._batch.n_tokens = n_tokens
         self._library.take_errors()

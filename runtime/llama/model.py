@@ -55,7 +55,9 @@ class Model:
             reason = library.take_errors() or "loading was stopped"
             raise ModelLoadError(f"llama.cpp cannot load {path}: {reason}")
         self.library = library
-        self._vocab = native.llama_model_get_vocab(self.handle)
+        self.vocabulary = native.llama_model_get_vocab(self.handle)
+        """llama.cpp's own, for what is made from it."""
+        self._vocab = self.vocabulary
         self.n_vocab: int = native.llama_vocab_n_tokens(self._vocab)
         self._bos: int = native.llama_vocab_bos(self._vocab)
         self._pieces: dict[int, bytes] = {}
@@ -63,7 +65,10 @@ class Model:
         self._end_of_turn = self._control_tokens.get(END_OF_TURN)
         self.has_turn_tokens = all(text in self._control_tokens for text in TURN_TOKENS)
         """Whether Gemma's chat template can be written in this vocabulary."""
-        self._silent_tokens = frozenset(self._control_tokens.values())
+        self._control_texts = {token: text for text, token in self._control_tokens.items()}
+        self.end_tokens = tuple(token for token in range(self.n_vocab) if self._is_end(token))
+        """Tokens that end an answer: ``<eos>``, ``<end_of_turn>`` and others that the file marks so."""
+        self._ends = frozenset(self.end_tokens)
         longest_first = sorted(self._control_tokens, key=len, reverse=True)
         self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
@@ -125,17 +130,24 @@ class Model:
     def tokenize(self, prompt: Prompt) -> list[int]:
         """The prompt's tokens, with ``<bos>`` in front unless the prompt itself begins with it.
 
+        Token ids stay as they are.
+
         Control tokens are found only where the segment says so; the text between them is tokenised across segment
         borders, so the result is that of the whole string wherever no user wrote a control token.
 
         Raises:
-            InvalidRequest: a chat prompt, and the vocabulary lacks the tokens of Gemma's turns.
+            InvalidRequest: a chat prompt, and the vocabulary lacks the tokens of Gemma's turns; or a token id is not in
+                the vocabulary.
         """
         if prompt.is_chat and not self.has_turn_tokens:
             missing = ", ".join(text for text in TURN_TOKENS if text not in self._control_tokens)
             raise InvalidRequest(
                 f"this model cannot chat in Gemma's template: its vocabulary has no {missing}; send a raw prompt"
             )
+        if prompt.tokens:
+            if not 0 <= min(prompt.tokens) <= max(prompt.tokens) < self.n_vocab:
+                raise InvalidRequest(f"the prompt holds a token id outside of 0..{self.n_vocab - 1}")
+            return list(prompt.tokens)
         tokens: list[int] = []
         text = ""
         for segment in prompt.segments:
@@ -153,10 +165,25 @@ class Model:
             tokens.insert(0, self._bos)
         return tokens
 
+    def is_bos_added(self, prompt: Prompt) -> bool:
+        """Whether the first of the prompt's tokens is a ``<bos>`` that the prompt itself does not hold."""
+        if prompt.tokens or self._bos < 0:
+            return False
+        first = prompt.segments[0] if prompt.segments else None
+        bos = self._control_texts.get(self._bos, "")
+        return not (first is not None and first.has_control_tokens and bos and first.text.startswith(bos))
+
     def _tokenize_text(self, text: str) -> list[int]:
-        if not text:
+        return self.tokenize_bytes(text.encode())
+
+    def tokenize_bytes(self, raw: bytes) -> list[int]:
+        """The tokens of plain text in UTF-8; nothing in it is a control token. Any thread.
+
+        Raises:
+            InvalidRequest: the vocabulary turns it into more tokens than it has bytes.
+        """
+        if not raw:
             return []
-        raw = text.encode()
         # A token is at least one byte of text, but for a space that some vocabularies put in front.
         buffer = np.empty(len(raw) + 1, np.int32)
         pointer = buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
@@ -169,7 +196,7 @@ class Model:
     def piece(self, token: int) -> bytes:
         """The bytes a token stands for; none for a control token. One character may be spread over several tokens."""
         known = self._pieces.get(token)
-        if known is None and token in self._silent_tokens:
+        if known is None and token in self._control_texts:
             known = self._pieces[token] = b""
         if known is None:
             buffer = ctypes.create_string_buffer(_PIECE_BYTES)
@@ -178,8 +205,20 @@ class Model:
             known = self._pieces[token] = buffer.raw[: max(0, size)]
         return known
 
+    def name(self, token: int) -> bytes:
+        """As ``piece``, but a control token has its name: ``<end_of_turn>``."""
+        text = self._control_texts.get(token)
+        return self.piece(token) if text is None else text.encode()
+
+    def is_control(self, token: int) -> bool:
+        """Whether the token stands for no text."""
+        return token in self._control_texts
+
     def is_end(self, token: int) -> bool:
-        """Whether the token ends an answer: ``<eos>``, ``<end_of_turn>`` or another that the file marks so."""
+        """Whether the token ends an answer."""
+        return token in self._ends
+
+    def _is_end(self, token: int) -> bool:
         return token == self._end_of_turn or bool(native.llama_vocab_is_eog(self._vocab, token))
 
 

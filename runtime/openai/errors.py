@@ -28,6 +28,10 @@ _INVALID: Final = "invalid_request_error"
 _TABLE: Final[dict[type, OpenAIFault]] = {
     errors.InvalidRequest: OpenAIFault(400, _INVALID),
     errors.HarmfulRequest: OpenAIFault(400, _INVALID, "harmful_request"),
+    errors.InvalidParameter: OpenAIFault(400, _INVALID, "invalid_value"),
+    errors.UnsupportedParameter: OpenAIFault(400, _INVALID, "unsupported_parameter"),
+    errors.UnknownParameter: OpenAIFault(400, _INVALID, "unknown_parameter"),
+    errors.UnsupportedGrammar: OpenAIFault(400, _INVALID, "unsupported_grammar"),
     errors.RequestTooLarge: OpenAIFault(413, _INVALID, "request_too_large"),
     errors.ContextExceeded: OpenAIFault(400, _INVALID, "context_length_exceeded"),
     errors.UnknownRoute: OpenAIFault(404, _INVALID, "unknown_url"),
@@ -51,5 +55,6 @@ def render_error(error: Exception) -> tuple[OpenAIFault, bytes]:
     message = str(error) if isinstance(error, GemlaneError) else "internal server error"
     if isinstance(error, errors.UnknownAdapter):
         message = f"no adapter {error.name[:200]!r}: {message}"
-    body = {"error": {"message": message, "type": fault.type, "param": None, "code": fault.code}}
+    param = error.param or None if isinstance(error, errors.InvalidParameter) else None
+    body = {"error": {"message": message, "type": fault.type, "param": param, "code": fault.code}}
     return fault, render_json(body)

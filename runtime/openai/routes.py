@@ -1,73 +1,58 @@
-"""``/v1``: chat completions, completions and models, for OpenAI's clients and everything that speaks like them.
-
-The base model is ``gemma-7b-it-lora``; an adapter is the model ``gemma-7b-it-lora:NAME`` (or the key ``lora``),
-and a blend the model ``gemma-7b-it-lora:NAME:SCALE+NAME:SCALE``.
-"""
+"""``/v1``: chat completions, completions and models, for OpenAI's clients and everything that speaks like them."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from aiohttp import web
 
-from runtime.adapters.blend import blend_of, is_plain_name, parse_lora
-from runtime.chat.body import CompletionInput, parse_completion, parse_messages, parse_prompt
-from runtime.errors import InvalidRequest, UnknownModel
-from runtime.generation import Blend, FinishReason, GenerationRequest, Prompt, Usage
+from runtime.chat.body import CompletionInput, parse_chat, parse_text
+from runtime.chat.messages import parse_messages
+from runtime.chat.prompts import parse_prompts
+from runtime.errors import InvalidParameter, UnsupportedGrammar
+from runtime.generation import GenerationRequest, Prompt, Sampling
 from runtime.openai.errors import render_error
-from runtime.openai.wire import ChatFrames, Head, TextFrames, render_chat, render_model, render_models, render_text
+from runtime.openai.models import blend_of_model, get_model, list_models
+from runtime.openai.wire import ChatFrames, Head, TextFrames, render_chat, render_text
 from runtime.prompt import gemma
 from runtime.prompt.gemma import SystemRole
-from runtime.web.answers import collect, stream
+from runtime.web.answers import Ask, collect_all, stream
 from runtime.web.body import parse_json_object
 from runtime.web.dialect import ErrorAnswer, ErrorFormat
-from runtime.web.keys import ENGINE, LIMITS, REQUEST_ID, SETTINGS, STORE
+from runtime.web.keys import ENGINE, IGNORED, LIMITS, REQUEST_ID, SETTINGS
 from runtime.web.limits import read_body
-from runtime.web.streams import Frames
+from runtime.web.streams import Answer, Frames
 
-BASE_MODEL: Final = "gemma-7b-it-lora"
-_CLOUDFLARE_PREFIX: Final = "@cf/google/"
 _DEFAULT_TEXT_TOKENS: Final = 16  # OpenAI's default for plain completions
 _FALLBACK_CONTEXT: Final = 4096  # tokens, while the engine has not yet said what it holds
+_MAX_ASKS: Final = 128
+_SEED_MASK: Final = 2**63 - 1
 
-Render = Callable[[Head, str, FinishReason, Usage], bytes]
+Render = Callable[[Head, Sequence[Answer]], bytes]
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """``POST /v1/chat/completions``."""
     body = parse_json_object(await read_body(request, request.app[LIMITS]))
-    asked = parse_completion(body)
-    prompt = gemma.render(parse_messages(body), SystemRole(request.app[SETTINGS].system_role))
-    ready = request.app[ENGINE].ready
-    max_tokens = ready.model.n_ctx if ready is not None else _FALLBACK_CONTEXT
-    generation = _generation(request, asked, prompt, max_tokens)
+    asked = parse_chat(body)
+    prompt = gemma.render(parse_messages(body.get("messages")), SystemRole(request.app[SETTINGS].system_role))
+    asks = _asks(request, asked, [prompt], _context(request))
     head = _head("chatcmpl-", request, asked)
-    return await _answer(request, generation, head, render_chat, _frames(asked, head, ChatFrames))
+    frames = ChatFrames(head, len(asks), includes_usage=asked.includes_usage)
+    return await _answer(request, asked, asks, head, render_chat, frames)
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
-    """``POST /v1/completions``: the prompt as it stands, without a template."""
+    """``POST /v1/completions``: each prompt as it stands, without a template."""
     body = parse_json_object(await read_body(request, request.app[LIMITS]))
-    asked = parse_completion(body)
-    generation = _generation(request, asked, gemma.render_raw(parse_prompt(body)), _DEFAULT_TEXT_TOKENS)
+    asked = parse_text(body)
+    asks = _asks(request, asked, parse_prompts(body), _DEFAULT_TEXT_TOKENS)
     head = _head("cmpl-", request, asked)
-    return await _answer(request, generation, head, render_text, _frames(asked, head, TextFrames))
-
-
-async def list_models(request: web.Request) -> web.Response:
-    """``GET /v1/models``: the base model, and one for each adapter."""
-    return _json(render_models(_models(request)))
-
-
-async def get_model(request: web.Request) -> web.Response:
-    """``GET /v1/models/{model}``."""
-    wanted = request.match_info["model"]
-    for name, created in _models(request):
-        if name == wanted:
-            return _json(render_model(name, created))
-    raise UnknownModel(f"no model {wanted[:200]!r}; GET /v1/models lists those there are", wanted)
+    frames = TextFrames(head, includes_usage=asked.includes_usage)
+    return await _answer(request, asked, asks, head, render_text, frames)
 
 
 def add_routes(app: web.Application) -> None:
@@ -79,64 +64,71 @@ def add_routes(app: web.Application) -> None:
     app.router.add_get("/v1/models/{model:.+}", get_model)
 
 
-def _models(request: web.Request) -> list[tuple[str, int]]:
-    adapters = [
-        (f"{BASE_MODEL}:{one.name if is_plain_name(one.name) else one.id}", int(one.modified_at.timestamp()))
-        for one in request.app[STORE].usable()
-    ]
-    return [(BASE_MODEL, 0), *adapters]
+def _context(request: web.Request) -> int:
+    """Tokens of the context window."""
+    ready = request.app[ENGINE].ready
+    return ready.model.n_ctx if ready is not None else _FALLBACK_CONTEXT
 
 
-def _blend(request: web.Request, asked: CompletionInput) -> Blend:
-    """The adapter that the model's name or the key ``lora`` asks for.
+def _asks(
+    request: web.Request, asked: CompletionInput, prompts: Sequence[Prompt], default_max_tokens: int
+) -> list[Ask]:
+    """The answers to make: for each prompt ``n`` of them, with seeds of their own.
 
     Raises:
-        UnknownModel: the name is not ours.
-        InvalidRequest: the two name different adapters.
-        AdapterError: there is no such adapter, or it cannot be used.
+        InvalidParameter: too many together.
+        GemlaneError: the model or its adapters, as ``blend_of_model`` raises it.
     """
-    base, _, suffix = asked.model.removeprefix(_CLOUDFLARE_PREFIX).partition(":")
-    if base != BASE_MODEL:
-        raise UnknownModel(f"no model {asked.model[:200]!r}; GET /v1/models lists those there are", asked.model)
-    terms = parse_lora(suffix)
-    if terms and asked.lora and terms != asked.lora:
-        raise InvalidRequest(f"model names the adapter {suffix[:200]!r} and lora another; name one")
-    return blend_of(terms or asked.lora, request.app[STORE].member)
+    if len(prompts) * asked.n_choices > _MAX_ASKS:
+        raise InvalidParameter(f"n times the number of prompts may be {_MAX_ASKS} at most", "n")
+    request[IGNORED] = asked.ignored
+    blend = blend_of_model(request, asked.model, asked.lora)
+    asks = []
+    for index in range(len(prompts) * asked.n_choices):
+        prompt = prompts[index // asked.n_choices]
+        generation = GenerationRequest(
+            request_id=request[REQUEST_ID] + (f":{index}" if index else ""),
+            prompt=prompt,
+            max_tokens=default_max_tokens if asked.max_tokens is None else asked.max_tokens,
+            sampling=_reseeded(asked.sampling, index % asked.n_choices),
+            blend=blend,
+            stop=asked.stop,
+            n_logprobs=asked.n_logprobs,
+            # Token ids are echoed by what the engine says of them.
+            scores_prompt=asked.has_echo and (asked.n_logprobs is not None or bool(prompt.tokens)),
+        )
+        asks.append(Ask(generation, asked.has_echo))
+    return asks
 
 
-def _generation(
-    request: web.Request, asked: CompletionInput, prompt: Prompt, default_max_tokens: int
-) -> GenerationRequest:
-    return GenerationRequest(
-        request_id=request[REQUEST_ID],
-        prompt=prompt,
-        max_tokens=default_max_tokens if asked.max_tokens is None else asked.max_tokens,
-        sampling=asked.sampling,
-        blend=_blend(request, asked),
-        stop=asked.stop,
-    )
+def _reseeded(sampling: Sampling, choice: int) -> Sampling:
+    """The sampling of one choice: without seeds of their own all choices would be equal."""
+    if sampling.seed is None or not choice:
+        return sampling
+    return dataclasses.replace(sampling, seed=(sampling.seed + choice) & _SEED_MASK)
 
 
 def _head(prefix: str, request: web.Request, asked: CompletionInput) -> Head:
-    return Head(prefix + request[REQUEST_ID].replace("-", ""), int(time.time()), asked.model)
-
-
-def _frames(asked: CompletionInput, head: Head, kind: Callable[..., Frames]) -> Frames | None:
-    """How the stream is written, if one was asked for."""
-    return kind(head, includes_usage=asked.includes_usage) if asked.is_stream else None
+    return Head(
+        prefix + request[REQUEST_ID].replace("-", ""),
+        int(time.time()),
+        asked.model,
+        asked.n_choices,
+        asked.n_logprobs is not None,
+    )
 
 
 async def _answer(
-    request: web.Request, generation: GenerationRequest, head: Head, render: Render, frames: Frames | None
+    request: web.Request, asked: CompletionInput, asks: Sequence[Ask], head: Head, render: Render, frames: Frames
 ) -> web.StreamResponse:
-    if frames is not None:
-        return await stream(request, generation, frames)
-    answer = await collect(request, generation)
-    return _json(render(head, answer.text, answer.finish_reason, answer.usage))
-
-
-def _json(body: bytes) -> web.Response:
-    return web.Response(body=body, headers={"Content-Type": "application/json"})
+    try:
+        if asked.is_stream:
+            return await stream(request, asks, frames, n_for_each_prompt=asked.n_choices)
+        answers = await collect_all(request, asks)
+    except UnsupportedGrammar as error:
+        # The engine knows what is wrong with the grammar, and not which key it came by.
+        raise UnsupportedGrammar(f"{asked.structure_param}: {error}", asked.structure_param) from None
+    return web.Response(body=render(head, answers), headers={"Content-Type": "application/json"})
 
 
 def _render_error(error: Exception, _request_id: str) -> ErrorAnswer:

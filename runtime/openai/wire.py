@@ -1,28 +1,38 @@
 """OpenAI's objects and stream chunks as bytes. Pure.
 
-Source: OpenAI's API reference, "The chat completion object", "The chat completion chunk object" and their kin.
+Source: OpenAI's API reference, "The chat completion object", "The chat completion chunk object" and their kin;
+``root`` and ``parent`` of a model are vLLM's.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from runtime.errors import GemlaneError
 from runtime.generation import FinishReason, Usage
 from runtime.openai.errors import render_error
+from runtime.openai.logprobs import TextScores, render_chat_scores
 from runtime.web.body import render_json
+from runtime.web.streams import Answer, TextEnd, TextPiece, total_usage
 
 DONE: Final = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What every object of one answer repeats: its id, when it was made (Unix seconds), and the model as asked for."""
+    """What every object of one request repeats: its id, its Unix time, and the model as asked for.
+
+    ``n_for_each_prompt`` successive choices share a prompt; ``has_logprobs`` says whether each choice has its logprobs.
+    """
 
     id: str
     created: int
     model: str
+    n_for_each_prompt: int = 1
+    has_logprobs: bool = False
 
     def render(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         """An object of that kind."""
@@ -36,6 +46,16 @@ class Head:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One model of the list: its id, the Unix time it was made, and the adapter it is, if it is one."""
+
+    id: str
+    created: int
+    adapter: str = ""
+    parent: str = ""
+
+
 def render_usage(usage: Usage) -> dict[str, Any]:
     """Token counts under OpenAI's names."""
     return {
@@ -46,57 +66,80 @@ def render_usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-def render_chat(head: Head, text: str, reason: FinishReason, usage: Usage) -> bytes:
-    """A whole chat completion."""
-    message = {"role": "assistant", "content": text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason.value}
-    return render_json(head.render("chat.completion", [choice], usage=render_usage(usage)))
+def render_chat(head: Head, answers: Sequence[Answer]) -> bytes:
+    """A whole chat completion, a choice for each answer."""
+    choices = [
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "logprobs": render_chat_scores(answer.scores) if head.has_logprobs else None,
+            "finish_reason": answer.finish_reason.value,
+        }
+        for index, answer in enumerate(answers)
+    ]
+    return _whole(head, "chat.completion", choices, answers)
 
 
-def render_text(head: Head, text: str, reason: FinishReason, usage: Usage) -> bytes:
-    """A whole plain completion."""
-    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason.value}
-    return render_json(head.render("text_completion", [choice], usage=render_usage(usage)))
+def render_text(head: Head, answers: Sequence[Answer]) -> bytes:
+    """A whole plain completion, a choice for each answer."""
+    choices = [
+        {
+            "index": index,
+            "text": answer.text,
+            "logprobs": TextScores().render(_with_end(answer)) if head.has_logprobs else None,
+            "finish_reason": answer.finish_reason.value,
+        }
+        for index, answer in enumerate(answers)
+    ]
+    return _whole(head, "text_completion", choices, answers)
 
 
-def render_models(names: list[tuple[str, int]]) -> bytes:
-    """The list of models; each with the Unix time of its making."""
-    return render_json({"object": "list", "data": [_model(name, created) for name, created in names]})
+def render_models(entries: Sequence[ModelEntry]) -> bytes:
+    """The list of models."""
+    return render_json({"object": "list", "data": [_model(entry) for entry in entries]})
 
 
-def render_model(name: str, created: int) -> bytes:
+def render_model(entry: ModelEntry) -> bytes:
     """One model."""
-    return render_json(_model(name, created))
+    return render_json(_model(entry))
 
 
 class ChatFrames:
-    """The stream of a chat completion: the role, the pieces, why it ended, usage if asked for, ``[DONE]``."""
+    """The stream of a chat completion: roles, pieces, why each choice ended, usage if asked for, ``[DONE]``."""
 
-    def __init__(self, head: Head, *, includes_usage: bool) -> None:
+    def __init__(self, head: Head, n_choices: int, *, includes_usage: bool) -> None:
         self._head = head
+        self._n_choices = n_choices
         self._includes_usage = includes_usage
-        self._has_role = False
 
-    def text(self, text: str) -> bytes:
-        """A chunk with the next characters; the role goes before the first."""
-        role = b"" if self._has_role else self._chunk({"role": "assistant", "content": ""}, None)
-        self._has_role = True
-        return role + self._chunk({"content": text}, None)
+    def start(self) -> bytes:
+        """A chunk with the role of each choice."""
+        role = {"role": "assistant", "content": ""}
+        return b"".join(self._chunk(index, role, None) for index in range(self._n_choices))
 
-    def end(self, reason: FinishReason, usage: Usage) -> bytes:
-        """Why it ended, and all that follows."""
-        role = b"" if self._has_role else self._chunk({"role": "assistant", "content": ""}, None)
-        end = self._chunk({}, reason)
-        if self._includes_usage:
-            end += _frame(self._head.render("chat.completion.chunk", [], usage=render_usage(usage)))
-        return role + end + DONE
+    def text(self, piece: TextPiece) -> bytes:
+        """A chunk with the next characters."""
+        scores = render_chat_scores(piece.scores) if self._head.has_logprobs else None
+        return self._chunk(piece.index, {"content": piece.text}, None, scores)
+
+    def end(self, end: TextEnd) -> bytes:
+        """Why a choice ended."""
+        return self._chunk(end.index, {}, end.reason)
+
+    def close(self, usage: Usage) -> bytes:
+        """Usage if it was asked for, and the end."""
+        head = self._head
+        counts = _frame(head.render("chat.completion.chunk", [], usage=render_usage(usage)))
+        return (counts if self._includes_usage else b"") + DONE
 
     def error(self, error: Exception) -> bytes:
         """The error as an event, which OpenAI's clients raise."""
         return _error_frame(error)
 
-    def _chunk(self, delta: dict[str, Any], reason: FinishReason | None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def _chunk(
+        self, index: int, delta: dict[str, Any], reason: FinishReason | None, logprobs: dict[str, Any] | None = None
+    ) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         return _frame(self._head.render("chat.completion.chunk", [choice]))
 
 
@@ -106,29 +149,48 @@ class TextFrames:
     def __init__(self, head: Head, *, includes_usage: bool) -> None:
         self._head = head
         self._includes_usage = includes_usage
+        self._scores: defaultdict[int, TextScores] = defaultdict(TextScores)
 
-    def text(self, text: str) -> bytes:
+    def start(self) -> bytes:
+        """Nothing: the first chunk has text."""
+        return b""
+
+    def text(self, piece: TextPiece) -> bytes:
         """A chunk with the next characters."""
-        return self._chunk(text, None)
+        scores = self._scores[piece.index].render(piece.scores) if self._head.has_logprobs else None
+        return self._chunk(piece.index, piece.text, None, scores)
 
-    def end(self, reason: FinishReason, usage: Usage) -> bytes:
-        """Why it ended, and all that follows."""
-        end = self._chunk("", reason)
-        if self._includes_usage:
-            end += _frame(self._head.render("text_completion", [], usage=render_usage(usage)))
-        return end + DONE
+    def end(self, end: TextEnd) -> bytes:
+        """Why a choice ended."""
+        scores = self._scores[end.index].render([end.end_score]) if end.end_score else None
+        return self._chunk(end.index, "", end.reason, scores)
+
+    def close(self, usage: Usage) -> bytes:
+        """Usage if it was asked for, and the end."""
+        counts = _frame(self._head.render("text_completion", [], usage=render_usage(usage)))
+        return (counts if self._includes_usage else b"") + DONE
 
     def error(self, error: Exception) -> bytes:
         """The error as an event, which OpenAI's clients raise."""
         return _error_frame(error)
 
-    def _chunk(self, text: str, reason: FinishReason | None) -> bytes:
-        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
+    def _chunk(self, index: int, text: str, reason: FinishReason | None, logprobs: dict[str, Any] | None) -> bytes:
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
         return _frame(self._head.render("text_completion", [choice]))
 
 
-def _model(name: str, created: int) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": created, "owned_by": "gemlane"}
+def _whole(head: Head, kind: str, choices: list[dict[str, Any]], answers: Sequence[Answer]) -> bytes:
+    usage = total_usage([answer.usage for answer in answers], head.n_for_each_prompt)
+    return render_json(head.render(kind, choices, usage=render_usage(usage)))
+
+
+def _with_end(answer: Answer) -> Sequence[Any]:
+    return answer.scores if answer.end_score is None else (*answer.scores, answer.end_score)
+
+
+def _model(entry: ModelEntry) -> dict[str, Any]:
+    known = {"id": entry.id, "object": "model", "created": entry.created, "owned_by": "gemlane"}
+    return {**known, "root": entry.adapter or entry.id, "parent": entry.parent or None}
 
 
 def _frame(value: Any) -> bytes:

@@ -31,3 +31,5 @@ STREAM: Final = web.RequestKey("stream", web.StreamResponse)
 """The answer of which bytes have already been sent."""
 FRAMES: Final = web.RequestKey[Frames]("frames", Frames)
 """How that stream is written."""
+IGNORED: Final = web.RequestKey[tuple[str, ...]]("ignored", tuple)
+"""Keys of the body that changed nothing; the answer names them in the header ``x-gemlane-ignored``."""

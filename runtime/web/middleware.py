@@ -13,7 +13,7 @@ from runtime.errors import GemlaneError, InvalidRequest, MethodNotAllowed, Reque
 from runtime.observe.events import RequestEnded
 from runtime.web.answers import break_off
 from runtime.web.dialect import ErrorFormat, format_of
-from runtime.web.keys import FIRST_REQUEST_TIMEOUT, OBSERVER, REQUEST_ID, STREAM
+from runtime.web.keys import FIRST_REQUEST_TIMEOUT, IGNORED, OBSERVER, REQUEST_ID, STREAM
 from runtime.web.tokens import TokenCheck
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -81,6 +81,8 @@ def make_prepare_hook(
         response.headers["Server"] = "gemlane"
         for name, value in format_of(request, formats).headers(request.get(REQUEST_ID, "")).items():
             response.headers.setdefault(name, value)
+        if ignored := request.get(IGNORED):
+            response.headers["x-gemlane-ignored"] = ", ".join(ignored)
 
     return on_prepare
 

@@ -12,7 +12,7 @@ from runtime.engines.protocol import GenerationEvent, Restarted
 from runtime.engines.states import EngineState, EngineStatus
 from runtime.errors import GemlaneError
 from runtime.generation import FinishReason, GenerationRequest, Usage
-from runtime.messages import Finished, ModelInfo, Ready, Started, Stats, Text
+from runtime.messages import Accepted, Finished, ModelInfo, Ready, Started, Stats, Text
 
 RESTARTED: Final = object()
 """A step of a script: the engine ended, and the answer begins again."""
@@ -81,6 +81,7 @@ class ScriptedEngine:
             nonlocal is_finished
             pieces = 0
             if not (self.script and isinstance(self.script[0], Exception)):
+                yield Accepted(request.request_id, 7)
                 yield Started(request.request_id, 7)
             for step in self.script:
                 if isinstance(step, Exception):

@@ -13,11 +13,15 @@ from runtime.config import EngineSettings
 from runtime.generation import (
     Blend,
     BlendMember,
+    Dry,
     FinishReason,
     GenerationRequest,
+    Grammar,
+    GrammarKind,
     Prompt,
     Sampling,
     Segment,
+    TokenBias,
     Usage,
 )
 
@@ -30,9 +34,16 @@ REQUEST = GenerationRequest(
         )
     ),
     max_tokens=7,
-    sampling=Sampling(temperature=0.5, seed=9_999_999_999),
+    sampling=Sampling(
+        temperature=0.5,
+        seed=9_999_999_999,
+        dry=Dry(0.5, breakers=("\n", "\u2028")),
+        biases=(TokenBias(5, -100.0), TokenBias(7, 1.5)),
+        grammar=Grammar(GrammarKind.GBNF, 'root ::= "\u00e9"'),
+    ),
     blend=Blend((BlendMember("b" * 64, 0.5), BlendMember("a" * 64))),
     stop=("\n\n",),
+    n_logprobs=3,
 )
 STATS = messages.Stats(
     n_running=1,
@@ -48,6 +59,7 @@ STATS = messages.Stats(
     running_blends=(Blend(), REQUEST.blend),
     waiting_blends=(REQUEST.blend,),
 )
+SCORE = messages.TokenScore(b"\xe2\x80", -0.5, (messages.Alternative(b"a", -1.5), messages.Alternative(b"\n", -2.5)))
 EXAMPLES: tuple[messages.Message, ...] = (
     messages.Load(EngineSettings(model="base.gguf")),
     messages.Generate(REQUEST),
@@ -62,9 +74,11 @@ EXAMPLES: tuple[messages.Message, ...] = (
     messages.Working(("r", "s"), 6.0),
     messages.AdapterAdded("a" * 64),
     messages.AdapterRefused("a" * 64, "invalid_adapter", "rank 0"),
+    messages.Accepted("r1", 12),
+    messages.PromptScores("r1", (messages.TokenScore(b"a", None), SCORE)),
     messages.Started("r1", 12, 3, 0.5, 0.25),
-    messages.Text("r1", "\U0001f600\n", 2),
-    messages.Finished("r1", FinishReason.LENGTH, Usage(3, 4, 1)),
+    messages.Text("r1", "\U0001f600\n", 2, (SCORE,)),
+    messages.Finished("r1", FinishReason.LENGTH, Usage(3, 4, 1), SCORE),
     messages.Failed("r1", "decode", "no room"),
     STATS,
 )

@@ -126,9 +126,9 @@ class Prefixes:
         is_running = self._running.get(coming.sequence_id) is coming.holder
         return is_running and self._cells.held_by(coming.sequence_id) < coming.n_tokens
 
-    def has_room(self, coverage: Coverage, prompt: Sequence[int], n_cells_max: int) -> bool:
+    def has_room(self, coverage: Coverage, prompt: Sequence[int], n_cells_max: int, *, is_fresh: bool = False) -> bool:
         """Whether all the cells that a sequence can need are free once kept prefixes are evicted."""
-        match = self._find(coverage, _key(prompt))
+        match = _NOTHING if is_fresh else self._find(coverage, _key(prompt))
         n_held = self._cells.held_with_prefix(self._running, match.holder_id, match.n_tokens)
         return n_held + self._n_reserved + n_cells_max - match.n_tokens <= self._cells.n_cells
 
@@ -137,7 +137,9 @@ class Prefixes:
         """Cells that are reserved for running sequences."""
         return sum(one.n_cells_max - self._cells.held_by(holder_id) for holder_id, one in self._running.items())
 
-    def begin(self, sequence_id: int, coverage: Coverage, tokens: Sequence[int], n_cells_max: int) -> int:
+    def begin(
+        self, sequence_id: int, coverage: Coverage, tokens: Sequence[int], n_cells_max: int, *, is_fresh: bool = False
+    ) -> int:
         """Start a sequence for which there is room; return how many tokens of its prompt are in the cache.
 
         Args:
@@ -145,9 +147,10 @@ class Prefixes:
             coverage: which of its tokens run under which blend.
             tokens: its prompt; a list that grows with its answer.
             n_cells_max: the most cells it can hold.
+            is_fresh: whether it takes nothing over, since every token of its prompt has to be computed.
         """
         key = _key(tokens)
-        match = self._find(coverage, key)
+        match = _NOTHING if is_fresh else self._find(coverage, key)
         self._running[sequence_id] = _Holder(coverage, key, tokens, n_cells_max)
         if match.n_tokens:
             self._share(match.holder_id, sequence_id, match.n_tokens)

@@ -10,6 +10,7 @@ from convert.gguf.header import GgufHeader
 from convert.rules.model import ModelSummary
 from runtime.config import EngineSettings
 from runtime.engine.scheduler import EngineLimits
+from runtime.llama.context import MAX_SCORED
 from runtime.llama.lanes.template import lora_shapes
 
 _LOG = logging.getLogger("gemlane.engine")
@@ -33,6 +34,7 @@ def limits_of(settings: EngineSettings, n_ctx_train: int) -> EngineLimits:
         n_parallel=settings.parallel,
         n_batch=max(_N_BATCH, settings.parallel),
         step_budget_ms=settings.step_budget_ms,
+        n_scored=MAX_SCORED,
     )
 
 

@@ -11,8 +11,10 @@ from convert.gguf.header import GgufHeader
 from runtime.config import EngineSettings
 from runtime.engine.adapters.grouped import GroupedAdapters
 from runtime.engine.adapters.mixed import MixedAdapters
+from runtime.engine.adapters.protocol import Adapters
 from runtime.engine.cache.disk import PrefixStore, identity_of
-from runtime.engine.engine import Adapters, LlamaEngine
+from runtime.engine.compiling import Compiling
+from runtime.engine.engine import LlamaEngine
 from runtime.engine.scheduler import EngineLimits
 from runtime.engine.start import offload
 from runtime.engine.start.limits import limits_of, need_of
@@ -20,6 +22,7 @@ from runtime.engine.start.model_file import check_model_file
 from runtime.engine.start.selfcheck import N_PROBES, N_SEQUENCES, SelfCheckError, prove_lanes
 from runtime.errors import DecodeError, InvalidAdapter, ModelLoadError
 from runtime.llama.context import Context, ContextShape
+from runtime.llama.grammar import GrammarCompiler
 from runtime.llama.lanes.bank import BankShape
 from runtime.llama.lanes.context import LanedContext
 from runtime.llama.lanes.template import lora_shapes
@@ -57,7 +60,7 @@ def start(
     model = Model(library, path, n_gpu_layers=n_gpu_layers, on_progress=on_progress)
     limits = limits_of(settings, model.n_ctx_train)
     context, adapters, reason = _make_context(model, header, settings, limits, on_prepared)
-    engine = LlamaEngine(model, context, adapters, limits)
+    engine = LlamaEngine(model, context, adapters, limits, Compiling(GrammarCompiler(model), on_prepared))
     if settings.prefix_dir:
         _keep_prefixes(engine, settings, header)
     need = need_of(settings, header, summary)

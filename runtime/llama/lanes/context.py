@@ -72,7 +72,7 @@ class LanedContext:
             raise ValueError(f"lanes {min(lanes)} to {max(lanes)} are not all among 0 to {self._n_lanes}")
         lengths = [len(chunk.tokens) for chunk in chunks]
         of_tokens = np.repeat(np.array(lanes, np.int32), lengths)
-        wanted = [lane for chunk, lane in zip(chunks, lanes, strict=True) if chunk.wants_logits]
+        wanted = [lane for chunk, lane in zip(chunks, lanes, strict=True) for _ in range(chunk.n_outputs)]
         used = set(lanes)
         plan = Plan(self.bank.touched_by(used), used.pop() if len(used) == 1 else None, self.bank.rank)
         self.context.synchronize()

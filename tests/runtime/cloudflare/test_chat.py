@@ -8,6 +8,7 @@ from aiohttp import ClientSession
 
 from runtime.cloudflare.chat import WorkersChatFrames, render_chat
 from runtime.generation import Blend, BlendMember, FinishReason, Usage
+from runtime.web.streams import TextEnd, TextPiece
 from tests.runtime.conftest import PIRATE_FILE
 from tests.runtime.double import ScriptedEngine
 
@@ -18,11 +19,12 @@ HI = {"model": "@cf/google/gemma-7b-it-lora", "messages": [{"role": "user", "con
 def test_frames() -> None:
     """Byte for byte as recorded, the differing orders of keys included."""
     frames = WorkersChatFrames(1778255778230)
-    assert frames.text("Hello") == (
+    assert frames.text(TextPiece(0, "Hello")) == (
         b'data: {"id":"id-1778255778230","created":1778255778,"model":"@cf/google/gemma-7b-it-lora",'
         b'"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Hello"}}]}\n\n'
     )
-    assert frames.end(FinishReason.STOP, Usage(45, 2)) == (
+    assert frames.start() == b""
+    assert frames.end(TextEnd(0, FinishReason.STOP, Usage(45, 2))) + frames.close(Usage(45, 2)) == (
         b'data: {"id":"id-1778255778230","object":"chat.completion.chunk","created":1778255778,'
         b'"model":"@cf/google/gemma-7b-it-lora","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],'
         b'"usage":{"prompt_tokens":45,"completion_tokens":2,"total_tokens":47}}\n\ndata: [DONE]\n\n'

@@ -10,6 +10,7 @@ from runtime.cloudflare.wire import RunFrames, parse_run, random_padding, render
 from runtime.errors import InvalidRequest, MissingBody
 from runtime.generation import FinishReason, Sampling, Usage
 from runtime.prompt.gemma import Message
+from runtime.web.streams import TextEnd, TextPiece
 
 
 def test_prompt_with_defaults() -> None:
@@ -132,12 +133,13 @@ def test_frames() -> None:
     """The stream, byte for byte: padding only where there is some, usage before ``[DONE]``."""
     paddings = iter(["abc", ""])
     frames = RunFrames(lambda: next(paddings))
-    assert frames.text(" is") == b'data: {"response":" is","p":"abc"}\n\n'
-    assert frames.text("\n") == b'data: {"response":"\\n"}\n\n'
-    assert frames.end(FinishReason.STOP, Usage(24, 17)) == (
+    assert frames.start() == b""
+    assert frames.text(TextPiece(0, " is")) == b'data: {"response":" is","p":"abc"}\n\n'
+    assert frames.text(TextPiece(0, "\n")) == b'data: {"response":"\\n"}\n\n'
+    assert frames.end(TextEnd(0, FinishReason.STOP, Usage(24, 17))) == (
         b'data: {"response":"","usage":{"prompt_tokens":24,"completion_tokens":17,"total_tokens":41}}\n\n'
-        b"data: [DONE]\n\n"
     )
+    assert frames.close(Usage(24, 17)) == b"data: [DONE]\n\n"
     assert frames.error(ValueError()) == b""
 
 

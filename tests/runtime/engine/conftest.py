@@ -17,7 +17,19 @@ from runtime.engine.engine import LlamaEngine
 from runtime.engine.start.startup import start
 from runtime.generation import BASE, Blend, BlendMember, FinishReason, GenerationRequest, Prompt, Sampling, Segment
 from runtime.llama.library import Library
-from runtime.messages import AdapterAdded, AdapterRemoved, Event, Failed, Finished, Ready, Started, Text
+from runtime.messages import (
+    Accepted,
+    AdapterAdded,
+    AdapterRemoved,
+    Event,
+    Failed,
+    Finished,
+    PromptScores,
+    Ready,
+    Started,
+    Text,
+    TokenScore,
+)
 
 GREEDY = Sampling(temperature=0)
 
@@ -34,6 +46,9 @@ class Outcome:
 
     text: str = ""
     pieces: list[str] = field(default_factory=list)
+    prompt_scores: list[TokenScore] = field(default_factory=list)
+    scores: list[TokenScore] = field(default_factory=list)
+    accepted: Accepted | None = None
     started: Started | None = None
     finished: Finished | None = None
     failed: Failed | None = None
@@ -101,11 +116,16 @@ class Driver:
         for event in events:
             assert not isinstance(event, Started | Text | Finished | Failed) or event.request_id in self.outcomes
             match event:
+                case Accepted(request_id):
+                    self.outcomes[request_id].accepted = event
+                case PromptScores(request_id, scores):
+                    self.outcomes[request_id].prompt_scores += scores
                 case Started(request_id):
                     self.outcomes[request_id].started = event
                 case Text(request_id, text):
                     self.outcomes[request_id].text += text
                     self.outcomes[request_id].pieces.append(text)
+                    self.outcomes[request_id].scores += event.scores
                 case Finished(request_id):
                     assert self.outcomes[request_id].finished is None
                     self.outcomes[request_id].finished = event

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from convert.conversion.conversion import Options, convert_adapter, convert_model
-from runtime.engine import engine as engine_module
+from runtime.engine import answering
 from runtime.generation import BASE, Blend, BlendMember, Prompt, Sampling, Segment
 from runtime.llama.context import Context
 from tests.convert.checkpoints import peft
@@ -84,7 +84,7 @@ class ForcedSampler:
     continuation: list[int]
     logits: dict[int, list[Logits]]
 
-    def __init__(self, sampling: Sampling, _prompt: list[int], context: Context) -> None:
+    def __init__(self, sampling: Sampling, _prompt: list[int], context: Context, _filter: None) -> None:
         assert sampling.seed is not None
         self._context, self._seed = context, sampling.seed
         self.logits[self._seed] = []
@@ -104,7 +104,7 @@ def forced(monkeypatch: pytest.MonkeyPatch, reference: dict[str, Any]) -> type[F
     """Let every answer be the reference's continuation, and keep its logits."""
     monkeypatch.setattr(ForcedSampler, "continuation", reference["continuation"].tolist(), raising=False)
     monkeypatch.setattr(ForcedSampler, "logits", {}, raising=False)
-    monkeypatch.setattr(engine_module, "Sampler", ForcedSampler)
+    monkeypatch.setattr(answering, "Sampler", ForcedSampler)
     return ForcedSampler
 
 

@@ -16,6 +16,7 @@ from runtime.config import EngineSettings
 from runtime.engine.process import raise_file_limit
 from runtime.generation import FinishReason, GenerationRequest, Prompt, Sampling, Segment
 from runtime.messages import (
+    Accepted,
     Cancel,
     Command,
     Event,
@@ -52,7 +53,7 @@ class Child:
         self.process.stdin.write(b"".join(map(encode, commands)))
         self.process.stdin.flush()
 
-    def next(self, *, besides: tuple[type, ...] = (Loading, Stats)) -> Event:
+    def next(self, *, besides: tuple[type, ...] = (Loading, Stats, Accepted, Working)) -> Event:
         """Return the next event whose type is not in ``besides``."""
         assert self.process.stdout is not None
         while True:
@@ -90,13 +91,14 @@ def generate(request_id: str, max_tokens: int = 8, seed: int = 1) -> Generate:
 
 
 def test_a_session_from_load_to_end_of_file(child: Child, tiny_model: Path) -> None:
-    """Ready, Started, Text and Finished come in order, and the end of the input ends the process."""
+    """Ready, Accepted, Started, Text and Finished come in order, and the end of the input ends the process."""
     child.send(load(tiny_model))
     ready = child.next()
     assert isinstance(ready, Ready)
     assert ready.adapter_batching == "mixed"
     assert ready.model.n_layers == 2
     child.send(generate("one"))
+    assert isinstance(child.next(besides=(Working,)), Accepted)
     assert isinstance(child.next(), Started)
     text = ""
     while isinstance(event := child.next(), Text):
@@ -166,9 +168,9 @@ def test_a_cancellation_that_leaves_no_request_is_reported(child: Child, tiny_mo
     child.send(load(tiny_model))
     child.next()
     child.send(generate("one", max_tokens=200), Cancel("one"))
-    stats = child.next(besides=(Loading, Started, Text))
+    stats = child.next(besides=(Loading, Accepted, Started, Text, Working))
     while isinstance(stats, Stats) and stats.n_running + stats.n_waiting:
-        stats = child.next(besides=(Loading, Started, Text))
+        stats = child.next(besides=(Loading, Accepted, Started, Text, Working))
     assert isinstance(stats, Stats)
     assert not stats.n_kv_cells_used
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.generation import Sampling
+from runtime.generation import Dry, Sampling, TokenBias
 from runtime.llama.context import Chunk, Context
 from runtime.llama.model import Model
 from runtime.llama.sampler import Sampler, fold_seed
@@ -130,3 +130,101 @@ def test_frequency_grows_with_the_count_and_presence_does_not(context: Context) 
     n_frequency = len(set(draw(context, 60, temperature=0, frequency_penalty=2.0)))
     n_presence = len(set(draw(context, 60, temperature=0, presence_penalty=2.0)))
     assert n_frequency > n_presence
+
+
+def test_min_p_keeps_what_is_likely_enough(context: Context) -> None:
+    """A token stays if its probability is at least that share of the likeliest one's."""
+    logits = context.logits(0).astype(float)
+    kept = {int(token) for token in np.flatnonzero(logits >= logits.max() + np.log(0.05))}
+    assert set(draw(context, 500, temperature=1, min_p=0.05)) <= kept
+    assert set(draw(context, 20, temperature=1, min_p=1)) == {ranking(context.logits(0))[0]}
+
+
+def test_typical_p_narrows_the_choice(context: Context) -> None:
+    """A small share of the probability mass leaves few tokens."""
+    assert len(set(draw(context, 200, temperature=3, typical_p=0.05))) < len(set(draw(context, 200, temperature=3)))
+
+
+def test_xtc_leaves_out_the_likeliest(context: Context) -> None:
+    """With probability 1 every token above the threshold but the least likely of them is never chosen."""
+    logits = context.logits(0).astype(float) / 3
+    odds = np.exp(logits - logits.max())
+    above = [int(token) for token in np.flatnonzero(odds / odds.sum() > 0.001)]
+    assert len(above) > 2
+    best = ranking(context.logits(0))[0]
+    assert best not in draw(context, 300, temperature=3, xtc_probability=1, xtc_threshold=0.001)
+
+
+def test_a_bias_moves_a_token(context: Context) -> None:
+    """-100 forbids the likeliest token and 100 forces another, also when greedy."""
+    first, second, *_ = ranking(context.logits(0))
+    assert draw(context, temperature=0, biases=(TokenBias(first, -100),)) == [second]
+    assert draw(context, temperature=0, biases=(TokenBias(7, 100),)) == [7]
+
+
+def test_an_ignored_end_is_never_chosen(context: Context) -> None:
+    """A token that ends an answer loses against every other one."""
+    end = context.model.end_tokens[0]
+    assert draw(context, temperature=0, biases=(TokenBias(end, 100),)) == [end]
+    assert draw(context, temperature=0, biases=(TokenBias(end, 100),), ignores_end=True) != [end]
+
+
+def test_a_window_forgets_what_is_older(context: Context) -> None:
+    """A repetition penalty over the last token alone does not see the one before it."""
+    best, second, *_ = ranking(context.logits(0))
+    assert draw(context, prompt=[best, 3], temperature=0, repetition_penalty=2, repetition_window=1) == [best]
+    assert draw(context, prompt=[best, 3], temperature=0, repetition_penalty=2, repetition_window=2) != [best]
+    assert draw(context, prompt=[best], temperature=0, repetition_penalty=2, repetition_window=0) == [best]
+    assert second != best
+
+
+def test_dry_breaks_a_repeated_passage(context: Context) -> None:
+    """The token that would go on with a passage seen before is penalised."""
+    best = ranking(context.logits(0))[0]
+    passage = [20, 21, 22, 23]
+    prompt = [*passage, best, 9, *passage]
+    assert draw(context, prompt=prompt, temperature=0) == [best]
+    assert draw(context, prompt=prompt, temperature=0, dry=Dry(10.0, breakers=())) != [best]
+
+
+class Only:
+    """A filter that allows some tokens and remembers what it was told."""
+
+    def __init__(self, *tokens: int) -> None:
+        self.tokens = np.array(sorted(tokens))
+        self.accepted: list[int] = []
+        self.n_listed = 0
+
+    def allows(self, token: int) -> bool:
+        return token in self.tokens
+
+    def allowed(self) -> np.ndarray:
+        self.n_listed += 1
+        return self.tokens
+
+    def accept(self, token: int) -> None:
+        self.accepted.append(token)
+
+
+def test_a_filter_decides_after_the_free_choice(context: Context) -> None:
+    """All allowed tokens are listed only when the free choice is refused; what is chosen is told once."""
+    best, second, third, *_ = ranking(context.logits(0))
+    fits, refuses = Only(best, third), Only(second, third)
+    for token_filter, token, n_listed in ((fits, best, 0), (refuses, second, 1)):
+        sampler = Sampler(Sampling(temperature=0), [], context, token_filter)
+        assert sampler.sample(0) == token
+        sampler.free()
+        assert token_filter.accepted == [token]
+        assert token_filter.n_listed == n_listed
+
+
+def test_a_filter_keeps_the_odds(context: Context) -> None:
+    """Choosing freely first changes no relative odds: 4,000 draws of two allowed tokens."""
+    first, _, third, *_ = ranking(context.logits(0))
+    logits = context.logits(0).astype(float)
+    share = 1 / (1 + np.exp(logits[third] / 4 - logits[first] / 4))
+    sampler = Sampler(Sampling(temperature=4, seed=5), [], context, Only(first, third))
+    counts = Counter(sampler.sample(0) for _ in range(4000))
+    sampler.free()
+    assert set(counts) == {first, third}
+    assert counts[first] / 4000 == pytest.approx(share, abs=5 * np.sqrt(share * (1 - share) / 4000))
