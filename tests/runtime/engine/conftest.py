@@ -148,7 +148,7 @@ def library() -> Library:
 
 @pytest.fixture(scope="session")
 def make_driver(library: Library, tiny_model: Path, tiny_adapters: Path) -> Iterator[MakeDriver]:
-    """Start an engine; the tiny Gemma in Q4_K_M with its three adapters, unless told otherwise."""
+    """Start an engine; the tiny Gemma in Q4_K_M with its three adapters, unless other settings are given."""
     engines = contextlib.ExitStack()
 
     def make(model: Path = tiny_model, adapters: Path = tiny_adapters, **settings: Any) -> Driver:

@@ -63,8 +63,8 @@ class Simulation:
         for _ in range(n_steps):
             if not (self.scheduler.running or self.scheduler.waiting):
                 return
-            assert self.step(), "nobody runs though somebody waits"
-        raise AssertionError("somebody never ended")
+            assert self.step(), "no sequence runs although one waits"
+        raise AssertionError("a sequence never ended")
 
     def _compute(self, part: BatchPart) -> None:
         sequence, is_complete = part.sequence, part.completes

@@ -1,4 +1,4 @@
-"""Who runs next: in order, within the budget, with room for all, and nobody waits for ever."""
+"""Sequences run in order, within the budget and with room for all; none waits for ever."""
 
 from __future__ import annotations
 

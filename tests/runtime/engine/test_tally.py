@@ -55,7 +55,7 @@ def test_waits_are_measured_between_the_stages(tally: Tally, clock: Clock) -> No
 
 
 def test_prompt_tokens_count_when_a_sequence_is_admitted(tally: Tally) -> None:
-    """Prompt tokens count at the admission, and those found in the cache are told apart."""
+    """Prompt tokens count at the admission, and those found in the cache are counted apart."""
     one = sequence(n_prompt=9)
     one.n_cached = 4
     tally.submitted(one)

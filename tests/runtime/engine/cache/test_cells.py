@@ -1,4 +1,4 @@
-"""Cells are counted once however many hold them, and free when nobody does."""
+"""A cell counts once for any number of holders, and is free when it has none."""
 
 from __future__ import annotations
 
