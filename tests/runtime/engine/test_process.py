@@ -29,6 +29,7 @@ from runtime.messages import (
     Started,
     Stats,
     Text,
+    Working,
     decode,
     encode,
 )
