@@ -88,6 +88,7 @@ class ServerSettings:
         "folder where uploads and conversions are kept; empty: the platform's own, apart for each --adapters",
         metavar="DIR",
     )
+    require_locked: str = option("", "file of SHA256  NAME lines; no adapter but those is served", metavar="FILE")
     token_file: str = option("", "file of bearer tokens, one a line; without it loopback needs none", metavar="FILE")
     admin_token_file: str = option(
         "", "file of tokens that may also change adapters; needed for that where --token-file is used", metavar="FILE"

@@ -15,6 +15,7 @@ from runtime.adapters.disk import StateDir, default_state_dir
 from runtime.adapters.folder import AdapterFolder
 from runtime.adapters.intake import Intake
 from runtime.adapters.known import KnownFiles, stamp_of
+from runtime.adapters.lock import read_lock
 from runtime.adapters.pins import Pins
 from runtime.adapters.store import Store
 from runtime.adapters.uploads import Uploads
@@ -54,7 +55,8 @@ async def adapters_of(settings: Settings, engine: Engine) -> AsyncIterator[Adapt
         check, converter = make_check(model), Converter(model, settings.engine.max_lora_rank)
         known = KnownFiles(state.root / "known.json", stamp_of(model))
         pins = Pins(settings.engine.lanes - 1, state.root / "pins.json")
-        store = Store(engine, settings.server.max_adapters, lambda checked: _drop(state, checked), pins)
+        max_adapters, lock = settings.server.max_adapters, _lock(settings)
+        store = Store(engine, max_adapters, lambda checked: _drop(state, checked), pins, lock)
         intake = Intake(state, known, check, converter, settings.server.adapter_disk_mib << 20)
         uploads = Uploads(state, store, intake)
         await uploads.load()
@@ -78,6 +80,15 @@ async def watch(adapters: AdapterService) -> None:
     """Take in what lies in the folder, then what changes there, until cancelled."""
     if adapters.folder is not None:
         await adapters.folder.watch()
+
+
+def _lock(settings: Settings) -> dict[str, str] | None:
+    """The adapters that may be served; None if all may.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    return read_lock(Path(settings.server.require_locked)) if settings.server.require_locked else None
 
 
 def _open_state(settings: Settings) -> StateDir | None:

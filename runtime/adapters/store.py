@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any, Final
 
 from runtime.adapters.entry import AdapterEntry, Generation, view_of
 from runtime.adapters.life import USABLE, AdapterState, check_move
+from runtime.adapters.lock import check_locked
 from runtime.adapters.pins import Pins
 from runtime.adapters.views import (
     AdapterMove,
@@ -57,6 +58,7 @@ class Store:
         max_adapters: int,
         on_freed: Callable[[CheckedAdapter], None],
         pins: Pins | None = None,
+        lock: Mapping[str, str] | None = None,
     ) -> None:
         """Start empty, and offer everything to ``engine`` each time it becomes ready.
 
@@ -65,7 +67,9 @@ class Store:
             max_adapters: how many there may be; those of the folder are always taken in, and count.
             on_freed: called when no generation has a content any more, so that its file may be deleted.
             pins: which names keep a lane; without it none can.
+            lock: name -> digest of the only adapters that may be served; None locks nothing.
         """
+        self._lock = lock
         self._engine = engine
         self._max_adapters = max_adapters
         self._on_freed = on_freed
@@ -299,7 +303,10 @@ class Store:
     async def _bring_in(self, generation: Generation, prepare: Prepare) -> None:
         """Take a generation from its files to the engine."""
         self._move(generation, AdapterState.CONVERTING)
-        generation.checked = await prepare()
+        checked = await prepare()
+        if self._lock is not None:
+            check_locked(self._lock, generation.adapter.name, checked.digest)
+        generation.checked = checked
         self._move(generation, AdapterState.CHECKED)
         await self._settle(generation, self._offer(generation))
         if generation.error is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import socket
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 from convert.gguf.header import GgufHeader
 from convert.rules.model import ModelSummary
 from runtime.adapters.check import make_check
+from runtime.adapters.lock import check_locked, read_lock
 from runtime.config import ServerSettings, Settings
 from runtime.doctor.finding import Finding, fault, note, ok
 from runtime.engine.start.model_file import check_model_file
@@ -43,12 +45,19 @@ def check_adapters(settings: Settings) -> Iterator[Finding]:
         yield fault("adapters", f"{folder}: no such folder", "Make it, or name another with --adapters")
         return
     check = make_check(Path(settings.engine.model))
+    try:
+        lock = read_lock(Path(settings.server.require_locked)) if settings.server.require_locked else None
+    except ConfigError as error:
+        yield fault("adapters", str(error))
+        return
     n_sound = 0
     for path in sorted(folder.glob("*.gguf")):
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise ConfigError("not a regular file")
             check(path)
+            if lock is not None:
+                check_locked(lock, path.stem, digest_of(path))
             n_sound += 1
         except (GemlaneError, OSError) as error:
             yield fault("adapters", f"{path.name} is refused: {error}")
@@ -103,3 +112,9 @@ def check_prefix_dir(folder: str) -> Iterator[Finding]:
         yield fault("prefixes", f"others may write to {folder}, which the server trusts", f"chmod 700 {folder}")
     else:
         yield ok("prefixes", folder)
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
