@@ -1,6 +1,6 @@
-"""Opening files that strangers made: regular files only, with size limits, JSON without surprises.
+"""Opens files that strangers made: regular files only, with size limits, JSON without surprises.
 
-Knows nothing of checkpoints or GGUF.
+It does not know checkpoints or GGUF; what a file is instead of the expected one is said by `formats`.
 """
 
 import errno
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import BinaryIO, Final, NoReturn
 
 from convert.errors import LfsPointer, MalformedFile, MalformedJson, MissingFile, NotARegularFile, UnsafeFile
+from convert.formats import HUB_REMEDY, LFS_MAGIC, PICKLE, START_BYTES, describe, looks_like_hub_name
 
-_LFS_MAGIC: Final = b"version https://git-lfs"
+_REFUSAL_KEYS: Final = frozenset({"error", "message", "detail", "status", "statusCode"})  # of a server's JSON
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -31,6 +32,8 @@ def open_regular(path: Path) -> BinaryIO:
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENXIO, errno.ENODEV):
             raise NotARegularFile(f"{path}: not a regular file") from error
+        if isinstance(error, FileNotFoundError):
+            raise missing(path, "cannot be opened: no such file") from error
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise MissingFile(f"{path}: cannot be opened: {reason}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -69,29 +72,51 @@ def read_small(path: Path, limit_bytes: int) -> bytes:
         if size_bytes > limit_bytes:
             raise MalformedFile(f"{path}: {size_bytes} bytes, but at most {limit_bytes} are read of such a file")
         content = read_at(file, 0, size_bytes)
-    refuse_lfs_pointer(path, content)
+    if content.startswith(LFS_MAGIC):
+        refuse_other_format(path, content, "the file itself")
     return content
 
 
-def refuse_lfs_pointer(path: Path, start: bytes) -> None:
-    """Refuse a file that starts like a git-LFS pointer.
+def missing(path: Path, otherwise: str) -> MissingFile:
+    """Return the error for a path where nothing is; a name on the Hugging Face Hub is told as such."""
+    name = str(path)
+    if looks_like_hub_name(name) and not path.parent.exists():
+        return MissingFile(f"{path}: {HUB_REMEDY.format(name, path.name)}")
+    return MissingFile(f"{path}: {otherwise}")
+
+
+def describe_file(path: Path) -> str | None:
+    """Say what a file is by its first bytes, and what to do with it; None if that is not known.
 
     Raises:
-        LfsPointer: It does.
+        MissingFile, NotARegularFile: As `open_regular`.
     """
-    if start.startswith(_LFS_MAGIC):
-        raise LfsPointer(f"{path}: a git-LFS pointer, not the file itself; fetch it with `git lfs pull`")
+    with open_regular(path) as file:
+        return describe(read_at(file, 0, min(START_BYTES, os.fstat(file.fileno()).st_size)))
 
 
-def refuse_pickle(directory: Path, names: tuple[str, ...], wanted: str) -> None:
-    """Refuse a directory whose weights are only there as a pickle.
+def refuse_other_format(path: Path, start: bytes, wanted: str, kind: type[MalformedFile] = MalformedFile) -> None:
+    """Refuse a file that is known to be of another format than `wanted`; do nothing if it is not known.
+
+    Args:
+        path: What errors name.
+        start: The first `formats.START_BYTES` bytes of the file, or all of it.
+        wanted: What it should be, as in "not a GGUF file".
+        kind: The class of the error.
 
     Raises:
-        UnsafeFile: One of the patterns `names` matches a file of `directory`.
+        LfsPointer: It is a git-LFS pointer.
+        UnsafeFile: It is a pickle.
+        MalformedFile: It is something else; of class `kind`.
     """
-    for pattern in names:
-        for path in sorted(directory.glob(pattern)):
-            raise UnsafeFile(f"{path}: a pickle can run any program and is never opened; save it as {wanted}")
+    what = describe(start)
+    if what is None:
+        return
+    if start.startswith(LFS_MAGIC):
+        raise LfsPointer(f"{path}: {what}")
+    if what == PICKLE:
+        raise UnsafeFile(f"{path}: {what}")
+    raise kind(f"{path}: not {wanted}, but {what}")
 
 
 def read_json_object(path: Path, limit_bytes: int) -> dict[str, object]:
@@ -117,9 +142,13 @@ def parse_json_object(content: bytes, path: Path) -> dict[str, object]:
     except RecursionError as error:
         raise MalformedJson(f"{path}: nested too deeply") from error
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, our own, and integers of absurd length
+        if content.lstrip()[:1] != b"{":
+            refuse_other_format(path, content[:START_BYTES], "JSON", MalformedJson)
         raise MalformedJson(f"{path}: not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise MalformedJson(f"{path}: a JSON object is needed, but this is a {type(value).__name__}")
+    if value and value.keys() <= _REFUSAL_KEYS:
+        refuse_other_format(path, content[:START_BYTES], "this file", MalformedJson)
     return value
 
 

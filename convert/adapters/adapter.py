@@ -16,12 +16,13 @@ import numpy as np
 from convert.adapters.embedding import TrainedEmbedding
 from convert.adapters.pair import LoraPair
 from convert.errors import BadValue, TensorMismatch, UnsupportedAdapter
+from convert.folders import folder_name
 from convert.gguf.header import GgufHeader, ValueType
 from convert.gguf.types import GgmlType
 from convert.gguf.writer import FilePlan, KeyValue
 from convert.models.mix import fitting
 from convert.models.plan import QUANTIZATION_VERSION
-from convert.rules.adapter import ALPHA_KEY, BASE_DIGEST_KEY, INVOCATION_KEY
+from convert.rules.adapter import ALPHA_KEY, BASE_DIGEST_KEY, BASE_NAME_KEY, INVOCATION_KEY
 from convert.rules.gemma import ARCHITECTURE
 from convert.tensors.encoder import Encoder
 from convert.tensors.sources import PaddedRows, RowSource, ScaledRows
@@ -100,16 +101,7 @@ def plan_adapter(
         UnsupportedAdapter: It holds what no GGUF adapter can hold, or nothing at all.
         TensorMismatch, BadValue: See `check_shapes`.
     """
-    for kind, is_there in (
-        ("a DoRA", adapter.magnitudes),
-        ("trained norms", adapter.norms),
-        ("a trained embedding or head", adapter.embedding),
-    ):
-        if is_there:
-            raise UnsupportedAdapter(
-                f"{adapter.path}: {kind} cannot be a GGUF adapter; write a whole base with it: "
-                f"gemlane merge CHECKPOINT {adapter.path} -o FILE"
-            )
+    refuse_unrepresentable(adapter)
     if not adapter.pairs:
         raise UnsupportedAdapter(f"{adapter.path}: the adapter holds no LoRA tensors")
     check_shapes(adapter, base)
@@ -122,6 +114,24 @@ def plan_adapter(
         tensors.append(encoder.plan(f"{name}.lora_a", pair.a, a_type))
         tensors.append(encoder.plan(f"{name}.lora_b", b, b_type))
     return FilePlan(_metadata(adapter, alpha, base_digest), tensors, adapter.warnings)
+
+
+def refuse_unrepresentable(adapter: LoraAdapter) -> None:
+    """Refuse an adapter that only a whole base can hold.
+
+    Raises:
+        UnsupportedAdapter: The message names the way out.
+    """
+    for kind, is_there in (
+        ("a DoRA", adapter.magnitudes),
+        ("trained norms", adapter.norms),
+        ("a trained embedding or head", adapter.embedding),
+    ):
+        if is_there:
+            raise UnsupportedAdapter(
+                f"{adapter.path}: {kind} cannot be a GGUF adapter; write a whole base with it: "
+                f"gemlane merge CHECKPOINT {adapter.path} -o FILE"
+            )
 
 
 def _stored(pair: LoraPair, type_name: str) -> tuple[LoraPair, GgmlType, GgmlType]:
@@ -164,11 +174,11 @@ def _metadata(adapter: LoraAdapter, alpha: float | None, base_digest: str | None
         KeyValue("general.architecture", text, ARCHITECTURE),
         KeyValue("general.type", text, "adapter"),
         KeyValue("adapter.type", text, "lora"),
-        KeyValue("general.name", text, adapter.path.resolve().name),
+        KeyValue("general.name", text, folder_name(adapter.path)),
     ]
     if adapter.base_name:
         entries.append(KeyValue("general.base_model.count", ValueType.UINT32, 1))
-        entries.append(KeyValue("general.base_model.0.name", text, adapter.base_name))
+        entries.append(KeyValue(BASE_NAME_KEY, text, adapter.base_name))
     if alpha is not None:
         entries.append(KeyValue(ALPHA_KEY, ValueType.FLOAT32, alpha))
     if adapter.invocation_tokens:

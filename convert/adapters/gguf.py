@@ -7,7 +7,7 @@ from convert.adapters.pair import LoraPair
 from convert.gguf.header import GgufHeader
 from convert.gguf.quantisers import Ggml
 from convert.gguf.types import FLOATS
-from convert.rules.adapter import AdapterSummary
+from convert.rules.adapter import BASE_NAME_KEY, AdapterSummary
 from convert.tensors.gguf import GgufRows, OpenGguf
 
 _A: Final = ".lora_a"
@@ -31,7 +31,7 @@ def read_gguf_adapter(file: OpenGguf, summary: AdapterSummary, ggml: Ggml) -> Lo
     return LoraAdapter(
         path=header.path,
         pairs=pairs,
-        base_name=header.string("general.base_model.0.name"),
+        base_name=header.string(BASE_NAME_KEY),
         warnings=warnings,
         invocation_tokens=summary.invocation_tokens,
     )

@@ -3,21 +3,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from convert.adapters import mlx, peft
 from convert.adapters.adapter import LoraAdapter
 from convert.adapters.gguf import read_gguf_adapter
 from convert.adapters.peft_config import CONFIG_NAME, MAX_CONFIG_BYTES
-from convert.errors import MissingFile
-from convert.files import read_json_object, refuse_pickle
+from convert.files import read_json_object
+from convert.folders import adapter_folder, missing_weights
 from convert.gguf.header import GgufHeader
 from convert.gguf.quantisers import Ggml
 from convert.rules.check import validate_adapter
 from convert.tensors.gguf import OpenGguf
 from convert.tensors.safetensors import SafetensorsFile
-
-_PICKLES: Final = ("adapter_model.bin", "adapter_model.pt", "adapter.bin")
 
 
 @contextmanager
@@ -37,12 +34,19 @@ def open_adapter(path: Path, base: GgufHeader, ggml: Ggml, *, is_legacy_alpha: b
         with OpenGguf(path) as gguf:
             yield read_gguf_adapter(gguf, validate_adapter(path, base), ggml)
         return
-    directory = path if path.is_dir() else path.parent
+    with open_trained_adapter(path, is_legacy_alpha=is_legacy_alpha) as adapter:
+        yield adapter
+
+
+@contextmanager
+def open_trained_adapter(path: Path, *, is_legacy_alpha: bool = False) -> Iterator[LoraAdapter]:
+    """Open an adapter as training left it: a PEFT or MLX folder, or one of the numbered files in an MLX folder.
+
+    Raises:
+        ConvertError: By class.
+    """
+    directory = adapter_folder(path if path.is_dir() else path.parent)
     config_path = directory / CONFIG_NAME
-    if not config_path.exists():
-        if (directory / "config.json").exists():
-            raise MissingFile(f"{directory}: no {CONFIG_NAME}: a model, not an adapter; use `convert model`")
-        raise MissingFile(f"{directory}: no {CONFIG_NAME}; give the adapter's folder")
     is_mlx = mlx.is_mlx(read_json_object(config_path, MAX_CONFIG_BYTES))
     with SafetensorsFile(path if path.is_file() else _weights(directory, is_mlx=is_mlx)) as file:
         if is_mlx:
@@ -54,6 +58,5 @@ def open_adapter(path: Path, base: GgufHeader, ggml: Ggml, *, is_legacy_alpha: b
 def _weights(directory: Path, *, is_mlx: bool) -> Path:
     path = directory / (mlx.WEIGHTS_NAME if is_mlx else peft.WEIGHTS_NAME)
     if not path.exists():
-        refuse_pickle(directory, _PICKLES, peft.WEIGHTS_NAME)
-        raise MissingFile(f"{path}: the adapter's weights are missing")
+        raise missing_weights(directory, f"no {path.name}: the adapter's weights are missing")
     return path

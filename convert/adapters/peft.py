@@ -17,7 +17,7 @@ from convert.adapters.pair import LoraPair
 from convert.adapters.peft_config import CONFIG_NAME, NO_REMEDY, PeftConfig, read_peft_config
 from convert.errors import TensorMismatch, UnsupportedAdapter
 from convert.rules.gemma import PROJECTIONS, gguf_name, plain_name
-from convert.tensors.safetensors import SafetensorsFile
+from convert.tensors.safetensors import EMPTY, SafetensorsFile
 from convert.tensors.sources import StoredRows, TransposedRows
 
 WEIGHTS_NAME: Final = "adapter_model.safetensors"
@@ -91,6 +91,8 @@ def _sort(file: SafetensorsFile) -> _Tensors:
     tensors = _Tensors()
     for key in file.tensors:
         bare = plain_name(key)
+        if 0 in file.tensors[key].shape:
+            raise TensorMismatch(f"{file.path}: {key!r} {EMPTY}")
         if (match := _WEIGHT.fullmatch(bare)) is not None:
             name = f"blk.{match['layer']}.{PROJECTIONS[match['module']]}.weight"
             tensors.modules[name] = f"model.layers.{match['layer']}.{match['module']}"

@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from convert.checkpoint.config import read_hyperparameters
 from convert.errors import RejectedModel
+from convert.folders import folder_name
 from convert.gguf.header import DEFAULT_ALIGNMENT, VERSIONS, GgufHeader, TensorInfo, ValueType, read_header
 from convert.gguf.types import GgmlType
 from convert.rules.gemma import ARCHITECTURE
@@ -34,6 +35,11 @@ def promised_header(directory: Path) -> GgufHeader:
         ConvertError: The configuration cannot be used.
     """
     shapes = read_hyperparameters(directory).tensor_shapes()
+    texts = {
+        "general.architecture": ARCHITECTURE,
+        "general.type": "model",
+        "general.name": folder_name(directory),
+    }
     tensors = {name: TensorInfo(name, GgmlType.F32, shape[::-1], 0, 0) for name, shape in shapes.items()}
     return GgufHeader(
         path=directory,
@@ -41,7 +47,7 @@ def promised_header(directory: Path) -> GgufHeader:
         alignment=DEFAULT_ALIGNMENT,
         size_bytes=0,
         data_offset=0,
-        metadata=MappingProxyType({"general.architecture": ARCHITECTURE, "general.type": "model"}),
-        value_types=MappingProxyType({"general.architecture": ValueType.STRING, "general.type": ValueType.STRING}),
+        metadata=MappingProxyType(texts),
+        value_types=MappingProxyType(dict.fromkeys(texts, ValueType.STRING)),
         tensors=MappingProxyType(tensors),
     )

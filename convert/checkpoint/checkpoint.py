@@ -18,9 +18,10 @@ from convert.errors import (
     TensorMismatch,
     UnsupportedModel,
 )
-from convert.files import read_json_object, refuse_pickle
-from convert.rules.gemma import TOKEN_EMBEDDING, gguf_name, is_norm, missing_or_unknown
-from convert.tensors.safetensors import SafetensorsFile
+from convert.files import read_json_object
+from convert.folders import missing_weights, model_folder
+from convert.rules.gemma import TOKEN_EMBEDDING, gguf_name, is_norm, missing_or_unknown, plain_name
+from convert.tensors.safetensors import EMPTY, FLOAT_TYPES, SafetensorsFile
 from convert.tensors.sources import F32Array
 
 MAX_INDEX_BYTES: Final = 16 << 20
@@ -53,7 +54,10 @@ class CheckpointTensor:
 
 
 class Checkpoint:
-    """An open checkpoint. `tensors` is in the order llama.cpp's converter writes: shard by shard, sorted."""
+    """An open checkpoint. `tensors` is in the order llama.cpp's converter writes: shard by shard, sorted.
+
+    `warnings` are for the user.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Open a checkpoint and check it whole, weights excepted.
@@ -61,10 +65,9 @@ class Checkpoint:
         Raises:
             ConvertError: What is wrong with it, by class.
         """
-        if not directory.is_dir():
-            raise MissingFile(f"{directory}: not a directory; give the folder with config.json and *.safetensors")
-        self.directory = directory
+        self.directory = directory = model_folder(directory)
         self.hyperparameters = read_hyperparameters(directory)
+        self.warnings: tuple[str, ...] = ()
         self._files = contextlib.ExitStack()
         try:
             self.paths = _weight_files(directory)
@@ -87,12 +90,15 @@ class Checkpoint:
                 if hf_name.endswith(_IGNORED_ENDING):
                     continue
                 tensor = self._tensor(file, hf_name)
-                if hf_name == _HEAD:
+                if plain_name(hf_name) == _HEAD:
                     head = tensor
                 elif tensor.name in tensors:
                     raise TensorMismatch(f"{file.path}: {hf_name!r} is there twice")
                 else:
                     tensors[tensor.name] = tensor
+        if head is not None and TOKEN_EMBEDDING not in tensors and self.hyperparameters.has_tied_head:
+            tensors[TOKEN_EMBEDDING] = head  # safetensors.torch.save_model keeps one name of tied weights
+        self._check_quantization(files)
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         wrong = missing_or_unknown(shapes, self.hyperparameters.tensor_shapes())
         if wrong is not None:
@@ -101,13 +107,47 @@ class Checkpoint:
             _check_tied(head, tensors[TOKEN_EMBEDDING])
         return tensors
 
+    def _check_quantization(self, files: list[SafetensorsFile]) -> None:
+        """Refuse what the configuration calls quantised, unless every weight is a plain float all the same."""
+        method = self.hyperparameters.quantized_by
+        if method is None:
+            return
+        stored = {tensor.dtype for file in files for tensor in file.tensors.values()}
+        if not stored <= FLOAT_TYPES:
+            raise QuantizedSource(
+                f"{self.directory}: the weights are already quantised ({method}); convert the original BF16 checkpoint"
+            )
+        kinds = ", ".join(sorted(stored))
+        self.warnings = (f"config.json says that the weights are quantised ({method}), but they are {kinds}",)
+
     def _tensor(self, file: SafetensorsFile, hf_name: str) -> CheckpointTensor:
         if hf_name.endswith(_QUANTIZED_ENDINGS) or ".quant_state." in hf_name:
             raise QuantizedSource(f"{file.path}: {hf_name!r} belongs to quantised weights; convert the BF16 checkpoint")
-        name = TOKEN_EMBEDDING if hf_name == _HEAD else gguf_name(hf_name)
+        plain = plain_name(hf_name)
+        name = TOKEN_EMBEDDING if plain == _HEAD else gguf_name(hf_name)
         if name is None:
-            raise TensorMismatch(f"{file.path}: {hf_name!r} is not a tensor of Gemma")
+            raise TensorMismatch(f"{file.path}: {hf_name!r}: {_why_not(plain)}")
+        if 0 in file.tensors[hf_name].shape:
+            raise TensorMismatch(f"{file.path}: {hf_name!r} {EMPTY}")
         return CheckpointTensor(file, hf_name, name, file.tensors[hf_name].shape)
+
+
+def _why_not(plain: str) -> str:
+    """Name the reason why a tensor cannot be part of a Gemma."""
+    for mark, reason in (
+        (
+            "lora_",
+            "a model saved with its adapters beside it; merge them first (merge_and_unload), or save the adapter",
+        ),
+        ("base_layer", "a model saved with its adapters beside it; merge them first (merge_and_unload)"),
+        ("score.", "the head of a classifier; gemlane serves models that generate text"),
+        ("v_head.", "the value head of a reward model; gemlane serves models that generate text"),
+        ("pre_feedforward_layernorm", "a weight of Gemma 2 or 3; only Gemma 1 is converted; llama.cpp converts others"),
+        ("vision", "a weight of a model that sees; only Gemma 1 is converted"),
+    ):
+        if mark in plain:
+            return reason
+    return "not a tensor of Gemma"
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -124,8 +164,7 @@ def _weight_files(directory: Path) -> list[Path]:
         return [directory / name for name in names]
     paths = sorted(directory.glob("model*.safetensors"))
     if not paths:
-        refuse_pickle(directory, ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt"), "safetensors")
-        raise MissingFile(f"{directory}: no model*.safetensors; the weights are missing")
+        raise missing_weights(directory, "no model*.safetensors; the weights are missing")
     return paths
 
 

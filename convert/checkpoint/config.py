@@ -6,8 +6,9 @@ Source: transformers configuration_gemma.py of versions 4 and 5.
 from pathlib import Path
 from typing import Final
 
-from convert.errors import MalformedJson, MissingFile, QuantizedSource, UnsupportedModel
+from convert.errors import MalformedJson, UnsupportedModel
 from convert.files import read_json_object
+from convert.folders import CONFIG_NAME, model_folder
 from convert.rules.gemma import DEFAULT_ROPE_THETA, Hyperparameters
 
 MAX_CONFIG_BYTES: Final = 1 << 20
@@ -23,12 +24,9 @@ def read_hyperparameters(directory: Path) -> Hyperparameters:
     Raises:
         MissingFile: There is none.
         MalformedJson: It is not JSON, or lacks a number that is needed.
-        QuantizedSource: The weights are already quantised.
         UnsupportedModel: Another architecture, activation or rope scaling than arch `gemma` has.
     """
-    path = directory / "config.json"
-    if not path.exists() and (directory / "adapter_config.json").exists():
-        raise MissingFile(f"{directory}: an adapter, not a model; use `convert adapter` for it")
+    path = model_folder(directory) / CONFIG_NAME
     config = read_json_object(path, MAX_CONFIG_BYTES)
     _check_architecture(config, path)
     activation = config.get("hidden_activation") or config.get("hidden_act") or "gelu_pytorch_tanh"
@@ -49,22 +47,28 @@ def read_hyperparameters(directory: Path) -> Hyperparameters:
         rope_theta=theta,
         rope_factor=factor,
         has_attention_bias=config.get("attention_bias") is True,
+        has_tied_head=config.get("tie_word_embeddings") is not False,
+        quantized_by=_quantized_by(config),
     )
 
 
+def _quantized_by(config: dict[str, object]) -> str | None:
+    """Return the method that the configuration says the weights were quantised by; None if it says nothing."""
+    quantization = config.get("quantization_config") or config.get("quantization")
+    if not quantization:
+        return None
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    return str(method or ("MLX" if "quantization" in config else "unknown method"))
+
+
 def _check_architecture(config: dict[str, object], path: Path) -> None:
-    quantization = config.get("quantization_config")
-    if quantization is not None or "quantization" in config:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        raise QuantizedSource(
-            f"{path}: the weights are already quantised ({method or 'unknown method'}); convert the original "
-            "BF16 checkpoint instead"
-        )
     classes = config.get("architectures")
     if classes is None and config.get("model_type") == "gemma":
         return
     if classes != [_CLASS]:
         named = ", ".join(map(str, classes)) if isinstance(classes, list) else config.get("model_type")
+        if classes == ["GemmaForSequenceClassification"]:
+            raise UnsupportedModel(f"{path}: a classifier ({named}); gemlane serves models that generate text")
         raise UnsupportedModel(
             f"{path}: architecture {named or 'unknown'}; only {_CLASS} is converted; llama.cpp converts others"
         )

@@ -13,7 +13,8 @@ from typing import Final
 
 from convert.checkpoint.vocabulary import Piece, TokenType
 from convert.errors import MalformedTokenizer
-from convert.files import read_small
+from convert.files import read_small, refuse_other_format
+from convert.formats import START_BYTES
 
 MAX_FILE_BYTES: Final = 64 << 20  # Gemma's is 4 MB
 _BPE: Final = 2  # TrainerSpec.ModelType
@@ -38,8 +39,10 @@ def read_pieces(path: Path) -> list[Piece]:
             elif field == 2 and isinstance(value, bytes):
                 model_type = dict(_fields(value)).get(_MODEL_TYPE_FIELD, _UNIGRAM)
     except (ValueError, struct.error, IndexError) as error:
+        refuse_other_format(path, content[:START_BYTES], "a SentencePiece model", MalformedTokenizer)
         raise MalformedTokenizer(f"{path}: not a SentencePiece model: {error}") from error
     if not pieces:
+        refuse_other_format(path, content[:START_BYTES], "a SentencePiece model", MalformedTokenizer)
         raise MalformedTokenizer(f"{path}: not a SentencePiece model: it holds no pieces")
     if model_type != _BPE:
         raise MalformedTokenizer(f"{path}: a SentencePiece model of another kind than BPE; Gemma's is BPE")

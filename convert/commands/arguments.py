@@ -74,8 +74,6 @@ def _add_model(subparsers: "Subparsers") -> None:
     parser = subparsers.add_parser("model", help="a Hugging Face checkpoint to a GGUF base model")
     parser.add_argument("source", type=Path, metavar="DIR", help="folder with config.json and *.safetensors")
     _add_model_output(parser)
-    two_step = "write F32 first, then run llama.cpp's own quantiser: the same tensors, for checking"
-    parser.add_argument("--two-step", action="store_true", help=two_step)
     parser.set_defaults(handler="convert.commands.commands:model")
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -11,9 +12,8 @@ from convert.conversion.estimate import estimate
 from convert.errors import InvalidOption
 from convert.models.mix import MODEL_TYPES, parse_type
 from convert.native.child import Subject
-from convert.native.two_step import convert_model_in_two_steps
 from convert.native.verify import NO_EFFECT_KL, TEXTS, verify
-from convert.rules.check import ModelSummary, validate_adapter, validate_model
+from convert.rules.check import validate_adapter, validate_model
 
 EXIT_DIFFERS = 1
 
@@ -21,8 +21,6 @@ EXIT_DIFFERS = 1
 def model(arguments: argparse.Namespace) -> int:
     """Run `convert model`."""
     options = _options(arguments, tuple(MODEL_TYPES))
-    if arguments.two_step and not arguments.dry_run:
-        return _say_model(convert_model_in_two_steps(arguments.source, arguments.output, options), arguments, options)
     return _write_model(planned_model(arguments.source, (), options), arguments, options)
 
 
@@ -41,6 +39,7 @@ def adapter(arguments: argparse.Namespace) -> int:
             return 0
         base = conversion.base
         summary = write(conversion, arguments.output, options, lambda path: validate_adapter(path, base))
+        _warn(warning for warning in summary.warnings if warning not in conversion.plan.warnings)
     print(
         f"{arguments.output}: {options.type_name}, {summary.n_pairs} weights, rank {summary.max_rank}, "
         f"{summary.size_bytes / 1e6:,.2f} MB"
@@ -75,10 +74,7 @@ def _write_model(planned: AbstractContextManager[Conversion], arguments: argpars
         if _announce(conversion, arguments, options):
             return 0
         summary = write(conversion, arguments.output, options, validate_model)
-    return _say_model(summary, arguments, options)
-
-
-def _say_model(summary: ModelSummary, arguments: argparse.Namespace, options: Options) -> int:
+        _warn(warning for warning in summary.warnings if warning not in conversion.plan.warnings)
     print(
         f"{arguments.output}: {options.type_name}, {summary.n_parameters:,} parameters, "
         f"{summary.size_bytes / 1e6:,.1f} MB"
@@ -86,10 +82,14 @@ def _say_model(summary: ModelSummary, arguments: argparse.Namespace, options: Op
     return 0
 
 
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
 def _announce(conversion: Conversion, arguments: argparse.Namespace, options: Options) -> bool:
     """Print warnings, and the estimate if only that was asked for; say whether that is all."""
-    for warning in conversion.plan.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    _warn(conversion.plan.warnings)
     if arguments.dry_run:
         print(f"{arguments.output}: would be {options.type_name}")
         print("\n".join(estimate(conversion.plan, options.n_threads)))

@@ -9,10 +9,12 @@ from convert.checkpoint.base import read_base
 from convert.checkpoint.config import MAX_CONFIG_BYTES, read_hyperparameters
 from convert.errors import ConvertError
 from convert.files import open_regular, read_json_object
+from convert.folders import ADAPTER_CONFIG_NAME, CONFIG_NAME, snapshot_folder, unknown_folder
 from convert.gguf.header import ArrayInfo, GgufHeader, read_header
 from convert.models.mix import MODEL_TYPES
 from convert.rules.adapter import ALPHA_KEY, BASE_DIGEST_KEY, INVOCATION_KEY, check_adapter
 from convert.rules.gemma import split_block_name
+from convert.rules.model import check_model
 from convert.tensors.safetensors_header import SourceTensor, read_tensor_table
 
 Facts = dict[str, object]
@@ -22,7 +24,7 @@ def inspect(path: Path, base_path: Path | None = None) -> Facts:
     """Return what `path` is, as JSON can hold it; an adapter is also checked against the base, if one is given.
 
     Raises:
-        ConvertError: It cannot be read. A broken rule is no error: it is told under `problem`.
+        ConvertError: It cannot be read. A broken rule is not an error, but the value of `problem`.
     """
     if path.is_dir():
         return _directory(path)
@@ -33,9 +35,17 @@ def inspect(path: Path, base_path: Path | None = None) -> Facts:
     header = read_header(path)
     facts: Facts = {"kind": header.string("general.type") or "model", "path": str(path)}
     facts |= {"name": header.string("general.name"), "architecture": header.string("general.architecture")}
-    facts |= _adapter(header, base_path) if facts["kind"] == "adapter" else _model(header)
+    facts |= _adapter(header, base_path) if facts["kind"] == "adapter" else _model(header) | _judged(header)
     types = Counter(tensor.type.name for tensor in header.tensors.values())
     return facts | {"tensors": dict(sorted(types.items())), "size_bytes": header.size_bytes}
+
+
+def _judged(header: GgufHeader) -> Facts:
+    """Return what the server would refuse about a model, or warn of."""
+    try:
+        return {"warnings": list(check_model(header).warnings) or None}
+    except ConvertError as error:
+        return {"problem": str(error)}
 
 
 def _model(header: GgufHeader) -> Facts:
@@ -71,28 +81,41 @@ def _adapter(header: GgufHeader, base_path: Path | None) -> Facts:
         facts["invocation_tokens"] = list(invocation.integers)
     if base_path is not None:
         try:
-            check_adapter(header, read_base(base_path))
-            facts["fits_base"] = True
+            summary = check_adapter(header, read_base(base_path))
+            facts |= {"fits_base": True, "warnings": list(summary.warnings) or None}
         except ConvertError as error:
             facts |= {"fits_base": False, "problem": str(error)}
     return facts
 
 
-def _directory(directory: Path) -> Facts:
-    """Tell what a Hugging Face folder holds."""
+def _directory(path: Path) -> Facts:
+    """Return what a Hugging Face folder holds, as far as it can be read."""
+    directory = snapshot_folder(path)
     facts: Facts = {"path": str(directory)}
-    config_path = directory / "adapter_config.json"
-    if config_path.exists():
-        facts |= _adapter_config(read_json_object(config_path, MAX_CONFIG_BYTES))
+    if (directory / ADAPTER_CONFIG_NAME).exists():
+        facts |= _adapter_config(read_json_object(directory / ADAPTER_CONFIG_NAME, MAX_CONFIG_BYTES))
+    elif (directory / CONFIG_NAME).exists():
+        facts |= _model_config(directory)
     else:
-        h = read_hyperparameters(directory)
-        facts |= {"kind": "checkpoint", "layers": h.n_layers, "width": h.n_embd, "heads": h.n_heads}
-        facts |= {"kv_heads": h.n_kv_heads, "context": h.n_ctx, "vocabulary": h.n_vocab}
+        raise unknown_folder(directory)
     tensors: dict[str, SourceTensor] = {}
-    for path in sorted(directory.glob("*.safetensors")):
-        with open_regular(path) as file:
-            tensors |= read_tensor_table(file, path)
+    for weights in sorted(directory.glob("*.safetensors")):
+        try:
+            with open_regular(weights) as file:
+                tensors |= read_tensor_table(file, weights)
+        except ConvertError:
+            return facts  # the trial conversion says what is wrong with it
     return facts | _stored(tensors)
+
+
+def _model_config(directory: Path) -> Facts:
+    facts: Facts = {"kind": "checkpoint"}
+    try:
+        h = read_hyperparameters(directory)
+    except ConvertError:
+        return facts  # the trial conversion says what is wrong with it
+    facts |= {"layers": h.n_layers, "width": h.n_embd, "heads": h.n_heads}
+    return facts | {"kv_heads": h.n_kv_heads, "context": h.n_ctx, "vocabulary": h.n_vocab}
 
 
 def _adapter_config(config: Mapping[str, object]) -> Facts:

@@ -21,6 +21,7 @@ from convert.conversion.progress import byte_progress
 from convert.conversion.record import Digester, digest_file, write_record
 from convert.errors import InvalidOption, OutputProblem
 from convert.files import record_path
+from convert.folders import model_folder, snapshot_folder
 from convert.gguf.header import GgufHeader
 from convert.gguf.quantisers import Ggml
 from convert.gguf.writer import FilePlan, write_gguf
@@ -108,6 +109,8 @@ def planned_model(directory: Path, adapters: Sequence[tuple[Path, float]], optio
         ConvertError: By class.
     """
     ggml = Ggml()
+    directory = model_folder(directory)
+    adapters = [(snapshot_folder(path), scale) for path, scale in adapters]
     with ExitStack() as opened:
         checkpoint = opened.enter_context(Checkpoint(directory))
         encoder = opened.enter_context(Encoder(ggml, options.n_threads))
@@ -143,6 +146,7 @@ def planned_adapter(source: Path, base_path: Path, options: Options) -> Iterator
         ConvertError: By class.
     """
     ggml = Ggml()
+    source, base_path = snapshot_folder(source), snapshot_folder(base_path)
     base = read_base(base_path)
     with ExitStack() as opening:
         adapter = opening.enter_context(open_adapter(source, base, ggml, is_legacy_alpha=options.is_legacy_alpha))
@@ -183,11 +187,18 @@ def write(conversion: Conversion, output: Path, options: Options, check: Callabl
     with Digester(conversion.inputs) as digester:
         with byte_progress(output.name, conversion.plan.tensor_bytes) as progress:
             digest = write_gguf(output, conversion.plan, force=options.force, progress=progress, check=check)
+        summary = check(output)
         shown: dict[str, object] = {"type": options.type_name, "mlx_legacy_alpha": options.is_legacy_alpha}
         if conversion.scales:
             shown["scales"] = conversion.scales
-        write_record(output, conversion.command, shown, conversion.plan, (digest, digester.digests()))
-    return check(output)
+        plan = replace(conversion.plan, warnings=_all_warnings(conversion.plan, summary))
+        write_record(output, conversion.command, shown, plan, (digest, digester.digests()))
+    return summary
+
+
+def _all_warnings(plan: FilePlan, summary: AdapterSummary | ModelSummary) -> tuple[str, ...]:
+    """Join the warnings of a plan and those that the result's own values gave, each once."""
+    return tuple(dict.fromkeys((*plan.warnings, *summary.warnings)))
 
 
 def _files(path: Path) -> tuple[Path, ...]:

@@ -1,4 +1,6 @@
-"""Finds NaN and infinity in tensor data of any type that an adapter may have, without dequantising it.
+"""Finds NaN, infinity and nothing but zeros in tensor data of any type that an adapter may have.
+
+It does not dequantise.
 
 A quantised block is finite if and only if its F16 scales are. Source of the offsets: ggml/src/ggml-common.h.
 """
@@ -46,3 +48,18 @@ def is_finite(kind: GgmlType, data: npt.NDArray[np.uint8]) -> bool:
     blocks = data.reshape(-1, kind.block.size_bytes)
     exponents = (blocks[:, offset + 1] & 0x7C for offset in _SCALE_OFFSETS[kind])
     return all(bool((exponent != 0x7C).all()) for exponent in exponents)
+
+
+def is_zero(kind: GgmlType, data: npt.NDArray[np.uint8]) -> bool:
+    """Say whether every value encoded in `data` is zero: of a quantised block, if its scales are.
+
+    Args:
+        kind: One of `types.ADAPTER_TYPES`.
+        data: (n_bytes,) whole blocks of that type.
+    """
+    if kind is GgmlType.F32:
+        return not data.view(np.float32).any()
+    if kind in (GgmlType.F16, GgmlType.BF16):
+        return not (data.view(np.uint16) & 0x7FFF).any()
+    blocks = data.reshape(-1, kind.block.size_bytes)
+    return not any(bool((blocks[:, at : at + 2] & (0xFF, 0x7F)).any()) for at in _SCALE_OFFSETS[kind])

@@ -17,7 +17,8 @@ from types import MappingProxyType
 from typing import BinaryIO, Final
 
 from convert.errors import MalformedFile, MalformedGguf
-from convert.files import open_regular, read_at, refuse_lfs_pointer
+from convert.files import open_regular, read_at, refuse_other_format
+from convert.formats import START_BYTES
 from convert.gguf.types import GgmlType
 
 MAGIC: Final = b"GGUF"
@@ -227,10 +228,10 @@ class _Cursor:
 
 
 def _read(cursor: _Cursor) -> GgufHeader:
-    cursor.need(min(24, cursor.size_bytes), "the first bytes")
-    start = bytes(cursor.window[:64])
-    refuse_lfs_pointer(cursor.path, start)
+    cursor.need(min(START_BYTES, cursor.size_bytes), "the first bytes")
+    start = bytes(cursor.window[:START_BYTES])
     if not start.startswith(MAGIC):
+        refuse_other_format(cursor.path, start, "a GGUF file", MalformedGguf)
         raise cursor.fail(f"not a GGUF file: it starts with {start[:4]!r} instead of {MAGIC!r}")
     cursor.position = len(MAGIC)
     version = int(cursor.scalar(_U32, "the version"))

@@ -6,6 +6,7 @@ from typing import Final
 
 from convert.checkpoint.checkpoint import Checkpoint
 from convert.checkpoint.tokenizer import read_vocabulary
+from convert.folders import folder_name
 from convert.gguf.header import ValueType
 from convert.gguf.writer import FilePlan, KeyValue
 from convert.models.mix import FileType, Mix
@@ -40,18 +41,23 @@ def plan_model(
     vocabulary = read_vocabulary(tokenizer or checkpoint.directory, tensors[TOKEN_EMBEDDING].shape[0])
     mix = Mix(file_type, checkpoint.hyperparameters, has_importance=importance is not None)
     columns = importance or {}
-    plans = [encoder.plan(n, t, mix.type_of(n, t.shape), columns.get(n)) for n, t in tensors.items()]
+    plans = []
+    for name, source in tensors.items():
+        kind = mix.type_of(name, source.shape)
+        is_vector = len(source.shape) == 1  # Gemma's norms start as zeros, and so do biases
+        plan = encoder.plan if is_vector else encoder.plan_weight
+        plans.append(plan(name, source, kind, columns.get(name)))
     general = [
         KeyValue("general.architecture", ValueType.STRING, ARCHITECTURE),
         KeyValue("general.type", ValueType.STRING, "model"),
-        KeyValue("general.name", ValueType.STRING, checkpoint.directory.resolve().name),
+        KeyValue("general.name", ValueType.STRING, folder_name(checkpoint.directory)),
     ]
     closing = [
         KeyValue("general.file_type", ValueType.UINT32, file_type.number),
         KeyValue("general.quantization_version", ValueType.UINT32, QUANTIZATION_VERSION),
     ]
     metadata = general + architecture_metadata(checkpoint.hyperparameters) + closing + vocabulary.metadata()
-    return FilePlan(metadata, plans, vocabulary.warnings)
+    return FilePlan(metadata, plans, checkpoint.warnings + vocabulary.warnings)
 
 
 def architecture_metadata(h: Hyperparameters) -> list[KeyValue]:

@@ -54,16 +54,6 @@ def logits(
     return head["tokens"], np.split(values, np.cumsum(lengths)[:-1])
 
 
-def quantize(source: Path, output: Path, file_type: int, n_threads: int) -> None:
-    """Run llama.cpp's own `llama_model_quantize` on a GGUF; `output` may be left half-written if it fails.
-
-    Raises:
-        NativeFailure: llama.cpp refused or died.
-    """
-    request = {"source": str(source), "output": str(output), "file_type": file_type, "n_threads": n_threads}
-    _ask({"quantize": request}, str(source))
-
-
 def _ask(request: dict[str, Any], subject: str) -> tuple[dict[str, Any], bytes]:
     # GGML_NO_BACKTRACE: on an abort ggml would start a debugger, if there is one, and take seconds.
     environment = module_environment() | {"GGML_NO_BACKTRACE": "1"}

@@ -1,7 +1,7 @@
-"""llama.cpp in a process of its own: logits, and its quantiser. Run as `python -m convert.native.llama`.
+"""llama.cpp in a process of its own: the logits of a model. Run as `python -m convert.native.llama`.
 
-The converter's second and last door to native code. Only a child process passes it, because llama.cpp aborts on some
-inputs and loads every backend it has; `convert.native.child` is the other side. One JSON request on standard input;
+Only a child process loads llama.cpp whole, because it aborts on some inputs and loads every backend it has;
+`convert.native.child` is the other side. One JSON request on standard input;
 one JSON line and then raw float32 on what was standard output.
 
 Source of the calls: llama.cpp include/llama.h, as of llama-cpp-python 0.3.36.
@@ -28,20 +28,7 @@ def main() -> int:
     os.dup2(2, 1)  # native chatter must not reach the answer
     request = json.load(sys.stdin)
     native.llama_backend_init()
-    if "quantize" in request:
-        return _quantize(request["quantize"], out)
     return _logits(request, out)
-
-
-def _quantize(request: dict[str, Any], out: BinaryIO) -> int:
-    parameters = native.llama_model_quantize_default_params()
-    parameters.ftype = request["file_type"]
-    parameters.nthread = request["n_threads"]
-    paths = request["source"].encode(), request["output"].encode()
-    failed = native.llama_model_quantize(*paths, ctypes.byref(parameters))
-    if not failed:
-        _answer(out, {})
-    return int(failed != 0)
 
 
 def _logits(request: dict[str, Any], out: BinaryIO) -> int:

@@ -15,8 +15,10 @@ from convert.errors import RejectedAdapter
 from convert.gguf.header import ArrayInfo, GgufHeader, TensorInfo, ValueType
 from convert.gguf.types import ADAPTER_TYPES
 from convert.rules.gemma import ARCHITECTURE, is_projection, split_block_name
+from convert.rules.names import names_differ
 
 ALPHA_KEY: Final = "adapter.lora.alpha"
+BASE_NAME_KEY: Final = "general.base_model.0.name"
 BASE_DIGEST_KEY: Final = "gemlane.base.sha256"
 INVOCATION_KEY: Final = "adapter.alora.invocation_tokens"
 MAX_INVOCATION_TOKENS: Final = 256  # real ones have 2 to 10
@@ -29,7 +31,7 @@ class AdapterSummary:
 
     `alpha` is None where the file carries no factor of its own: then the user's scale alone counts.
     `invocation_tokens` are those of an activated LoRA (aLoRA), which applies from their last occurrence in the prompt
-    on; empty for a LoRA that applies to every token.
+    on; empty for a LoRA that applies to every token. `warnings` are for the user: what may make it useless.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class AdapterSummary:
     types: tuple[str, ...]
     base_sha256: str | None
     invocation_tokens: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def check_adapter(header: GgufHeader, base: GgufHeader) -> AdapterSummary:
@@ -68,7 +71,13 @@ def check_adapter(header: GgufHeader, base: GgufHeader) -> AdapterSummary:
         types=header.tensor_types(),
         base_sha256=header.string(BASE_DIGEST_KEY),
         invocation_tokens=_invocation_tokens(header, base),
+        warnings=_warnings(header, base),
     )
+
+
+def _warnings(header: GgufHeader, base: GgufHeader) -> tuple[str, ...]:
+    made_for, name = header.string(BASE_NAME_KEY), base.string("general.name")
+    return (f"made for {made_for}, but the base is {name}",) if names_differ(made_for, name) else ()
 
 
 def _check_keys(header: GgufHeader, base: GgufHeader) -> None:

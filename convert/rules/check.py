@@ -5,6 +5,7 @@ The one door for the registry, the engine and the converter's own results: the r
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -12,13 +13,14 @@ import numpy as np
 
 from convert.errors import RejectedAdapter
 from convert.files import open_regular
-from convert.gguf.finite import is_finite
+from convert.gguf.finite import is_finite, is_zero
 from convert.gguf.header import GgufHeader, TensorInfo, read_header
 from convert.rules.adapter import AdapterSummary, check_adapter
 from convert.rules.model import ModelSummary, check_model
 
 __all__ = ["AdapterSummary", "ModelSummary", "validate_adapter", "validate_model"]
 
+CHANGES_NOTHING: Final = "it changes nothing: of each pair A or B is all zeros; was it saved before it was trained?"
 _CHUNK_BYTES: Final = 16 << 20
 
 
@@ -36,8 +38,10 @@ def validate_adapter(path: Path, base: GgufHeader) -> AdapterSummary:
     header = read_header(path)
     summary = check_adapter(header, base)
     with open_regular(path) as file:
-        for tensor in header.tensors.values():
-            _check_finite(header, tensor, file.fileno())
+        zeros = {name for name, one in header.tensors.items() if _is_zero(header, one, file.fileno())}
+    weights = {name.rpartition(".")[0] for name in header.tensors}
+    if all(f"{weight}.lora_a" in zeros or f"{weight}.lora_b" in zeros for weight in weights):
+        return replace(summary, warnings=(*summary.warnings, CHANGES_NOTHING))
     return summary
 
 
@@ -51,13 +55,22 @@ def validate_model(path: Path) -> ModelSummary:
     return check_model(read_header(path))
 
 
-def _check_finite(header: GgufHeader, tensor: TensorInfo, descriptor: int) -> None:
+def _is_zero(header: GgufHeader, tensor: TensorInfo, descriptor: int) -> bool:
+    """Read every value of a tensor; say whether all are zero.
+
+    Raises:
+        RejectedAdapter: One is NaN or infinite, or the file became shorter.
+    """
     block_bytes = tensor.type.block.size_bytes
     chunk_bytes = _CHUNK_BYTES // block_bytes * block_bytes
+    only_zeros = True
     for start in range(0, tensor.size_bytes, chunk_bytes):
         n_bytes = min(chunk_bytes, tensor.size_bytes - start)
         data = os.pread(descriptor, n_bytes, tensor.offset + start)
         if len(data) != n_bytes:
             raise RejectedAdapter(f"{header.path}: the file became shorter while it was read")
-        if not is_finite(tensor.type, np.frombuffer(data, np.uint8)):
+        values = np.frombuffer(data, np.uint8)
+        if not is_finite(tensor.type, values):
             raise RejectedAdapter(f"{header.path}: {tensor.name!r} holds NaN or infinity")
+        only_zeros = only_zeros and is_zero(tensor.type, values)
+    return only_zeros

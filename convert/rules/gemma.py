@@ -63,6 +63,8 @@ class Hyperparameters:
     rope_theta: float = DEFAULT_ROPE_THETA
     rope_factor: float | None = None  # of linear position scaling
     has_attention_bias: bool = False
+    has_tied_head: bool = True  # as every Gemma of Google's
+    quantized_by: str | None = None  # what the configuration says of the weights, true or not
 
     def projection_shape(self, weight: str) -> tuple[int, int]:
         """Return (n_out, n_in) of one of the seven projections, by its GGUF name inside a block."""

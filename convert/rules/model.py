@@ -34,6 +34,7 @@ _NO_SPACE_KEY: Final = (
     "tokenizer.ggml.add_space_prefix is missing, as in files of spring 2024; it is taken as false, which is right for "
     "every Gemma"
 )
+_SAMPLE_BYTES: Final = 512
 _CONTROL: Final = 3  # llama.h LLAMA_TOKEN_TYPE_CONTROL
 
 
@@ -88,7 +89,26 @@ def check_model(header: GgufHeader) -> ModelSummary:
     )
 
 
+def _hollow(header: GgufHeader) -> list[str]:
+    """Return the matrices that hold nothing but zero bytes at their start, middle and end."""
+    hollow = []
+    with open_regular(header.path) as file:
+        for tensor in header.tensors.values():
+            n_bytes = min(_SAMPLE_BYTES, tensor.size_bytes)
+            last = tensor.size_bytes - n_bytes
+            samples = (read_at(file, tensor.offset + start, n_bytes) for start in (0, last // 2, last))
+            if len(tensor.shape) > 1 and not any(map(any, samples)):
+                hollow.append(tensor.name)
+    return hollow
+
+
 def _warnings(header: GgufHeader, token_ids: Mapping[bytes, int]) -> Iterator[str]:
+    hollow = _hollow(header)
+    if hollow:
+        yield (
+            f"{len(hollow)} of its matrices look like nothing but zeros, {hollow[0]!r} first: was it downloaded or "
+            "copied to its end?"
+        )
     if "tokenizer.ggml.add_space_prefix" not in header.metadata:
         yield _NO_SPACE_KEY
     missing = [text for text in TURN_TOKENS if text.encode() not in token_ids]

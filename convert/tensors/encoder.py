@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -19,6 +20,23 @@ from convert.tensors.sources import F32Array, RowSource
 CHUNK_VALUES: Final = 2 << 20  # 8 MiB of float32 for each thread
 
 U8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(slots=True)
+class _WatchedRows:
+    """A source that notes whether any of its values was not zero. Threads only ever set the flag."""
+
+    source: RowSource
+    has_values: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    def read(self, first_row: int, n_rows: int) -> F32Array:
+        rows = self.source.read(first_row, n_rows)
+        self.has_values = self.has_values or bool(rows.any())
+        return rows
 
 
 class Encoder:
@@ -39,6 +57,20 @@ class Encoder:
     def plan(self, name: str, source: RowSource, kind: GgmlType, importance: F32Array | None = None) -> TensorPlan:
         """Plan to store `source` as tensor `name` of type `kind`; `importance` is (n_columns,) or None."""
         return TensorPlan(name, kind, source.shape, lambda: self._chunks(name, source, kind, importance))
+
+    def plan_weight(self, name: str, source: RowSource, kind: GgmlType, importance: F32Array | None) -> TensorPlan:
+        """Plan a weight of a base model, which is never all zeros: the chunks end with BadValue if it is."""
+        watched = _WatchedRows(source)
+
+        def chunks() -> Iterator[U8Array]:
+            yield from self._chunks(name, watched, kind, importance)
+            if not watched.has_values:
+                raise BadValue(
+                    f"{name!r} holds nothing but zeros: the weights are incomplete, as after a download that reserved "
+                    "its space and stopped; fetch them again"
+                )
+
+        return TensorPlan(name, kind, source.shape, chunks)
 
     def _chunks(self, name: str, source: RowSource, kind: GgmlType, importance: F32Array | None) -> Iterator[U8Array]:
         def encode(first_row: int, n_rows: int) -> U8Array:

@@ -17,6 +17,12 @@ from convert.tensors.safetensors_header import VALUE_BYTES, SourceTensor, read_t
 
 FLOAT_TYPES: Final = frozenset({"F32", "F16", "BF16"})
 
+EMPTY: Final = (
+    "is empty: its weights were not gathered when it was saved (DeepSpeed ZeRO-3); gather them (zero_to_fp32.py, or "
+    "stage3_gather_16bit_weights_on_model_save)"
+)
+"""What is said of a tensor without a value."""
+
 F32Array = npt.NDArray[np.float32]
 
 
@@ -27,8 +33,8 @@ class SafetensorsFile:
         """Open the file and check its header.
 
         Raises:
-            MissingFile, NotARegularFile, LfsPointer: As `files.open_regular` and `files.refuse_lfs_pointer`.
-            MalformedSafetensors: The header lies about itself or the file.
+            MissingFile, NotARegularFile: As `files.open_regular`.
+            LfsPointer, UnsafeFile, MalformedSafetensors: As `safetensors_header.read_tensor_table`.
         """
         self.path = path
         self._file: BinaryIO = open_regular(path)

@@ -14,7 +14,8 @@ from types import MappingProxyType
 from typing import BinaryIO, Final, TypeGuard
 
 from convert.errors import MalformedFile, MalformedSafetensors
-from convert.files import parse_json_object, read_at, refuse_lfs_pointer
+from convert.files import parse_json_object, read_at, refuse_other_format
+from convert.formats import START_BYTES
 
 MAX_HEADER_BYTES: Final = 4 << 20  # 164 to 254 tensors take 30 KB; the format's own limit is 100 MB
 VALUE_BYTES: Final = MappingProxyType(
@@ -40,14 +41,14 @@ def read_tensor_table(file: BinaryIO, path: Path) -> Mapping[str, SourceTensor]:
     """Read which tensors an open safetensors file holds; `path` is named in errors.
 
     Raises:
-        LfsPointer: It is a git-LFS pointer.
-        MalformedSafetensors: The header lies about itself or the file.
+        LfsPointer, UnsafeFile: It is a git-LFS pointer, or a pickle.
+        MalformedSafetensors: It is something else, or the header lies about itself or the file.
     """
     size_bytes = os.fstat(file.fileno()).st_size
-    start = read_at(file, 0, min(size_bytes, 64))
-    refuse_lfs_pointer(path, start)
-    if size_bytes < 8:
-        raise MalformedSafetensors(f"{path}: {size_bytes} bytes are too few for a safetensors file")
+    start = read_at(file, 0, min(size_bytes, START_BYTES))
+    if start[8:9] != b"{":
+        refuse_other_format(path, start, "a safetensors file", MalformedSafetensors)
+        raise MalformedSafetensors(f"{path}: not a safetensors file: its ninth byte does not open a JSON object")
     header_bytes = int.from_bytes(start[:8], "little")
     if header_bytes > min(MAX_HEADER_BYTES, size_bytes - 8):
         raise MalformedSafetensors(

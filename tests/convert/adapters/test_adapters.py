@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from convert.commands.arguments import main
 from convert.conversion.conversion import Options, convert_adapter, convert_model
 from convert.errors import (
     BadValue,
@@ -392,13 +393,13 @@ REFUSED: dict[str, Case] = {
     ),
     "MLX without scale": (lambda p: mlx(p, scale=None), MalformedJson, "lora_parameters.scale must be a number"),  # type: ignore[arg-type]
     "MLX without parameters": (lambda p: _mlx_config(p, lora_parameters=3), MalformedJson, "must be an object"),
-    "pickle": (_pickled, UnsafeFile, "never opened; save it as adapter_model.safetensors"),
+    "pickle": (_pickled, UnsafeFile, r"only there as adapter_model\.bin, a pickle.*never opened"),
     "no weights": (
         lambda p: next(f.unlink() or p for f in [peft(p, "tag") / "adapter_model.safetensors"]),
         MissingFile,
         "the adapter's weights are missing",
     ),
-    "no config": (checkpoint, MissingFile, "a model, not an adapter; use `convert model`"),
+    "no config": (checkpoint, MissingFile, "a model, not an adapter; use `gemlane convert model` for it"),
     "invocation tokens a text": (
         lambda p: peft(p, "tag", alora_invocation_tokens="now"),
         MalformedJson,
@@ -442,7 +443,7 @@ REFUSED: dict[str, Case] = {
     "config too deep": (lambda p: _config(p, b'{"a":' * 200_000), MalformedJson, "nested too deeply"),
     "config too large": (lambda p: _config(p, b" " * (2 << 20)), ConvertError, "at most 1048576 are read"),
     "weights git-lfs": (lambda p: _weights(p, b"version https://git-lfs.github.com/spec/v1\n"), LfsPointer, "git lfs"),
-    "weights empty": (lambda p: _weights(p, b""), MalformedSafetensors, "too few"),
+    "weights empty": (lambda p: _weights(p, b""), MalformedSafetensors, "but an empty file"),
     "header lies": (lambda p: _weights(p, b"\xff" * 8 + b"{}"), MalformedSafetensors, "claims a header of"),
     "half a pair": (
         lambda p: peft(p, "tag", {k: v for k, v in adapter_tensors("tag").items() if k != Q + "lora_B.weight"}),
@@ -611,3 +612,27 @@ def test_every_key_of_peft_itself_is_known(tmp_path: Path, base_gguf: Path, adap
     assert len(config) > 35
     convert_adapter(adapters_dir / "tag", base_gguf, tmp_path / "x.gguf", F32)
     assert json.loads((tmp_path / "x.gguf.json").read_text())["warnings"] == []
+
+
+@pytest.mark.parametrize("type_name", ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k"])
+def test_an_adapter_that_changes_nothing_is_warned_of(type_name: str, tmp_path: Path, base_gguf: Path) -> None:
+    """B starts as zeros, so an adapter saved before it was trained changes nothing; one trained pair is enough."""
+    tensors = {key: values * ("lora_A" in key) for key, values in adapter_tensors("tag").items()}
+    options, path = Options(type_name, force=True), tmp_path / "x.gguf"
+    untrained = convert_adapter(peft(tmp_path / "untrained", "tag", tensors), base_gguf, path, options)
+    assert "it changes nothing" in untrained.warnings[0]
+    assert "it changes nothing" in json.loads((tmp_path / "x.gguf.json").read_text())["warnings"][0]
+    tensors[Q + "lora_B.weight"][7] = np.float32(0.25)
+    trained = convert_adapter(peft(tmp_path / "trained", "tag", tensors), base_gguf, path, options)
+    assert trained.warnings == ()
+
+
+def test_an_adapter_for_another_gemma_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """CodeGemma has the shapes of Gemma, so only the names tell; convert and inspect say it."""
+    base, path = checkpoint(tmp_path / "gemma-7b-it"), tmp_path / "x.gguf"
+    source = peft(tmp_path / "a", "tag", base_model_name_or_path="google/codegemma-7b-it")
+    words = "made for google/codegemma-7b-it, but the base is gemma-7b-it"
+    assert convert_adapter(source, base, path, F32).warnings == (words,)
+    convert_model(base, tmp_path / "base.gguf", Options("q8_0"))
+    assert main(["inspect", str(path), "--base", str(tmp_path / "base.gguf")]) == 0
+    assert words in capsys.readouterr().out

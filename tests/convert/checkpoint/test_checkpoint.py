@@ -53,6 +53,27 @@ def sharded(directory: Path) -> Path:
     return directory
 
 
+def _renamed(directory: Path, rename: Callable[[str], str]) -> Path:
+    return checkpoint(directory, {rename(key): value for key, value in base_tensors().items()})
+
+
+def _hub(directory: Path) -> Path:
+    """Lay the checkpoint out as huggingface_hub's cache does: blobs, and links to them."""
+    snapshot = checkpoint(directory / "snapshots" / "0123abc")
+    (directory / "refs").mkdir()
+    (directory / "blobs").mkdir()
+    for path in snapshot.iterdir():
+        path.rename(directory / "blobs" / path.name)
+        path.symlink_to(directory / "blobs" / path.name)
+    return directory
+
+
+def _with_mark(directory: Path) -> Path:
+    path = directory / "config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    return directory
+
+
 FORMS: dict[str, Callable[[Path], Path]] = {
     "f32": lambda path: checkpoint(path, base_tensors()),
     "sharded": sharded,
@@ -65,6 +86,20 @@ FORMS: dict[str, Callable[[Path], Path]] = {
     "rotary buffers": lambda path: checkpoint(
         path, base_tensors() | {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(64, np.float32)}
     ),
+    "only the head of the tied pair": lambda path: checkpoint(
+        path,
+        {key.replace("model.embed_tokens", "lm_head"): value for key, value in base_tensors().items()},
+    ),
+    "torch.compile": lambda path: _renamed(path, lambda key: f"_orig_mod.{key}"),
+    "DataParallel": lambda path: _renamed(path, lambda key: f"module.{key}"),
+    "FSDP and checkpointing": lambda path: _renamed(
+        path,
+        lambda key: key.replace("model.layers.1.", "_fsdp_wrapped_module.model.layers.1._checkpoint_wrapped_module."),
+    ),
+    "model twice": lambda path: _renamed(path, lambda key: f"model.{key}"),
+    "a stale quantization_config": lambda path: checkpoint(path, quantization_config={"quant_method": "bitsandbytes"}),
+    "a folder of the Hugging Face cache": _hub,
+    "config with a byte order mark": lambda path: _with_mark(checkpoint(path)),
     "config of transformers 4": lambda path: checkpoint(
         path, rope_parameters=None, dtype=None, torch_dtype="bfloat16", rope_theta=10000.0, hidden_act="gelu"
     ),
@@ -122,6 +157,11 @@ def _with_file(directory: Path, name: str, content: bytes) -> Path:
     return directory
 
 
+def _quantised(directory: Path, **config: object) -> Path:
+    """Save one weight as bytes, as quantisers do, and say so in the configuration."""
+    return checkpoint(directory, base_tensors() | {Q_NAME: np.ones((256, 256), np.uint8)}, **config)
+
+
 def _pickled(directory: Path) -> Path:
     checkpoint(directory)
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
@@ -163,14 +203,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[ConvertError], str]] = {
         "git lfs pull",
     ),
     "bitsandbytes config": (
-        lambda p: checkpoint(p, quantization_config={"quant_method": "bitsandbytes"}),
+        lambda p: _quantised(p, quantization_config={"quant_method": "bitsandbytes"}),
         QuantizedSource,
         r"already quantised \(bitsandbytes\); convert the original",
     ),
-    "gptq": (lambda p: checkpoint(p, quantization_config={"quant_method": "gptq"}), QuantizedSource, "gptq"),
-    "awq": (lambda p: checkpoint(p, quantization_config={"quant_method": "awq"}), QuantizedSource, "awq"),
-    "fp8": (lambda p: checkpoint(p, quantization_config={"quant_method": "fp8"}), QuantizedSource, "fp8"),
-    "mlx 4 bit": (lambda p: checkpoint(p, quantization={"bits": 4}), QuantizedSource, "already quantised"),
+    "gptq": (lambda p: _quantised(p, quantization_config={"quant_method": "gptq"}), QuantizedSource, "gptq"),
+    "awq": (lambda p: _quantised(p, quantization_config={"quant_method": "awq"}), QuantizedSource, "awq"),
+    "fp8": (lambda p: _quantised(p, quantization_config={"quant_method": "fp8"}), QuantizedSource, "fp8"),
+    "mlx 4 bit": (lambda p: _quantised(p, quantization={"bits": 4}), QuantizedSource, r"quantised \(MLX\)"),
     "bitsandbytes names": (
         lambda p: checkpoint(p, base_tensors() | {f"{Q_NAME}.absmax": np.ones(4, np.float32)}),
         QuantizedSource,
@@ -215,7 +255,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[ConvertError], str]] = {
     "unknown tensor": (
         lambda p: checkpoint(p, base_tensors() | {"vision.weight": np.ones(4, np.float32)}),
         TensorMismatch,
-        "'vision.weight' is not a tensor of Gemma",
+        "'vision.weight': a weight of a model that sees",
     ),
     "wrong vocab_size": (lambda p: checkpoint(p, vocab_size=1000), TensorMismatch, "token_embd.weight' has shape"),
     "wrong head_dim": (lambda p: checkpoint(p, head_dim=None), TensorMismatch, "attn_"),
@@ -234,7 +274,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[ConvertError], str]] = {
         MissingFile,
         "neither tokenizer.model nor tokenizer.json",
     ),
-    "pickle": (_pickled, UnsafeFile, "a pickle can run any program and is never opened; save it as safetensors"),
+    "pickle": (
+        _pickled,
+        UnsafeFile,
+        r"only there as pytorch_model\.bin, a pickle.*save it as safetensors",
+    ),
     "truncated": (_cut, MalformedSafetensors, "ends at byte"),
     "weights are a directory": (lambda p: _replaced(p, Path.mkdir), NotARegularFile, "not a regular file"),
     "config no JSON": (lambda p: _with_file(p, "config.json", b"{"), MalformedJson, "not valid JSON"),

@@ -105,7 +105,7 @@ def _decoder(directory: Path, token_id: str, text: object) -> Path:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Path], type[ConvertError], str]] = {
-    "empty model": (lambda p: _spm(p, lambda _: b""), MalformedTokenizer, "holds no pieces"),
+    "empty model": (lambda p: _spm(p, lambda _: b"\x12\x00"), MalformedTokenizer, "holds no pieces"),
     "cut model": (lambda p: _spm(p, lambda raw: raw[:-3]), MalformedTokenizer, "not a SentencePiece model"),
     "text for a model": (lambda p: _spm(p, lambda _: b"hello"), MalformedTokenizer, "not a SentencePiece model"),
     "unigram": (lambda p: _spm(p, lambda raw: raw + b"\x12\x02\x18\x01"), MalformedTokenizer, "another kind than BPE"),

@@ -33,7 +33,7 @@ def test_converts_model_and_adapter(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["model", "nowhere", "-o", "x.gguf"], "nowhere: not a directory"),
+        (["model", "nowhere", "-o", "x.gguf"], "nowhere: no such folder"),
         (
             ["model", "{base}", "-o", "x.gguf", "--type", "q4_x"],
             "unknown type 'q4_x'; choose one of f32, f16",

@@ -9,12 +9,14 @@ import pytest
 from convert.commands.arguments import main
 from convert.conversion.conversion import Options, convert_adapter, convert_model
 from convert.errors import InvalidOption, NativeFailure, RejectedModel
+from convert.models.mix import MODEL_TYPES
 from convert.native import child as native_child
 from convert.native.child import Subject, logits
 from convert.native.verify import compare, verify
 from tests.convert.checkpoints import BASE, base_tensors, checkpoint
 from tests.convert.digests import tensor_digest
 from tests.convert.gguf_bytes import Tensor, adapter, f32
+from tests.convert.llama_quantize import quantize
 
 LIMITS = {"f16": 1e-5, "q8_0": 1e-3, "q4_k_m": 2e-2}
 
@@ -93,15 +95,12 @@ def test_a_death_of_llama_cpp_is_an_error(base_gguf: Path, tmp_path: Path) -> No
         logits(Subject(base_gguf, path), ["x"])
 
 
-def test_the_second_path_gives_the_same_tensors(tmp_path: Path) -> None:
-    """llama_model_quantize on an F32 file gives what we write directly, and the F32 file is gone."""
+def test_llama_cpps_own_quantiser_gives_the_same_tensors(tmp_path: Path, base_gguf: Path) -> None:
+    """llama_model_quantize on an F32 file gives what the converter writes directly."""
     direct, second = tmp_path / "direct.gguf", tmp_path / "second.gguf"
-    arguments = ["model", str(BASE), "--type", "q4_k_m", "--threads", "1", "-o"]
-    assert main([*arguments, str(direct)]) == 0
-    assert main([*arguments, str(second), "--two-step"]) == 0
+    convert_model(BASE, direct, Options("q4_k_m"))
+    quantize(base_gguf, second, MODEL_TYPES["q4_k_m"].number)
     assert tensor_digest(direct) == tensor_digest(second)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["direct.gguf", "direct.gguf.json", "second.gguf"]
-    assert main([*arguments, str(second), "--two-step"]) == 2
 
 
 def test_options_are_checked() -> None:

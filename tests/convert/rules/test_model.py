@@ -113,3 +113,11 @@ def test_warns_of_what_would_spoil_answers(case: str, tmp_path: Path) -> None:
 def test_a_usual_file_has_no_warning(base_gguf: Path) -> None:
     """What the converter itself writes gives nothing to warn of."""
     assert validate_model(base_gguf).warnings == ()
+
+
+def test_a_hollow_file_is_warned_of(base_gguf: Path, tmp_path: Path) -> None:
+    """A model file whose second half is zeros has a sound header, and matrices that hold nothing."""
+    path, content = tmp_path / "half.gguf", base_gguf.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    (warning,) = validate_model(path).warnings
+    assert "of its matrices look like nothing but zeros" in warning
