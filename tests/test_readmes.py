@@ -74,3 +74,17 @@ def test_every_path_of_a_tree_exists(readme: str) -> None:
     shown = list(tree_paths(ROOT / readme))
     assert len(shown) >= 8
     assert [str(each.relative_to(ROOT)) for each in shown if not each.exists()] == []
+
+
+def test_the_tree_shows_every_package_of_the_runtime() -> None:
+    """No package of the runtime is missing in the README's tree."""
+    shown = {path.relative_to(ROOT) for path in tree_paths(ROOT / "README.md")}
+    packages = {path.parent.relative_to(ROOT) for path in (ROOT / "runtime").glob("*/__init__.py")}
+    assert packages - shown == set()
+
+
+def test_the_tree_shows_every_package_of_the_converter() -> None:
+    """No package of the converter is missing in the tree of its README."""
+    shown = {path.relative_to(ROOT) for path in tree_paths(ROOT / "convert" / "README.md")}
+    packages = {path.parent.relative_to(ROOT) for path in (ROOT / "convert").glob("*/__init__.py")}
+    assert packages - shown == set()
