@@ -58,7 +58,7 @@ def build_app(
     app[SETTINGS], app[LIMITS], app[TOKENS] = settings, limits, tokens
     app[ADAPTERS], app[STORE] = adapters, store
     app[FIRST_REQUEST_TIMEOUT] = FirstRequestTimeout(limits.header_s)
-    app.on_response_prepare.append(make_prepare_hook(formats))
+    app.on_response_prepare.append(make_prepare_hook(formats, tokens))
     health.add_routes(app)
     metrics.add_routes(app, exporter, store.count_by_state, store.name_of)
     for dialect in DIALECTS:

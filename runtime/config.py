@@ -93,6 +93,12 @@ class ServerSettings:
     admin_token_file: str = option(
         "", "file of tokens that may also change adapters; needed for that where --token-file is used", metavar="FILE"
     )
+    allow_origin: str = option(
+        "",
+        "origins of web pages that may ask where no token is needed, separated by commas: https://page.example, null, "
+        "or app:// for every origin of that scheme",
+        metavar="ORIGINS",
+    )
     system_role: str = option(
         "fold",
         "a system message is put before the first user turn (fold), left out as in 2024 (drop), or an error (reject)",

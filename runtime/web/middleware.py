@@ -14,6 +14,7 @@ from runtime.observe.events import RequestEnded
 from runtime.web.answers import break_off
 from runtime.web.dialect import ErrorFormat, format_of
 from runtime.web.keys import FIRST_REQUEST_TIMEOUT, IGNORED, OBSERVER, REQUEST_ID, STREAM
+from runtime.web.origins import is_preflight, preflight_headers
 from runtime.web.tokens import TokenCheck
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -35,9 +36,13 @@ def make_middleware(formats: Sequence[ErrorFormat], tokens: TokenCheck) -> Calla
         began_at = time.perf_counter()
         status, code = _CLIENT_WENT_AWAY, ""
         try:
-            if not error_format.is_open:
-                tokens.check(request.headers)
-            response = await handler(request)
+            if is_preflight(request.method, request.headers):
+                tokens.check_page(request.headers)
+                response: web.StreamResponse = web.Response(status=204, headers=preflight_headers(request.headers))
+            else:
+                if not error_format.is_open:
+                    tokens.check(request.headers)
+                response = await handler(request)
             status = response.status
         except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
             typed = _typed(error)
@@ -73,13 +78,15 @@ def _code_of(error: Exception) -> str:
 
 
 def make_prepare_hook(
-    formats: Sequence[ErrorFormat],
+    formats: Sequence[ErrorFormat], tokens: TokenCheck
 ) -> Callable[[web.BaseRequest, web.StreamResponse], Awaitable[None]]:
-    """Adds the headers that every answer of an error format carries, streams included."""
+    """Adds the headers that every answer carries, streams included: those of its error format, and those for pages."""
 
     async def on_prepare(request: web.BaseRequest, response: web.StreamResponse) -> None:
         response.headers["Server"] = "gemlane"
         for name, value in format_of(request, formats).headers(request.get(REQUEST_ID, "")).items():
+            response.headers.setdefault(name, value)
+        for name, value in tokens.cors_headers(request.headers).items():
             response.headers.setdefault(name, value)
         if ignored := request.get(IGNORED):
             response.headers["x-gemlane-ignored"] = ", ".join(ignored)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.config import ServerSettings
-from runtime.errors import ConfigError, Forbidden, ForeignOrigin, MalformedCredentials, MissingCredentials, Unauthorized
+from runtime.errors import ConfigError, Forbidden, MalformedCredentials, MissingCredentials, Unauthorized
+from runtime.web.origins import Origins, cors_headers, is_loopback, parse_origins
 
 _KEY_HEADERS = ("X-Auth-Key", "X-Auth-User-Service-Key")
 """Where Cloudflare's older credentials travel; the same tokens are accepted there."""
@@ -25,24 +25,36 @@ class Tokens:
 
     values: tuple[bytes, ...] = ()
     admin_values: tuple[bytes, ...] = ()
+    origins: Origins = field(default_factory=Origins)
+    """Which pages may ask where no token is needed."""
 
     def check(self, headers: Mapping[str, str]) -> None:
-        """Let a request with one of the tokens pass; where there are none, any but one of a foreign web page.
-
-        A page can make its reader's browser ask an address that only the reader reaches. It cannot know a token, and
-        cannot hide its origin.
+        """Let a request with one of the tokens pass; without tokens, every request but those of foreign web pages.
 
         Raises:
-            ForeignOrigin: no tokens are required, and a browser asks for a page of another origin.
+            ForeignOrigin: no tokens are required, and a browser asks for a page of another origin or by another name.
             MissingCredentials: tokens are required and none came.
             MalformedCredentials: the Authorization header is not ``Bearer <token>``.
             Unauthorized: the token is not one of ours.
         """
         if not self.values:
-            _check_origin(headers)
+            self.origins.check(headers)
             return
         if not _is_among(headers, (*self.values, *self.admin_values)):
             raise Unauthorized("the token is not in the list of this server")
+
+    def check_page(self, headers: Mapping[str, str]) -> None:
+        """Let a preflight request pass whose page may ask; it never brings a token.
+
+        Raises:
+            ForeignOrigin: as ``check``.
+        """
+        if not self.values:
+            self.origins.check(headers)
+
+    def cors_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """The headers that let the page of a request read its answer."""
+        return cors_headers(self.origins, headers, has_tokens=bool(self.values))
 
     def check_admin(self, headers: Mapping[str, str]) -> None:
         """Let a request pass that may change adapters; it has passed ``check``.
@@ -75,6 +87,14 @@ class TokenCheck:
         """Raise as `Tokens.check`."""
         self._tokens.check(headers)
 
+    def check_page(self, headers: Mapping[str, str]) -> None:
+        """Raise as `Tokens.check_page`."""
+        self._tokens.check_page(headers)
+
+    def cors_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """See `Tokens.cors_headers`."""
+        return self._tokens.cors_headers(headers)
+
     def check_admin(self, headers: Mapping[str, str]) -> None:
         """Raise as `Tokens.check_admin`."""
         self._tokens.check_admin(headers)
@@ -93,12 +113,15 @@ def load_tokens(settings: ServerSettings) -> Tokens:
     """The tokens of ``--token-file`` and ``--admin-token-file``.
 
     Raises:
-        ConfigError: a file cannot be read or holds none, or there is no token file and the address is not loopback.
+        ConfigError: a file cannot be read or holds none, there is no token file and the address is not loopback, or
+            ``--allow-origin`` holds something else than origins.
     """
     if not settings.token_file and not settings.socket and not is_loopback(settings.host):
         raise ConfigError(f"--host {settings.host} can be reached from outside: give --token-file as well")
     return Tokens(
-        _read_tokens("--token-file", settings.token_file), _read_tokens("--admin-token-file", settings.admin_token_file)
+        _read_tokens("--token-file", settings.token_file),
+        _read_tokens("--admin-token-file", settings.admin_token_file),
+        parse_origins(settings.allow_origin, has_any_name=bool(settings.socket)),
     )
 
 
@@ -118,16 +141,6 @@ def _read_tokens(flag: str, path: str) -> tuple[bytes, ...]:
     return values
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``; a name other than ``localhost`` is taken as reachable."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _is_among(headers: Mapping[str, str], values: tuple[bytes, ...]) -> bool:
     """Whether the token that came is one of these.
 
@@ -141,23 +154,12 @@ def _digest(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
 
 
-def _check_origin(headers: Mapping[str, str]) -> None:
-    origin = headers.get("Origin")
-    if origin is None:
-        return
-    place = origin.partition("://")[2].lower()
-    # A name that its owner points at 127.0.0.1 (DNS rebinding) is its own host, but no loopback address.
-    host = place.rpartition(":")[0] if place.rpartition(":")[2].isdecimal() else place
-    if place != headers.get("Host", "").lower() or not is_loopback(host.strip("[]")):
-        raise ForeignOrigin("pages of other sites may not ask here; with --token-file, whoever has a token may")
-
-
 def _credential(headers: Mapping[str, str]) -> str:
     header = headers.get("Authorization")
     if header is not None:
         scheme, _, token = header.partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
-            raise MalformedCredentials("the Authorization header must read: Bearer <token>")
+        if scheme.lower() != "bearer" or len(token.split()) != 1:
+            raise MalformedCredentials("the Authorization header must read: Bearer <token>, the token without spaces")
         return token.strip()
     for name in _KEY_HEADERS:
         if headers.get(name):

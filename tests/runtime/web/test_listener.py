@@ -40,19 +40,19 @@ async def connection(
 
 def post(body: bytes, length: int | None = None) -> bytes:
     """A run request, which may promise more than it brings."""
-    return f"POST {RUN} HTTP/1.1\r\nHost: h\r\nContent-Length: {length or len(body)}\r\n\r\n".encode() + body
+    return f"POST {RUN} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length or len(body)}\r\n\r\n".encode() + body
 
 
-@pytest.mark.parametrize("start", [b"", b"POST / HTTP/1.1\r\nHost: h\r\nX-Slow: "])
+@pytest.mark.parametrize("start", [b"", b"POST / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "])
 async def test_a_client_that_never_finishes_its_headers(serve: Serve, start: bytes) -> None:
     """It is cut off; one that spoke in time is not."""
     client = await serve(limits=HttpLimits(header_s=0.2))
     async with connection(client) as (good, ask), connection(client) as (slow, stall):
-        ask.write(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+        ask.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await good.readline()).startswith(b"HTTP/1.1 200")
         stall.write(start)
         assert await asyncio.wait_for(slow.read(), 5) == b""
-        ask.write(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+        ask.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"HTTP/1.1 200" in await asyncio.wait_for(good.readuntil(b"HTTP/1.1 200"), 5)
 
 
@@ -71,25 +71,25 @@ async def test_too_many_connections(serve: Serve) -> None:
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(connection(client))
         for reader, writer in (first, await stack.enter_async_context(connection(client))):
-            writer.write(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+            writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         async with connection(client) as (reader, _):
             assert (await reader.read()).startswith(b"HTTP/1.1 503")
-        first[1].write(b"GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        first[1].write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         await first[0].read()
         async with connection(client) as (reader, writer):
-            writer.write(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+            writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        b"GET /health HTTP/1.1\r\nHost: h\r\nX-Long: " + b"x" * 10_000 + b"\r\n\r\n",
-        b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nHost: h\r\n" + b"X-Many: x\r\n" * 200 + b"\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 10_000 + b"\r\n\r\n",
+        b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"X-Many: x\r\n" * 200 + b"\r\n",
         b"nonsense\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
     ids=["long header", "long path", "many headers", "no HTTP", "bad chunk"],
 )
