@@ -113,11 +113,18 @@ async def stream(
 
 
 async def break_off(request: web.Request, error: Exception) -> web.StreamResponse:
-    """End a stream that cannot be finished: its dialect's last word, then the connection, without a proper end."""
+    """End a stream that cannot be finished.
+
+    A dialect that has words for an error in mid-stream sends them and ends the message properly: a browser drops what
+    came just before a broken end. Without such words the connection closes without a proper end.
+    """
     response, transport = request[STREAM], request.transport
     if transport is not None and not transport.is_closing():
-        with contextlib.suppress(ConnectionError):
-            await _write(request, response, request[FRAMES].error(error))
+        if words := request[FRAMES].error(error):
+            with contextlib.suppress(ConnectionError):
+                await _write(request, response, words)
+                await response.write_eof()
+            return response
         transport.close()
         asyncio.get_running_loop().call_later(request.app[LIMITS].write_s, transport.abort)
     return response

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from playwright.sync_api import Locator, Page, expect
 
+TIMEOUT_S = 20
 NARROW = 960
 """Below this width, in CSS pixels, the parameters lie over the columns."""
 
@@ -94,5 +97,9 @@ class Playground:
         self.send("Hello the")
 
     def expect_streaming(self, count: int) -> None:
-        """Wait until this many columns show text and go on."""
-        expect(self.page.locator('.answer[data-status="streaming"]')).to_have_count(count)
+        """Wait until this many columns show text and go on; ``expect`` would soon look only once a second."""
+        streaming = self.page.locator('.answer[data-status="streaming"]')
+        deadline = time.monotonic() + TIMEOUT_S
+        while streaming.count() != count:
+            assert time.monotonic() < deadline, self.page.locator(".turn").last.inner_text()
+            self.page.wait_for_timeout(20)

@@ -12,18 +12,17 @@ from collections.abc import Iterator
 from tests.end_to_end.serving import Server
 
 RUN_S = 0.002
-REST_S = 0.02
 
 
 @contextlib.contextmanager
-def slowed(server: Server) -> Iterator[None]:
-    """Let the engine process run for 2 ms of every 22 ms while the context lasts; everything it does stays real."""
+def slowed(server: Server, rest_s: float = 0.02) -> Iterator[None]:
+    """Stop the engine process for ``rest_s`` seconds after every 2 ms; everything that it does stays real."""
     done = threading.Event()
 
     def alternate() -> None:
         while not done.is_set():
             _signal(server, signal.SIGSTOP)
-            time.sleep(REST_S)
+            time.sleep(rest_s)
             _signal(server, signal.SIGCONT)
             time.sleep(RUN_S)
 

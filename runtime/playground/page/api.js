@@ -3,6 +3,7 @@
 import { eventsOf } from "./sse.js";
 
 const TOKEN_KEY = "gemlane-token";
+const BROKEN = "broken"; // our own code: the answer began and did not end
 /**
  * A browser opens six HTTP/1.1 connections to a host for requests with credentials, and six more for those without.
  * No request of ours needs a cookie, so streams go without and everything else with: eight columns can stream at once,
@@ -21,7 +22,7 @@ export class ApiError extends Error {
 
   /** What the reader can do about it, or "". */
   get advice() {
-    if (this.status === 200) return "What had come is kept; ask again for the whole answer.";
+    if (this.status === 200 || this.code === BROKEN) return "What had come is kept; ask again for the whole answer.";
     if (this.status === 0) return "Is the server running, and this page's address still right?";
     if (this.status === 401) return "Enter a token that this server accepts.";
     if (this.status === 404 && this.code === "model_not_found")
@@ -89,7 +90,9 @@ export class Api {
       if (streams) yield* this.#pieces(response.body);
       else yield* piecesOf(await response.json());
     } catch (error) {
-      throw error instanceof TypeError ? new ApiError("The connection broke before the answer was whole") : error;
+      throw error instanceof TypeError
+        ? new ApiError("The connection broke before the answer was whole", { code: BROKEN })
+        : error;
     } finally {
       this.#n_streams -= 1;
     }
@@ -100,7 +103,7 @@ export class Api {
       if (data === "[DONE]") return;
       yield* piecesOf(JSON.parse(data));
     }
-    throw new ApiError("The stream ended before the answer did");
+    throw new ApiError("The stream ended before the answer did", { code: BROKEN });
   }
 
   /**

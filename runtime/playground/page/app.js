@@ -10,11 +10,13 @@ import { announce, byId, element } from "./dom.js";
 import { HistoryDialog } from "./history.js";
 import { ParameterPanel } from "./panel.js";
 import { Runner, endingOf } from "./runner.js";
-import { ServerWatch, askToken, openServerDialog } from "./server.js";
+import { ServerWatch } from "./server.js";
+import { openServerDialog } from "./server_dialog.js";
 import { Session, newColumn, newConversation } from "./session.js";
 import { listenForShortcuts, openHelp } from "./shortcuts.js";
 import { startTheme } from "./theme.js";
 import { Thread } from "./thread.js";
+import { askToken } from "./token.js";
 import { Uploads } from "./upload.js";
 
 const LAST_KEY = "gemlane-last";
@@ -92,14 +94,7 @@ async function needToken() {
 }
 
 async function meetServer() {
-  banner(
-    {
-      ok: "",
-      starting: "The engine is starting. Prompts can be sent as soon as it is ready.",
-      locked: "",
-      gone: "The server does not answer. This page goes on trying.",
-    }[watch.state] ?? "",
-  );
+  banner(watch.trouble);
   if (watch.state === "locked") await needToken();
   if (watch.state !== "ok") return;
   const wasKnown = catalogue.isKnown;

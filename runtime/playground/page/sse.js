@@ -7,13 +7,16 @@
  * @returns {AsyncGenerator<string>}
  */
 export async function* eventsOf(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  // The reader takes each piece as it comes. A pipe (TextDecoderStream) would hold pieces, and drop them when the
+  // connection breaks: the last one of a broken stream says why.
+  const reader = body.getReader();
+  const decoder = new TextDecoder();
   const parser = new EventParser();
   try {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
-      yield* parser.push(value);
+      yield* parser.push(decoder.decode(value, { stream: true }));
     }
   } finally {
     await reader.cancel().catch(() => {});
