@@ -256,9 +256,13 @@ class Forbidden(GemlaneError):
 
 
 class Overloaded(GemlaneError):
-    """The queue is full; the same request may succeed later."""
+    """The queue is full; the same request may succeed after ``retry_after_s``."""
 
     code = "overloaded"
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class RequestTimeout(GemlaneError):
@@ -302,9 +306,10 @@ class EngineUnavailable(EngineError):
 
 
 class EngineDied(EngineError):
-    """The engine process ended while the request was running."""
+    """The engine process ended while the request was running; the next one may serve after ``retry_after_s``."""
 
     code = "engine_died"
+    retry_after_s: ClassVar[int] = 2
 
 
 class DecodeError(EngineError):

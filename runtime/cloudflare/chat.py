@@ -16,7 +16,7 @@ from runtime.adapters.blend import blend_of, parse_lora
 from runtime.chat.body import CompletionInput, parse_chat
 from runtime.chat.messages import parse_messages
 from runtime.cloudflare.run import NEURONS
-from runtime.cloudflare.wire import DONE, MODEL, check_model, render_frame, render_usage
+from runtime.cloudflare.wire import DONE, MODEL, check_model, render_error_frame, render_frame, render_usage
 from runtime.errors import MethodNotAllowed, UnknownModel, UnsupportedGrammar, UnsupportedParameter
 from runtime.generation import FinishReason, GenerationRequest, Usage
 from runtime.prompt import gemma
@@ -55,9 +55,9 @@ class WorkersChatFrames:
         """The end of the stream."""
         return DONE
 
-    def error(self, _error: Exception) -> bytes:
-        """Nothing: the stream stops without ``[DONE]`` and its connection closes."""
-        return b""
+    def error(self, error: Exception) -> bytes:
+        """The error as the last event, without ``[DONE]``."""
+        return render_error_frame(error)
 
 
 def render_chat(created_ms: int, text: str, reason: FinishReason, usage: Usage) -> bytes:

@@ -91,12 +91,15 @@ _TABLE: Final[dict[type, Callable[[Any], CloudflareFault]]] = {
     ),
     errors.IncompatibleAdapter: lambda error: CloudflareFault(400, 3030, f"Lora not compatible with model: {error}"),
     errors.AdapterError: lambda error: CloudflareFault(400, 1000, str(error)),
-    errors.Overloaded: lambda _: CloudflareFault(
-        429, 3040, "Capacity temporarily exceeded, please try again.", retry_after_s=1
+    errors.Overloaded: lambda error: CloudflareFault(
+        429, 3040, "Capacity temporarily exceeded, please try again.", retry_after_s=error.retry_after_s
     ),
     errors.RequestTimeout: lambda _: CloudflareFault(408, 3007, "Request timeout"),
     errors.EngineUnavailable: lambda error: CloudflareFault(
-        503, 3043, f"Internal server error: {error}", retry_after_s=2
+        503, 3043, f"Internal server error: {error}", retry_after_s=error.retry_after_s
+    ),
+    errors.EngineDied: lambda error: CloudflareFault(
+        500, 3043, f"Internal server error: {error}", retry_after_s=errors.EngineDied.retry_after_s
     ),
     errors.EngineError: lambda error: CloudflareFault(500, 3043, f"Internal server error: {error}"),
     errors.Unauthorized: lambda _: CloudflareFault(401, 10000, "Authentication error", is_gateway=True),

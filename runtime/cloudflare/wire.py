@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.adapters.blend import BlendTerm, parse_lora
+from runtime.cloudflare.errors import fault_of
 from runtime.cloudflare.validator import type_mismatch, validate
 from runtime.errors import InvalidRequest, UnknownModel
 from runtime.generation import Sampling, Usage
@@ -129,9 +130,19 @@ def render_frame(value: Any) -> bytes:
     return b"data: " + render_json(value) + b"\n\n"
 
 
+def render_error_frame(error: Exception) -> bytes:
+    """One server-sent event with the error of a stream that has begun, as REST shows errors.
+
+    The original's form is not known; ours has no key ``response``, so that no client takes it for text.
+    """
+    fault = fault_of(error)
+    message = f"AiError: {fault.text}"
+    return render_frame({"errors": [{"message": message, "code": fault.code}], "success": False})
+
+
 @dataclass(frozen=True, slots=True)
 class RunFrames:
-    """The native stream: pieces of the response, then usage, then ``[DONE]``; an error is shown by silence."""
+    """The native stream: pieces of the response, then usage, then ``[DONE]``, or an error."""
 
     padding: Padding = random_padding
 
@@ -152,9 +163,9 @@ class RunFrames:
         """The end of the stream."""
         return DONE
 
-    def error(self, _error: Exception) -> bytes:
-        """Nothing: the stream stops without ``[DONE]`` and its connection closes."""
-        return b""
+    def error(self, error: Exception) -> bytes:
+        """The error as the last event, without ``[DONE]``."""
+        return render_error_frame(error)
 
 
 def _with_boolean_raw(inputs: Any) -> Any:

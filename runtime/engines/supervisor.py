@@ -14,6 +14,7 @@ from pathlib import Path
 from runtime import messages
 from runtime.config import EngineSettings
 from runtime.engines.child import ENGINE_COMMAND, MIN_SILENCE_S, EngineChild, EngineCrash
+from runtime.engines.drain import DrainRate
 from runtime.engines.ledger import Ledger, Ticket
 from runtime.engines.protocol import GenerationEvent
 from runtime.engines.states import Ending, EngineState, EngineStatus, Supervision
@@ -55,6 +56,7 @@ class ChildEngine:
         self._on_ready: list[Callable[[], None]] = []
         self._child: EngineChild | None = None
         self._ledger = Ledger()
+        self._drain_rate = DrainRate()
         self._supervision = Supervision(has_fallback=settings.adapter_batching == "auto")
         self._ready: Ready | None = None
         self._is_retiring = False
@@ -117,7 +119,7 @@ class ChildEngine:
     ) -> AsyncIterator[AsyncGenerator[GenerationEvent, None]]:
         """See `Engine.generate`."""
         if self.n_in_flight >= self._max_in_flight:
-            raise Overloaded(f"{self.n_in_flight} requests are running or waiting already; try again in a moment")
+            raise self._overloaded()
         if self._supervisor is None or self._supervision.state in (EngineState.FAILED, EngineState.STOPPED):
             raise self._unavailable()
         ticket = self._ledger.add(request, _now(), can_restart=can_restart)
@@ -132,6 +134,12 @@ class ChildEngine:
             if self._ledger.remove(request.request_id):
                 self._send(messages.Cancel(request.request_id))
             self._pass_on()
+
+    def _overloaded(self) -> Overloaded:
+        retry_s = self._drain_rate.retry_after_s(self.n_in_flight, _now())
+        return Overloaded(
+            f"{self.n_in_flight} requests are running or waiting already; try again in {retry_s} s", retry_s
+        )
 
     def _limit_wait(self, ticket: Ticket | None = None) -> asyncio.TimerHandle:
         """Refuse a request, or all that wait, if the engine's start takes too long from now."""
@@ -283,6 +291,8 @@ class ChildEngine:
                 | messages.Failed()
             ):
                 self._ledger.deliver(event)
+                if isinstance(event, messages.Finished):
+                    self._drain_rate.note_end(_now())
                 if self._ledger.n_waiting:
                     self._pass_on()
 

@@ -5,7 +5,7 @@ Source: OpenAI's guide "Error codes", and the classes that its Python client rai
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from runtime import errors
@@ -42,9 +42,9 @@ _TABLE: Final[dict[type, OpenAIFault]] = {
     errors.Unauthorized: OpenAIFault(401, _INVALID, "invalid_api_key"),
     errors.ForeignOrigin: OpenAIFault(403, _INVALID, "foreign_origin"),
     errors.Forbidden: OpenAIFault(403, _INVALID, "forbidden"),
-    errors.Overloaded: OpenAIFault(429, "rate_limit_error", "rate_limit_exceeded", retry_after_s=1),
+    errors.Overloaded: OpenAIFault(429, "rate_limit_error", "rate_limit_exceeded"),
     errors.RequestTimeout: OpenAIFault(408, "timeout", "request_timeout"),
-    errors.EngineUnavailable: OpenAIFault(503, "server_error", "engine_unavailable", retry_after_s=2),
+    errors.EngineUnavailable: OpenAIFault(503, "server_error", "engine_unavailable"),
     GemlaneError: OpenAIFault(500, "server_error"),
 }
 
@@ -52,6 +52,8 @@ _TABLE: Final[dict[type, OpenAIFault]] = {
 def render_error(error: Exception) -> tuple[OpenAIFault, bytes]:
     """The error's row, and its body; an error that is not ours tells nothing of itself."""
     fault = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), OpenAIFault(500, "server_error"))
+    if isinstance(error, errors.Overloaded | errors.EngineUnavailable | errors.EngineDied):
+        fault = replace(fault, retry_after_s=error.retry_after_s)
     message = str(error) if isinstance(error, GemlaneError) else "internal server error"
     if isinstance(error, errors.UnknownAdapter):
         message = f"no adapter {error.name[:200]!r}: {message}"

@@ -113,20 +113,15 @@ async def stream(
 
 
 async def break_off(request: web.Request, error: Exception) -> web.StreamResponse:
-    """End a stream that cannot be finished.
+    """End a stream that cannot be finished: its dialect's error frame, then the proper end of the body.
 
-    A dialect that has words for an error in mid-stream sends them and ends the message properly: a browser drops what
-    came just before a broken end. Without such words the connection closes without a proper end.
+    A browser drops what came just before a broken end.
     """
     response, transport = request[STREAM], request.transport
     if transport is not None and not transport.is_closing():
-        if words := request[FRAMES].error(error):
-            with contextlib.suppress(ConnectionError):
-                await _write(request, response, words)
-                await response.write_eof()
-            return response
-        transport.close()
-        asyncio.get_running_loop().call_later(request.app[LIMITS].write_s, transport.abort)
+        with contextlib.suppress(ConnectionError):
+            await _write(request, response, request[FRAMES].error(error))
+            await response.write_eof()
     return response
 
 

@@ -58,7 +58,7 @@ class Frames(Protocol):
         """The end of the stream; ``usage`` counts all answers."""
 
     def error(self, error: Exception) -> bytes:
-        """What a stream that breaks off says last, or nothing."""
+        """What an answer that breaks off says last: the error, in a form that no client takes for text."""
 
 
 def total_usage(usages: Sequence[Usage], n_for_each_prompt: int = 1) -> Usage:

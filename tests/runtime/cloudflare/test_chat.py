@@ -29,7 +29,8 @@ def test_frames() -> None:
         b'"model":"@cf/google/gemma-7b-it-lora","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],'
         b'"usage":{"prompt_tokens":45,"completion_tokens":2,"total_tokens":47}}\n\ndata: [DONE]\n\n'
     )
-    assert frames.error(ValueError()) == b""
+    assert b'"code":3043' in frames.error(ValueError("secret"))
+    assert b"secret" not in frames.error(ValueError("secret"))
 
 
 def test_whole() -> None:

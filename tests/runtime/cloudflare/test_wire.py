@@ -140,7 +140,9 @@ def test_frames() -> None:
         b'data: {"response":"","usage":{"prompt_tokens":24,"completion_tokens":17,"total_tokens":41}}\n\n'
     )
     assert frames.close(Usage(24, 17)) == b"data: [DONE]\n\n"
-    assert frames.error(ValueError()) == b""
+    assert frames.error(ValueError("secret")) == (
+        b'data: {"errors":[{"message":"AiError: Internal server error","code":3043}],"success":false}\n\n'
+    )
 
 
 def test_padding_is_a_prefix_of_the_repeated_alphabet() -> None:

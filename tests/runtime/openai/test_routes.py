@@ -201,7 +201,7 @@ async def test_overload_says_when_to_come_back(client: ClientSession, engine: Sc
 
 
 async def test_a_stream_that_breaks_says_why(client: ClientSession, engine: ScriptedEngine) -> None:
-    """The last event is the error, there is no ``[DONE]``, and the message ends properly, so that a browser reads it."""
+    """The last event is the error, there is no ``[DONE]``, and the body ends properly, so that browsers read it."""
     engine.script = ["Hello", EngineDied("killed")]
     async with client.post(CHAT, json=HI | {"stream": True}) as response:
         events = (await response.read()).decode().strip().split("\n\n")

@@ -9,7 +9,7 @@ import pytest
 
 from runtime.config import EngineSettings
 from runtime.generation import Usage
-from scripts.soak import ADAPTERS, Case, Outcome, ask, is_right, make_cases, soak
+from scripts.exact import ADAPTERS, Case, Outcome, ask, is_right, make_cases, soak
 
 USAGE = Usage(5, 3)
 
