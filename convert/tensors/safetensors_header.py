@@ -59,7 +59,9 @@ def read_tensor_table(file: BinaryIO, path: Path) -> Mapping[str, SourceTensor]:
         entries = parse_json_object(read_at(file, 8, header_bytes), path)
     except MalformedFile as error:
         raise MalformedSafetensors(str(error)) from error
-    entries.pop("__metadata__", None)
+    notes = entries.pop("__metadata__", {})
+    if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
+        raise MalformedSafetensors(f"{path}: __metadata__ must be an object of texts")
     tensors = {name: _entry(path, name, entry, 8 + header_bytes) for name, entry in entries.items()}
     _check_ranges(path, tensors, 8 + header_bytes, size_bytes)
     return MappingProxyType(tensors)
@@ -90,12 +92,18 @@ def _are_counts(value: object) -> TypeGuard[list[int]]:
 
 
 def _check_ranges(path: Path, tensors: Mapping[str, SourceTensor], data_start: int, size_bytes: int) -> None:
+    """Check that the tensors fill the rest of the file, one after the other: the format has no gaps to hide in."""
     end, before = data_start, ""
     for tensor in sorted(tensors.values(), key=lambda one: (one.offset, one.size_bytes)):
         if tensor.offset < end:
             raise MalformedSafetensors(f"{path}: tensors {before!r} and {tensor.name!r} overlap")
+        gap = tensor.offset - end
         end, before = tensor.offset + tensor.size_bytes, tensor.name
         if end > size_bytes:
             raise MalformedSafetensors(
                 f"{path}: {tensor.name!r} ends at byte {end}, but the file has only {size_bytes}"
             )
+        if gap:
+            raise MalformedSafetensors(f"{path}: {gap} bytes before {tensor.name!r} belong to no tensor")
+    if end != size_bytes:
+        raise MalformedSafetensors(f"{path}: {size_bytes - end} bytes at the end belong to no tensor")
