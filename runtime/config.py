@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import difflib
 import logging
+import math
 import os
 import tomllib
 import typing
@@ -48,7 +49,28 @@ class EngineSettings:
     )
     parallel: int = option(8, "sequences decoded at once; more requests wait their turn", metavar="N")
     threads: int = option(0, "threads that compute; 0: one for each physical core, within the CPU quota", metavar="N")
-    gpu_layers: str = option("auto", "layers held by the GPU: a number, or auto for as many as fit", metavar="auto|N")
+    gpu_layers: str = option(
+        "auto", "layers held by GPUs: a number, all, or auto for as many as fit; 0: none", metavar="auto|all|N"
+    )
+    device: str = option(
+        "",
+        "GPUs to use, by the names that gemlane doctor shows, with commas between; none: no GPU; empty: all",
+        metavar="NAMES",
+    )
+    tensor_split: str = option(
+        "", "share of the layers for each GPU, as 3,1; empty: by their free memory", metavar="N,N"
+    )
+    flash_attn: str = option(
+        "auto", "flash attention; auto: where the devices have it for this model", choices=("auto", "on", "off")
+    )
+    kv_offload: str = option(
+        "on", "keys and values on the GPU of their layer (on), or in the machine's memory (off)", choices=("on", "off")
+    )
+    rpc: str = option(
+        "",
+        "llama.cpp RPC servers to use as devices, in a network you trust: it is neither encrypted nor protected",
+        metavar="HOST:PORT,...",
+    )
     adapter_batching: str = option(
         "auto",
         "mixed: different adapters in one batch; grouped: one adapter a batch; auto: mixed if its self-check passes",
@@ -283,5 +305,18 @@ def _check(settings: Settings) -> None:
             raise ConfigError(f"{name} must be between {low} and {high}, not {value}")
     if engine.max_lora_rank % 32:
         raise ConfigError(f"--max-lora-rank must be a multiple of 32, not {engine.max_lora_rank}")
-    if engine.gpu_layers != "auto" and not engine.gpu_layers.isdecimal():
-        raise ConfigError(f"--gpu-layers must be auto or a number of layers, not {engine.gpu_layers!r}")
+    _check_devices(engine)
+
+
+def _check_devices(engine: EngineSettings) -> None:
+    """What is said about devices; whether they exist is for the engine to find out."""
+    if engine.gpu_layers not in {"auto", "all"} and not engine.gpu_layers.isdecimal():
+        raise ConfigError(f"--gpu-layers must be auto, all or a number of layers, not {engine.gpu_layers!r}")
+    try:
+        shares = [float(share) for share in engine.tensor_split.split(",")] if engine.tensor_split else []
+    except ValueError:
+        shares = [-1.0]
+    if shares and not (all(0 <= share < math.inf for share in shares) and any(shares)):
+        raise ConfigError(f"--tensor-split must be numbers with commas between, as 3,1, not {engine.tensor_split!r}")
+    if engine.kv_type == "q8_0" and engine.flash_attn == "off":
+        raise ConfigError("--kv-type q8_0 needs flash attention; leave --flash-attn auto")

@@ -6,6 +6,7 @@ A session::
     Load(settings)                  ->
                                     <-   Loading(fraction) ...
                                     <-   Ready(model, batching)        or LoadFailed, and the engine exits
+                                    <-   BatchingChanged(...)          at most twice, while lanes are proven
     AddAdapter(digest, path)        ->
                                     <-   AdapterAdded(digest)          or AdapterRefused
     RemoveAdapter(digest)           ->
@@ -39,6 +40,8 @@ class Load:
     """Load the base model. Always the first command, and sent once."""
 
     settings: EngineSettings
+    state_dir: str = ""
+    """Folder where the engine remembers what it has proven; empty: it remembers nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +102,17 @@ class ModelInfo:
     """Cells of the key-value cache, shared by all sequences."""
     n_parallel: int
     device: str
+    """The devices that hold layers, their cards, and how many layers; or ``CPU``."""
     warnings: tuple[str, ...] = ()
     """What may make its answers worse than they should be, for whoever runs the server."""
     cache_bytes: int = 0
     """Of the key-value cache."""
     lanes_bytes: int = 0
     """Of the lanes' weights; 0 without lanes."""
+    backends: tuple[str, ...] = ()
+    """What this build of llama.cpp can use: ``CUDA``, ``BLAS``, ``CPU``."""
+    n_device_layers: int = 0
+    """Layers on devices, the output head counted as one more than the model has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +124,14 @@ class Ready:
     batching_reason: str
     llama_cpp: str = ""
     """The commit of llama.cpp."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchingChanged:
+    """How adapters share batches has changed, or the reason for it."""
+
+    adapter_batching: str
+    batching_reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +307,7 @@ Command = Load | Generate | Cancel | AddAdapter | RemoveAdapter | PinAdapter
 Event = (
     Loading
     | Ready
+    | BatchingChanged
     | LoadFailed
     | Working
     | AdapterAdded

@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import platformdirs
 from aiohttp import web
 
 from runtime.adapters.service import AdapterService, adapters_of, watch
@@ -53,7 +54,9 @@ async def serve(settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         loading = stack.enter_context(contextlib.ExitStack())
         on_loading = loading.enter_context(loading_bar())
-        engine = ChildEngine(settings.engine, max_in_flight=max_in_flight, on_loading=on_loading)
+        # What the engine has proven holds for the machine, whatever the adapters.
+        state_dir = settings.server.state_dir or str(platformdirs.user_state_path("gemlane"))
+        engine = ChildEngine(settings.engine, max_in_flight=max_in_flight, state_dir=state_dir, on_loading=on_loading)
         adapters = await stack.enter_async_context(adapters_of(settings, engine))
         app = build_app(engine, adapters, settings.server)
         listener = await stack.enter_async_context(_listening(app, settings.server, tls))

@@ -78,6 +78,10 @@ def main() -> int:
     parser.add_argument("--lane-type", default="f32", help="of the lanes' weights; default: %(default)s")
     parser.add_argument("--lanes", type=int, default=4, help="fewer than the 8 voices; default: %(default)s")
     parser.add_argument("--batching", default="mixed", help="mixed or grouped; default: %(default)s")
+    parser.add_argument("--gpu-layers", default="auto", help="as in gemlane serve; default: %(default)s")
+    parser.add_argument("--device", default="", help="as in gemlane serve")
+    parser.add_argument("--rpc", default="", help="as in gemlane serve")
+    parser.add_argument("--kv-type", default="f16", help="as in gemlane serve; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--trained-only", action="store_true", help="only questions with a trained answer")
     asked = parser.parse_args()
@@ -90,6 +94,10 @@ def main() -> int:
         lanes=asked.lanes,
         lane_type=asked.lane_type,
         adapter_batching=asked.batching,
+        gpu_layers=asked.gpu_layers,
+        device=asked.device,
+        rpc=asked.rpc,
+        kv_type=asked.kv_type,
     )
     chance = random.Random(asked.seed)
     cases = [case for case in make_cases(chance) if case.expected or not asked.trained_only]
@@ -218,7 +226,7 @@ async def running(settings: EngineSettings, adapters: dict[str, Path]) -> AsyncI
     engine = ChildEngine(settings, max_in_flight=N_CLIENTS)
     try:
         ready = await engine.start()
-        print(f"engine ready, adapter batching: {ready.adapter_batching} ({ready.batching_reason})")
+        print(f"engine ready, on {ready.model.device}, batching: {ready.adapter_batching} ({ready.batching_reason})")
         for path in adapters.values():
             await engine.add_adapter(hashlib.sha256(path.read_bytes()).hexdigest(), path)
         yield engine

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from runtime.engine.start.startup import start
+from runtime.engine.start.startup import Hooks, start
 from runtime.errors import ModelLoadError
 from runtime.llama.library import Library
 from runtime.messages import (
     AddAdapter,
+    BatchingChanged,
     Cancel,
     Event,
     Generate,
@@ -95,8 +96,12 @@ class Process:
             self._engine, ready = start(
                 Library(),
                 load.settings,
-                on_progress=self._send_progress,
-                on_prepared=lambda: self._commands.put(_Wake()),
+                Hooks(
+                    on_progress=self._send_progress,
+                    on_prepared=lambda: self._commands.put(_Wake()),
+                    on_batching=lambda mode, reason: self.send(BatchingChanged(mode, reason)),
+                ),
+                state_dir=Path(load.state_dir) if load.state_dir else None,
             )
         except ModelLoadError as error:
             if self._is_stopping:

@@ -10,7 +10,6 @@ from contextlib import suppress
 
 from convert.module import module_command, module_environment
 from runtime import messages
-from runtime.config import EngineSettings
 from runtime.engines.child_log import ChildLog
 from runtime.errors import GemlaneError, ModelLoadError, from_code
 from runtime.messages import Ready
@@ -59,13 +58,13 @@ class EngineChild:
 
     @classmethod
     async def spawn(
-        cls, command: Sequence[str], settings: EngineSettings, min_silence_s: float = MIN_SILENCE_S
+        cls, command: Sequence[str], load: messages.Load, min_silence_s: float = MIN_SILENCE_S
     ) -> EngineChild:
-        """Start the process and send it the settings.
+        """Start the process and send it the first command.
 
         Args:
             command: the program and its arguments.
-            settings: sent as the first command.
+            load: the first command.
             min_silence_s: the shortest silence of a loaded engine that counts as a hang.
 
         Raises:
@@ -80,8 +79,8 @@ class EngineChild:
             env=module_environment(),
             process_group=0,  # Ctrl-C at the terminal is ours to handle
         )
-        child = cls(process, settings.load_timeout_s, min_silence_s)
-        child.send(messages.Load(settings))
+        child = cls(process, load.settings.load_timeout_s, min_silence_s)
+        child.send(load)
         return child
 
     @property

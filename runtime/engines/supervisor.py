@@ -42,12 +42,14 @@ class ChildEngine:
         settings: EngineSettings,
         *,
         max_in_flight: int,
+        state_dir: str = "",
         command: Sequence[str] = ENGINE_COMMAND,
         ready_timeout_s: float = _READY_TIMEOUT_S,
         min_silence_s: float = MIN_SILENCE_S,
         on_loading: Callable[[float], None] = lambda _fraction: None,
     ) -> None:
         self._settings = settings
+        self._state_dir = state_dir
         self._max_in_flight = max_in_flight
         self._command = command
         self._ready_timeout_s = ready_timeout_s
@@ -234,8 +236,9 @@ class ChildEngine:
         settings = self._settings
         if self._supervision.is_fallback:
             settings = dataclasses.replace(settings, adapter_batching="grouped")
+        load = messages.Load(settings, self._state_dir)
         try:
-            child = await EngineChild.spawn(self._command, settings, self._min_silence_s)
+            child = await EngineChild.spawn(self._command, load, self._min_silence_s)
         except OSError as error:
             return ModelLoadError(f"the engine process cannot be started: {error.strerror}")
         self._child, self._is_retiring = child, False
@@ -276,6 +279,9 @@ class ChildEngine:
         match event:
             case Ready():
                 self._become_ready(event, first)
+            case messages.BatchingChanged() if self._ready is not None:
+                mode, reason = event.adapter_batching, event.batching_reason
+                self._ready = dataclasses.replace(self._ready, adapter_batching=mode, batching_reason=reason)
             case messages.Loading():
                 self._on_loading(event.fraction)
             case Stats():

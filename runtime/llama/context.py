@@ -17,7 +17,7 @@ from runtime.llama.model import Model
 # ggml.h, enum ggml_type.
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 # llama.h, enum llama_flash_attn_type.
-_FLASH_ATTENTION_AUTO, _FLASH_ATTENTION_ON = -1, 1
+FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 # llama-cparams.h, LLAMA_MAX_SEQ. Batches take ids below ``n_sequences``; a unified cache can hold the others too.
 MAX_SEQUENCE_IDS = 256
 # Tokens of one batch, beside one for each sequence, whose logits can be had: with 256,000 of vocabulary 1 MB each.
@@ -36,6 +36,10 @@ class ContextShape:
     """Sequence ids that may stand in a batch: 0 to ``n_sequences - 1``."""
     n_threads: int
     kv_type: str = "f16"
+    flash_attention: str = "auto"
+    """``auto``, ``on`` or ``off``."""
+    is_kv_on_device: bool = True
+    """Whether keys and values lie where their layer does; otherwise in the machine's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,9 @@ class Context:
         parameters.n_threads = parameters.n_threads_batch = shape.n_threads
         parameters.type_k = parameters.type_v = KV_TYPES[shape.kv_type]
         # A quantised V cache exists only under flash attention (llama.cpp, llama_init_from_model).
-        parameters.flash_attn_type = _FLASH_ATTENTION_ON if shape.kv_type == "q8_0" else _FLASH_ATTENTION_AUTO
+        flash_attention = "on" if shape.kv_type == "q8_0" else shape.flash_attention
+        parameters.flash_attn_type = FLASH_ATTENTION[flash_attention]
+        parameters.offload_kqv = shape.is_kv_on_device
         parameters.no_perf = True
         # Weights must be multiplied where they lie: lanes lie beside them.
         parameters.op_offload = False

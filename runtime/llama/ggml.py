@@ -74,10 +74,21 @@ read = _declare("ggml_backend_tensor_get", None, _pointer, _pointer, _size, _siz
 load_backends = _declare("ggml_backend_load_all_from_path", None, _text)
 device_count = _declare("ggml_backend_dev_count", _size)
 device = _declare("ggml_backend_dev_get", _pointer, _size)
+device_name = _declare("ggml_backend_dev_name", _text, _pointer)
 device_type = _declare("ggml_backend_dev_type", _int, _pointer)
 device_description = _declare("ggml_backend_dev_description", _text, _pointer)
 # (device, where free bytes go, where all bytes go)
 device_memory = _declare("ggml_backend_dev_memory", None, _pointer, _pointer, _pointer)
+
+# A registry is a backend's list of its devices.
+registry_count = _declare("ggml_backend_reg_count", _size)
+registry = _declare("ggml_backend_reg_get", _pointer, _size)
+registry_by_name = _declare("ggml_backend_reg_by_name", _pointer, _text)
+registry_of = _declare("ggml_backend_dev_backend_reg", _pointer, _pointer)
+registry_name = _declare("ggml_backend_reg_name", _text, _pointer)
+# (registry, name): a function that only this backend has, or None
+procedure = _declare("ggml_backend_reg_get_proc_address", _pointer, _pointer, _text)
+register = _declare("ggml_backend_register", None, _pointer)
 
 backend_name = _declare("ggml_backend_name", _text, _pointer)
 device_of = _declare("ggml_backend_get_device", _pointer, _pointer)

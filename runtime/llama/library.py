@@ -1,15 +1,13 @@
-"""llama.cpp's libraries: started once, their log kept, their devices named.
+"""llama.cpp's libraries: started once, their log kept.
 
 Everything native goes through the ``llama_cpp`` declarations of the C API; nothing here knows a model.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 
 import llama_cpp
@@ -27,8 +25,6 @@ _LOG = logging.getLogger("llama.cpp")
 # ggml.h, enum ggml_log_level. Its warnings are for its own developers ("overflows" the training context, for one).
 _LEVELS = {3: logging.INFO, 4: logging.ERROR}
 _N_ERRORS_KEPT = 8
-# ggml-backend.h, enum ggml_backend_dev_type: a GPU, and one that shares the machine's memory.
-_GPU_TYPES = (1, 2)
 
 
 class Library:
@@ -59,21 +55,8 @@ class Library:
         return text
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """A GPU that llama.cpp can use."""
-
-    name: str
-    free_bytes: int
-
-
-def gpus() -> list[Gpu]:
-    """The GPUs of this machine, in llama.cpp's order; integrated ones (Apple's among them) included."""
-    found = []
-    for number in range(ggml.device_count()):
-        device = ggml.device(number)
-        if ggml.device_type(device) in _GPU_TYPES:
-            free, total = ctypes.c_size_t(), ctypes.c_size_t()
-            ggml.device_memory(device, ctypes.addressof(free), ctypes.addressof(total))
-            found.append(Gpu(ggml.device_description(device).decode(errors="replace"), free.value))
-    return found
+def build_of() -> str:
+    """What tells one build of the loaded libraries from another: processor features, and each file's size and time."""
+    paths = sorted(_LIBRARY_FOLDER.iterdir())
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return f"{native.llama_print_system_info().decode(errors='replace')} {files}"

@@ -13,11 +13,13 @@ import numpy as np
 from convert.rules.gemma import END_OF_TURN, TURN_TOKENS
 from runtime.errors import InvalidRequest, ModelLoadError
 from runtime.generation import Prompt
+from runtime.llama.devices import Placement, apply_placement
 from runtime.llama.library import Library
 
 # A piece is at most one vocabulary entry; Gemma's longest is 48 bytes ("<0x..>" and runs of spaces included).
 _PIECE_BYTES = 256
 _TEXT_BYTES = 1024
+_ON_CPU = Placement()
 # SentencePiece's U+2581, which stands for a space in the vocabulary.
 _SPACE = "\u2581".encode()
 
@@ -26,14 +28,14 @@ class Model:
     """A loaded GGUF model. Owns native memory: ``free`` it after every context that uses it."""
 
     def __init__(
-        self, library: Library, path: Path, *, n_gpu_layers: int, on_progress: Callable[[float], bool]
+        self, library: Library, path: Path, *, placement: Placement = _ON_CPU, on_progress: Callable[[float], bool]
     ) -> None:
         """Load ``path``, whose header has been checked.
 
         Args:
             library: llama.cpp, started.
             path: a GGUF file.
-            n_gpu_layers: layers to put on the GPU; -1 for all.
+            placement: how to spread it over devices.
             on_progress: told the fraction that is loaded, 0 to 1; loading stops when it answers False.
 
         Raises:
@@ -45,7 +47,7 @@ class Model:
             return on_progress(fraction)
 
         parameters = native.llama_model_default_params()
-        parameters.n_gpu_layers = n_gpu_layers
+        _kept_until_loaded = apply_placement(placement, parameters)
         parameters.progress_callback = progress
         overrides = _overrides()
         parameters.kv_overrides = overrides

@@ -5,13 +5,13 @@ Run as a process of its own, since a library that was built for another processo
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 
 import llama_cpp.llama_cpp as native
 
-from runtime.llama.library import COMMIT, VERSION, Library, gpus
+from runtime.llama.devices import all_devices, backend_names
+from runtime.llama.library import COMMIT, VERSION, Library
 
 
 def main() -> int:
@@ -21,7 +21,11 @@ def main() -> int:
         "version": VERSION,
         "commit": COMMIT,
         "system_info": native.llama_print_system_info().decode(errors="replace"),
-        "gpus": [dataclasses.asdict(gpu) for gpu in gpus()],
+        "backends": backend_names(),
+        "gpus": [
+            {"name": f"{device.name} ({device.description})", "free_bytes": device.free_bytes}
+            for device in all_devices()
+        ],
     }
     json.dump(facts, sys.stdout)
     return 0

@@ -107,6 +107,9 @@ class Side:
 def gemlane_command(setup: Setup, *options: str) -> list[str]:
     """Our server, serving the adapters of the setup's folder."""
     values = ("--model", setup.model, "--adapters", setup.adapters, "--threads", setup.n_threads)
+    # Measured from the first request on: lanes are not proven beside it.
+    if "--adapter-batching" not in options:
+        options = ("--adapter-batching", "mixed", *options)
     limits = ("--parallel", setup.n_parallel, "--kv-cells", setup.n_cells, "--log-level", "warning")
     return [sys.executable, "-m", "runtime.cli", "serve", *map(str, values + limits), *options]
 

@@ -42,7 +42,11 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None
         (("--parallel", "0"), "--parallel must be between 1 and 256, not 0"),
         (("--port", "70000"), "--port must be between 0 and 65535, not 70000"),
         (("--max-lora-rank", "40"), "--max-lora-rank must be a multiple of 32, not 40"),
-        (("--gpu-layers", "all"), "--gpu-layers must be auto or a number of layers, not 'all'"),
+        (("--gpu-layers", "-1"), "--gpu-layers must be auto, all or a number of layers, not '-1'"),
+        (("--tensor-split", "1;2"), "--tensor-split must be numbers with commas between, as 3,1, not '1;2'"),
+        (("--tensor-split", "0,0"), "--tensor-split must be numbers with commas between, as 3,1, not '0,0'"),
+        (("--tensor-split", "nan"), "--tensor-split must be numbers with commas between, as 3,1, not 'nan'"),
+        (("--kv-type", "q8_0", "--flash-attn", "off"), "--kv-type q8_0 needs flash attention; leave --flash-attn auto"),
     ],
 )
 def test_a_wrong_flag_is_named(flags: tuple[str, ...], message: str) -> None:

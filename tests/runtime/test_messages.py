@@ -61,7 +61,7 @@ STATS = messages.Stats(
 )
 SCORE = messages.TokenScore(b"\xe2\x80", -0.5, (messages.Alternative(b"a", -1.5), messages.Alternative(b"\n", -2.5)))
 EXAMPLES: tuple[messages.Message, ...] = (
-    messages.Load(EngineSettings(model="base.gguf")),
+    messages.Load(EngineSettings(model="base.gguf"), "/state"),
     messages.Generate(REQUEST),
     messages.Cancel("r1"),
     messages.AddAdapter("a" * 64, "/adapters/a.gguf"),
@@ -70,6 +70,7 @@ EXAMPLES: tuple[messages.Message, ...] = (
     messages.PinAdapter("a" * 64, is_pinned=True),
     messages.Loading(0.5),
     messages.Ready(messages.ModelInfo("m", 1, 2, 3, 4, 5, 6, "CPU"), "mixed", "its self-check passed", "0c1e570"),
+    messages.BatchingChanged("mixed", "its self-check passed"),
     messages.LoadFailed("model_load", "no such file"),
     messages.Working(("r", "s"), 6.0),
     messages.AdapterAdded("a" * 64),

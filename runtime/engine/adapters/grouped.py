@@ -129,7 +129,13 @@ class GroupedAdapters:
     def close(self) -> None:
         """Free the context and the adapters, and close the files."""
         self._context.free()
+        self.release()
+
+    def release(self) -> None:
+        """Give the adapters and the files back, once the context has other adapters or is freed."""
         for adapter in self._loaded.values():
             adapter.free()
         for file in self._files.values():
             file.close()
+        self._loaded.clear()
+        self._files.clear()

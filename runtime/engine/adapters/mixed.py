@@ -49,6 +49,8 @@ class MixedAdapters:
         self._retired: list[AdapterFile] = []
         self._filler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lane-filler")
         self._filling: dict[Fill, Future[None]] = {}
+        self.n_lanes = bank_shape.n_lanes
+        """Blends that can run at once."""
         self.places = Lanes(bank_shape.n_lanes)
         self._pins = LanePins(self.places)
 

@@ -1,13 +1,14 @@
-"""Proves the lanes on the loaded model before they are trusted: mixed batches against llama.cpp's own adapters.
+"""Proves lanes on a loaded model before they are trusted: batches in lanes against llama.cpp's own adapters.
 
-Two probe adapters with weights of their own change every projection. llama.cpp runs all sequences under none, under
-the first, under the second; then they run in lanes that differ, in one lane, in none, over a prompt and two more steps,
-so that a fresh graph, a used one and changed ids all occur. What the bank holds is read back byte by byte.
+Two probe adapters with weights of their own change every projection. llama.cpp runs the batches of a trial without
+them, under the first, and under the second; then the same batches run in lanes. What the bank holds is read back byte
+by byte.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.gguf.header import GgufHeader
+from runtime.engine.start.trials import N_PROBES, N_SEQUENCES, Lanes, Trial
 from runtime.llama.adapter import NativeAdapter
 from runtime.llama.context import Chunk
 from runtime.llama.lanes.bank import BankShape
@@ -23,20 +25,15 @@ from runtime.llama.lanes.template import write_probe
 from runtime.llama.lanes.weights import AdapterFile, lane_parts
 from runtime.llama.model import Model
 
-N_PROBES = 2
-N_SEQUENCES = 4
-_N_STEPS = 2
-_PROMPT_LENGTHS = (2, 3, 1, 2)
-_LANES = ((0, 1, 2, 1), (1, 1, 1, 1), (0, 0, 0, 0))
-# How far logits may be apart, as a part of what the probes change. Measured: below 0.03 for a Q8_0 base with Q8_0
-# lanes, 2e-4 in F32; another lane's weights, or none, give 0.7 and more.
+# How far logits may be apart, as a part of what the probes change. Measured: below 0.07 for a Q4_K_M base with Q8_0
+# lanes, 1e-3 in F32; another lane's weights, or none, give 0.7 and more.
 _TOLERANCE = 0.15
 # Probes that change logits by less than this part of their range prove nothing.
 _MIN_EFFECT = 0.01
 
 Logits = npt.NDArray[np.float32]
-Results = npt.NDArray[np.float32]
-"""``[sequence, step, token]``"""
+Results = list[dict[int, Logits]]
+"""For each batch the logits ``[n_vocab]`` after the last token of each sequence in it."""
 
 
 class SelfCheckError(Exception):
@@ -49,67 +46,88 @@ class Verdict:
 
     worst: float
 
+    def __str__(self) -> str:
+        """One line for logs and ``/health``."""
+        return f"the self-check found lanes within {100 * self.worst:.1f} % of llama.cpp's own adapters"
 
-def prove_lanes(model: Model, laned: LanedContext, bank_shape: BankShape, base: GgufHeader) -> Verdict:
-    """Check all paths of the lanes; they are empty again afterwards.
+
+def prove_lanes(
+    model: Model, laned: LanedContext, bank_shape: BankShape, base: GgufHeader, trials: Sequence[Trial]
+) -> Verdict:
+    """Run trials; lanes and sequences are empty again afterwards.
+
+    Args:
+        model: any with the shapes of ``laned``.
+        laned: with at least two lanes, and room for the trials' sequences and batches.
+        bank_shape: of the bank.
+        base: the model's header.
+        trials: what to run.
 
     Raises:
         SelfCheckError: something is not as it has to be.
+        DecodeError: a batch failed.
     """
+    tokens = {trial.name: _tokens(trial, model.n_vocab) for trial in trials}
     with tempfile.TemporaryDirectory(prefix="gemlane-") as folder:
         paths = [Path(folder) / f"probe-{seed}.gguf" for seed in range(1, N_PROBES + 1)]
         for seed, path in enumerate(paths, start=1):
             write_probe(path, laned.shapes, seed)
-        prompts = _prompts(model.n_vocab)
-        native = _run_natively(model, laned, paths, prompts)
+        native = _run_natively(model, laned, paths, trials, tokens)
         _fill(laned, bank_shape, base, paths)
-    in_lanes = [_run(laned, prompts, lanes) for lanes in _LANES]
+    worst = max(_compare(laned, trial, tokens[trial.name], native[trial.name]) for trial in trials)
     for lane in range(1, N_PROBES + 1):
         laned.bank.fill(lane, ())
-    return _compare(native, in_lanes)
+    return Verdict(worst)
 
 
-def _prompts(n_vocab: int) -> list[list[int]]:
-    """Tokens of each sequence, prompt and steps; spread over the vocabulary, the same at every start."""
-    rng = np.random.default_rng(0)
-    return [[int(token) for token in rng.integers(0, n_vocab, n + _N_STEPS)] for n in _PROMPT_LENGTHS]
+def _tokens(trial: Trial, n_vocab: int) -> list[list[int]]:
+    """Tokens of each sequence; spread over the vocabulary, the same at every start."""
+    rng = np.random.default_rng(trial.n_tokens)
+    lengths = [sum(lengths) for lengths in zip(*trial.batches, strict=True)]
+    return [[int(token) for token in rng.integers(0, n_vocab, length)] for length in lengths]
 
 
-def _run_natively(model: Model, laned: LanedContext, paths: list[Path], prompts: list[list[int]]) -> list[Results]:
-    """Logits without adapters and under each probe, from llama.cpp's own way with adapters."""
+def _run_natively(
+    model: Model, laned: LanedContext, paths: list[Path], trials: Sequence[Trial], tokens: Mapping[str, list[list[int]]]
+) -> dict[str, dict[int, Results]]:
+    """For each trial and lane the logits from llama.cpp's own way with adapters."""
     probes = [NativeAdapter(model, path) for path in paths]
-    results = []
-    for adapters in ([], *([(probe, 1.0)] for probe in probes)):
+    results: dict[str, dict[int, Results]] = {trial.name: {} for trial in trials}
+    for lane, adapters in enumerate(([], *([(probe, 1.0)] for probe in probes))):
         laned.use_native(adapters)
-        results.append(_run(laned, prompts, None))
+        for trial in trials:
+            if lane in trial.lanes:
+                results[trial.name][lane] = _run(laned, trial, tokens[trial.name], None)
     laned.use_lanes()
     for probe in probes:
         probe.free()
     return results
 
 
-def _run(laned: LanedContext, prompts: list[list[int]], lanes: tuple[int, ...] | None) -> Results:
-    """Logits of all sequences, prompt and steps: in these lanes, or under the adapters that are set."""
-    logits: list[list[Logits]] = [[] for _ in prompts]
-    for step in range(_N_STEPS + 1):
-        # Another order at each step, so that ids change on a graph that is used again.
-        order = [(step + place) % N_SEQUENCES for place in range(N_SEQUENCES)]
-        chunks = [_chunk(sequence, prompts[sequence], step) for sequence in order]
+def _run(laned: LanedContext, trial: Trial, tokens: list[list[int]], lanes: Lanes | None) -> Results:
+    """Decode the batches of a trial: in these lanes, or under the adapters that are set."""
+    done = [0] * len(tokens)
+    results: Results = []
+    for place, lengths in enumerate(trial.batches):
+        # Another order in each batch, so that ids change on a graph that is used again.
+        order = [sequence for sequence in _rotated(len(lengths), place) if lengths[sequence]]
+        chunks = []
+        for sequence in order:
+            start, end = done[sequence], done[sequence] + lengths[sequence]
+            chunks.append(Chunk(sequence, tokens[sequence][start:end], start, wants_logits=True))
+            done[sequence] = end
         if lanes is None:
             rows = laned.context.decode(chunks)
         else:
             rows = laned.decode(chunks, [lanes[sequence] for sequence in order])
-        for sequence, row in zip(order, rows, strict=True):
-            logits[sequence].append(laned.context.logits(row))
+        results.append({sequence: laned.context.logits(row) for sequence, row in zip(order, rows, strict=True)})
     for sequence in range(N_SEQUENCES):
         laned.context.remove(sequence)
-    return np.array(logits)
+    return results
 
 
-def _chunk(sequence: int, tokens: list[int], step: int) -> Chunk:
-    n_prompt = _PROMPT_LENGTHS[sequence]
-    start, end = (0, n_prompt) if step == 0 else (n_prompt + step - 1, n_prompt + step)
-    return Chunk(sequence, tokens[start:end], start, wants_logits=True)
+def _rotated(n: int, by: int) -> Iterable[int]:
+    return ((place + by) % n for place in range(n))
 
 
 def _fill(laned: LanedContext, bank_shape: BankShape, base: GgufHeader, paths: list[Path]) -> None:
@@ -124,19 +142,41 @@ def _fill(laned: LanedContext, bank_shape: BankShape, base: GgufHeader, paths: l
             raise SelfCheckError(f"the bank does not hold what was written for {part.name}")
 
 
-def _compare(native: list[Results], in_lanes: list[Results]) -> Verdict:
-    base, *probes = native
-    effect = min(float(np.abs(probe - base).max()) for probe in probes)
-    scale = float(np.abs(base).max())
-    if not np.isfinite(effect) or effect < _MIN_EFFECT * scale:
-        raise SelfCheckError(f"the probes change logits by {effect:.2g} on a scale of {scale:.2g}")
+def _compare(laned: LanedContext, trial: Trial, tokens: list[list[int]], native: dict[int, Results]) -> float:
+    """Run the rounds of a trial; the largest difference from llama.cpp's own adapters, as a part of their effect."""
+    effect = _effect(trial, native)
     worst = 0.0
-    for lanes, results in zip(_LANES, in_lanes, strict=True):
-        for sequence, lane in enumerate(lanes):
-            difference = float(np.abs(results[sequence] - native[lane][sequence]).max())
-            if not difference <= _TOLERANCE * effect:
-                raise SelfCheckError(
-                    f"with lanes {lanes} sequence {sequence} is {difference:.2g} off, where probes change {effect:.2g}"
-                )
-            worst = max(worst, difference / effect)
-    return Verdict(worst)
+    for lanes in trial.rounds:
+        for place, logits in enumerate(_run(laned, trial, tokens, lanes)):
+            for sequence, found in logits.items():
+                lane = lanes[sequence]
+                distances = {
+                    other: float(np.abs(found - results[place][sequence]).max()) for other, results in native.items()
+                }
+                if not distances[lane] <= _TOLERANCE * effect:
+                    nearest = min(distances, key=lambda other: distances[other])
+                    hint = f"; it is as in lane {nearest}" if nearest != lane else ""
+                    raise SelfCheckError(
+                        f"{trial.name}: in lanes {lanes} sequence {sequence} is {distances[lane]:.2g} off, "
+                        f"where probes change {effect:.2g}{hint}"
+                    )
+                worst = max(worst, distances[lane] / effect)
+    return worst
+
+
+def _effect(trial: Trial, native: dict[int, Results]) -> float:
+    """How far apart the logits of different lanes are at least.
+
+    Raises:
+        SelfCheckError: not far enough to tell lanes apart.
+    """
+    first, *others = (_flat(results) for results in native.values())
+    effect = min(float(np.abs(other - first).max()) for other in others)
+    scale = float(np.abs(first).max())
+    if not np.isfinite(effect) or effect <= _MIN_EFFECT * scale:
+        raise SelfCheckError(f"{trial.name}: the probes change logits by {effect:.2g} on a scale of {scale:.2g}")
+    return effect
+
+
+def _flat(results: Results) -> Logits:
+    return np.array([logits for batch in results for _, logits in sorted(batch.items())])

@@ -1,9 +1,11 @@
-"""From settings to a running engine: the file is checked, the model loaded, the cache sized, the lanes proven."""
+"""From settings to a running engine: the file is checked, the model placed and loaded, the lanes proven."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from convert.cores import n_physical_cores
@@ -16,37 +18,66 @@ from runtime.engine.cache.disk import PrefixStore, identity_of
 from runtime.engine.compiling import Compiling
 from runtime.engine.engine import LlamaEngine
 from runtime.engine.scheduler import EngineLimits
-from runtime.engine.start import offload
 from runtime.engine.start.limits import limits_of, need_of
 from runtime.engine.start.model_file import check_model_file
-from runtime.engine.start.selfcheck import N_PROBES, N_SEQUENCES, SelfCheckError, prove_lanes
-from runtime.errors import DecodeError, InvalidAdapter, ModelLoadError
+from runtime.engine.start.offload import place, with_fewer_layers
+from runtime.engine.start.proof import Proof, ProofRecords, key_of
+from runtime.engine.start.prove import ProofTask
+from runtime.engine.start.provisional import WAITING, ProvisionalAdapters
+from runtime.engine.start.selfcheck import SelfCheckError, prove_lanes
+from runtime.engine.start.trials import N_PROBES, N_SEQUENCES, WHOLE_MODEL
+from runtime.errors import ConfigError, DecodeError, InvalidAdapter, ModelLoadError
 from runtime.llama.context import Context, ContextShape
+from runtime.llama.devices import Placement, add_rpc_servers, backend_names, choose, supports_devices
 from runtime.llama.grammar import GrammarCompiler
 from runtime.llama.lanes.bank import BankShape
 from runtime.llama.lanes.context import LanedContext
 from runtime.llama.lanes.template import lora_shapes
-from runtime.llama.library import COMMIT, VERSION, Library, gpus
+from runtime.llama.library import COMMIT, VERSION, Library
 from runtime.llama.model import Model
 from runtime.messages import ModelInfo, Ready
 
 _LOG = logging.getLogger("gemlane.engine")
 
 
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the engine tells its process."""
+
+    on_progress: Callable[[float], bool] = lambda _fraction: True
+    """How much of the model is loaded, 0 to 1; loading stops when it answers False."""
+    on_prepared: Callable[[], None] = lambda: None
+    """A step may find something to do again. Called from other threads."""
+    on_batching: Callable[[str, str], None] = lambda _mode, _reason: None
+    """How adapters share batches has changed: mode and reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """All that the parts of a start need."""
+
+    library: Library
+    settings: EngineSettings
+    header: GgufHeader
+    limits: EngineLimits
+    hooks: Hooks
+    state_dir: Path | None
+
+
 def start(
     library: Library,
     settings: EngineSettings,
+    hooks: Hooks,
     *,
-    on_progress: Callable[[float], bool],
-    on_prepared: Callable[[], None],
+    state_dir: Path | None = None,
 ) -> tuple[LlamaEngine, Ready]:
     """Load the model and make the engine.
 
     Args:
         library: llama.cpp, started.
         settings: the user's.
-        on_progress: told how much of the model is loaded; loading stops when it answers False.
-        on_prepared: called from another thread when a step may find something to do again.
+        hooks: what to call.
+        state_dir: where proofs are remembered; None: nowhere.
 
     Raises:
         ModelLoadError: the model cannot be served; the message says why and what to do.
@@ -55,12 +86,10 @@ def start(
     header, summary = check_model_file(path)
     for warning in summary.warnings:
         _LOG.warning("%s: %s", path.name, warning)
-    gpu = next(iter(gpus()), None)
-    n_gpu_layers = offload.n_gpu_layers(settings, header, gpu.free_bytes if gpu else 0)
-    model = Model(library, path, n_gpu_layers=n_gpu_layers, on_progress=on_progress)
-    limits = limits_of(settings, model.n_ctx_train)
-    context, adapters, reason = _make_context(model, header, settings, limits, on_prepared)
-    engine = LlamaEngine(model, context, adapters, limits, Compiling(GrammarCompiler(model), on_prepared))
+    limits = limits_of(settings, summary.hyperparameters.n_ctx)
+    beginning = _Start(library, settings, header, limits, hooks, state_dir)
+    model, context, adapters, reason, placement = _load(beginning, _place(beginning))
+    engine = LlamaEngine(model, context, adapters, limits, Compiling(GrammarCompiler(model), hooks.on_prepared))
     if settings.prefix_dir:
         _keep_prefixes(engine, settings, header)
     need = need_of(settings, header, summary)
@@ -72,13 +101,56 @@ def start(
         n_ctx=limits.n_ctx,
         n_kv_cells=limits.n_kv_cells,
         n_parallel=settings.parallel,
-        device=f"{gpu.name}, {n_gpu_layers} layers" if gpu and n_gpu_layers else "CPU",
+        device=str(placement),
         warnings=summary.warnings,
         cache_bytes=need.cache,
         lanes_bytes=need.lanes if adapters.mode == "mixed" else 0,
+        backends=tuple(backend_names()),
+        n_device_layers=placement.n_layers,
     )
     _LOG.debug("adapter batching is %s: %s", adapters.mode, reason)
     return engine, Ready(info, adapters.mode, reason, COMMIT)
+
+
+def _place(beginning: _Start) -> Placement:
+    """Where the layers go, on the devices that this machine has.
+
+    Raises:
+        ModelLoadError: a device that is asked for is not there.
+    """
+    settings, has_backend = beginning.settings, supports_devices()
+    try:
+        add_rpc_servers(settings.rpc)
+        return place(settings, beginning.header, beginning.limits, choose(settings.device), has_backend=has_backend)
+    except ConfigError as error:
+        raise ModelLoadError(str(error)) from error
+
+
+def _load(beginning: _Start, placement: Placement) -> tuple[Model, Context, Adapters, str, Placement]:
+    """Load the model and make its context; with fewer layers on devices as long as those refuse."""
+    is_wanted = True
+
+    def progress(fraction: float) -> bool:
+        nonlocal is_wanted
+        is_wanted = beginning.hooks.on_progress(fraction)
+        return is_wanted
+
+    while True:
+        try:
+            with contextlib.ExitStack() as undo:
+                path = Path(beginning.settings.model)
+                model = Model(beginning.library, path, placement=placement, on_progress=progress)
+                undo.callback(model.free)
+                context, adapters, reason = _make_context(beginning, model, placement)
+                undo.pop_all()
+        except ModelLoadError as error:
+            if not placement.n_layers or not is_wanted:
+                raise
+            fewer = with_fewer_layers(placement)
+            _LOG.warning("%s; trying %d layers on devices instead of %d", error, fewer.n_layers, placement.n_layers)
+            placement = fewer
+        else:
+            return model, context, adapters, reason, placement
 
 
 def _keep_prefixes(engine: LlamaEngine, settings: EngineSettings, header: GgufHeader) -> None:
@@ -90,10 +162,9 @@ def _keep_prefixes(engine: LlamaEngine, settings: EngineSettings, header: GgufHe
     _LOG.info("%d prefixes restored from %s", engine.keep_prefixes_in(store), settings.prefix_dir)
 
 
-def _make_context(
-    model: Model, header: GgufHeader, settings: EngineSettings, limits: EngineLimits, on_prepared: Callable[[], None]
-) -> tuple[Context, Adapters, str]:
+def _make_context(beginning: _Start, model: Model, placement: Placement) -> tuple[Context, Adapters, str]:
     """The context, how batches get their adapters, and why so."""
+    settings, limits = beginning.settings, beginning.limits
     shape = ContextShape(
         n_kv_cells=limits.n_kv_cells,
         n_batch=limits.n_batch,
@@ -101,32 +172,51 @@ def _make_context(
         n_sequences=max(settings.parallel, N_SEQUENCES),
         n_threads=settings.threads or n_physical_cores(),
         kv_type=settings.kv_type,
+        flash_attention=settings.flash_attn,
+        is_kv_on_device=settings.kv_offload == "on",
     )
     reason = "asked for"
     if settings.adapter_batching != "grouped":
-        n_lanes = max(settings.lanes, N_PROBES)
-        bank_shape = BankShape(n_lanes, settings.max_lora_rank, settings.lane_type, limits.n_batch)
         try:
-            laned, reason = _make_lanes(model, header, shape, bank_shape)
+            return _make_lanes(beginning, model, placement, shape)
         except (ModelLoadError, SelfCheckError, DecodeError, InvalidAdapter) as error:
             if settings.adapter_batching == "mixed":
                 raise ModelLoadError(f"mixed batches are not possible here: {error}") from error
             reason = f"mixed batches are not possible here: {error}"
             _LOG.warning("%s; falling back to one adapter a batch", reason)
-        else:
-            return laned.context, MixedAdapters(laned, bank_shape, header, on_prepared), reason
     context = Context(model, shape)
-    return context, GroupedAdapters(model, context, header, settings.lanes), reason
+    return context, GroupedAdapters(model, context, beginning.header, settings.lanes), reason
 
 
 def _make_lanes(
-    model: Model, header: GgufHeader, shape: ContextShape, bank_shape: BankShape
-) -> tuple[LanedContext, str]:
-    """A context with proven lanes, and what was proven."""
+    beginning: _Start, model: Model, placement: Placement, shape: ContextShape
+) -> tuple[Context, Adapters, str]:
+    """A context with lanes: proven ones, or such that are about to be proven."""
+    settings, header, hooks = beginning.settings, beginning.header, beginning.hooks
+    n_lanes = max(settings.lanes, N_PROBES)
+    bank_shape = BankShape(n_lanes, settings.max_lora_rank, settings.lane_type, beginning.limits.n_batch)
+    folder = str(beginning.state_dir) if beginning.state_dir and beginning.state_dir.is_dir() else ""
+    task = ProofTask(settings, beginning.limits.n_batch, placement.n_layers, model.n_layers, folder)
+    identity = identity_of(Path(settings.model), header.data_offset, settings.kv_type, VERSION)
+    records, key = ProofRecords(beginning.state_dir), key_of(task, identity, placement)
     laned = LanedContext(model, shape, lora_shapes(header), bank_shape)
-    try:
-        verdict = prove_lanes(model, laned, bank_shape, header)
-    except (SelfCheckError, DecodeError, InvalidAdapter):
-        laned.free()
-        raise
-    return laned, f"the self-check found lanes within {100 * verdict.worst:.1f} % of llama.cpp's own adapters"
+    with contextlib.ExitStack() as undo:
+        undo.callback(laned.free)
+        known = records.find(key)
+        if known is None:
+            prove_lanes(model, laned, bank_shape, header, (WHOLE_MODEL,))
+            must_wait = settings.adapter_batching == "mixed"
+            on_end = (lambda: None) if must_wait else hooks.on_prepared
+            proof = Proof(task, lambda verdict: records.add(key, verdict), on_end)
+            if must_wait:
+                outcome = proof.wait(lambda: hooks.on_progress(1.0))
+                if outcome.verdict is None:
+                    raise SelfCheckError(outcome.reason)
+                known = outcome.verdict
+        mixed = MixedAdapters(laned, bank_shape, header, hooks.on_prepared)
+        undo.pop_all()
+    if known is not None:
+        return laned.context, mixed, str(known)
+    laned.use_native([])
+    grouped = GroupedAdapters(model, laned.context, header, settings.lanes)
+    return laned.context, ProvisionalAdapters(grouped, mixed, laned, proof, hooks.on_batching), WAITING

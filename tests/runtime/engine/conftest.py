@@ -14,7 +14,8 @@ import pytest
 
 from runtime.config import EngineSettings
 from runtime.engine.engine import LlamaEngine
-from runtime.engine.start.startup import start
+from runtime.engine.start.provisional import PROVING
+from runtime.engine.start.startup import Hooks, start
 from runtime.generation import BASE, Blend, BlendMember, FinishReason, GenerationRequest, Prompt, Sampling, Segment
 from runtime.llama.library import Library
 from runtime.messages import (
@@ -63,8 +64,12 @@ class Outcome:
 class Driver:
     """Submits to an engine and collects its events."""
 
-    def __init__(self, engine: LlamaEngine, ready: Ready, wakes: threading.Event) -> None:
+    def __init__(
+        self, engine: LlamaEngine, ready: Ready, wakes: threading.Event, batching: list[tuple[str, str]]
+    ) -> None:
         self.engine, self.ready, self._wakes = engine, ready, wakes
+        self.batching = batching
+        """Mode and reason at each change."""
         self.outcomes: dict[str, Outcome] = {}
         self.digests: dict[str, str] = {}
         self.removed: list[str] = []
@@ -101,6 +106,12 @@ class Driver:
         self._take(self.engine.step())
         if self.engine.is_blocked and not self.engine.is_idle:
             self.await_wake()
+
+    def await_change(self) -> None:
+        """Step until the way adapters share batches has been settled."""
+        while not self.batching or self.batching[-1][1] == PROVING:
+            self.await_wake()
+            self.step()
 
     def await_wake(self) -> None:
         """Wait until the engine says that a step may find something to do."""
@@ -147,16 +158,29 @@ def library() -> Library:
 
 
 @pytest.fixture(scope="session")
-def make_driver(library: Library, tiny_model: Path, tiny_adapters: Path) -> Iterator[MakeDriver]:
-    """Start an engine; the tiny Gemma in Q4_K_M with its three adapters, unless other settings are given."""
+def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where engines remember for this session what they have proven."""
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(scope="session")
+def make_driver(library: Library, tiny_model: Path, tiny_adapters: Path, state_dir: Path) -> Iterator[MakeDriver]:
+    """Start an engine; the tiny Gemma in Q4_K_M with its three adapters mixed, unless told otherwise."""
     engines = contextlib.ExitStack()
 
-    def make(model: Path = tiny_model, adapters: Path = tiny_adapters, **settings: Any) -> Driver:
+    def make(
+        model: Path = tiny_model,
+        adapters: Path = tiny_adapters,
+        state_dir: Path | None = state_dir,
+        **settings: Any,
+    ) -> Driver:
         wakes = threading.Event()
-        known: dict[str, Any] = {"model": str(model), "threads": 1, **settings}
-        engine, ready = start(library, EngineSettings(**known), on_progress=lambda _: True, on_prepared=wakes.set)
+        known: dict[str, Any] = {"model": str(model), "threads": 1, "adapter_batching": "mixed", **settings}
+        batching: list[tuple[str, str]] = []
+        hooks = Hooks(on_prepared=wakes.set, on_batching=lambda mode, reason: batching.append((mode, reason)))
+        engine, ready = start(library, EngineSettings(**known), hooks, state_dir=state_dir)
         engines.callback(engine.close)
-        driver = Driver(engine, ready, wakes)
+        driver = Driver(engine, ready, wakes, batching)
         driver.add_adapters(adapters)
         return driver
 

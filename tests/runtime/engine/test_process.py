@@ -14,9 +14,13 @@ import pytest
 
 from runtime.config import EngineSettings
 from runtime.engine.process import raise_file_limit
+from runtime.engine.start.provisional import PROVING, WAITING
 from runtime.generation import FinishReason, GenerationRequest, Prompt, Sampling, Segment
 from runtime.messages import (
     Accepted,
+    AdapterAdded,
+    AddAdapter,
+    BatchingChanged,
     Cancel,
     Command,
     Event,
@@ -96,7 +100,7 @@ def test_a_session_from_load_to_end_of_file(child: Child, tiny_model: Path) -> N
     child.send(load(tiny_model))
     ready = child.next()
     assert isinstance(ready, Ready)
-    assert ready.adapter_batching == "mixed"
+    assert (ready.adapter_batching, ready.batching_reason) == ("grouped", WAITING)
     assert ready.model.n_layers == 2
     child.send(generate("one"))
     assert isinstance(child.next(besides=(Working,)), Accepted)
@@ -109,6 +113,34 @@ def test_a_session_from_load_to_end_of_file(child: Child, tiny_model: Path) -> N
     code, err = child.end()
     assert code == 0
     assert "Traceback" not in err
+
+
+def test_lanes_are_proven_once_an_adapter_comes(child: Child, tiny_model: Path, tiny_adapters: Path) -> None:
+    """The engine says when the proof begins and when it ends, with nothing else to do meanwhile."""
+    child.send(load(tiny_model))
+    assert isinstance(child.next(), Ready)
+    child.send(AddAdapter("a" * 64, str(tiny_adapters / "shout.gguf")))
+    assert child.next() == BatchingChanged("grouped", PROVING)
+    assert child.next() == AdapterAdded("a" * 64)
+    changed = child.next()
+    assert isinstance(changed, BatchingChanged)
+    assert changed.adapter_batching == "mixed"
+    code, err = child.end()
+    assert code == 0
+    assert "Traceback" not in err
+
+
+def test_an_engine_that_ends_while_lanes_are_proven_leaves_no_process(
+    child: Child, tiny_model: Path, tiny_adapters: Path
+) -> None:
+    """The check's process ends with the engine: its output is closed, so that nothing waits for it."""
+    child.send(load(tiny_model))
+    assert isinstance(child.next(), Ready)
+    child.send(AddAdapter("a" * 64, str(tiny_adapters / "shout.gguf")))
+    assert child.next() == BatchingChanged("grouped", PROVING)
+    child.process.kill()
+    # communicate() returns once every process that holds standard error has ended.
+    child.process.communicate(timeout=TIMEOUT_S)
 
 
 def test_loading_sends_its_progress(child: Child, tiny_model: Path) -> None:

@@ -2,8 +2,8 @@
 
 Prompts: ``say WORDS`` answers them word by word; ``begin WORDS`` does so without an end; ``wait`` never answers;
 ``die`` kills the process; ``once FILE`` does so unless the file exists, which it makes, and then answers ``again``;
-``babble`` breaks the protocol; ``fail`` is refused; ``unknown NAME`` fails for want of that
-adapter. Nothing but its answers tells it apart from the real one.
+``babble`` breaks the protocol; ``fail`` is refused; ``mix`` changes how adapters share batches; ``unknown NAME`` fails
+for want of that adapter. Nothing but its answers tells it apart from the real one.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ def answer(request_id: str, order: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif words[0] == "babble":
         print("I am not JSON", flush=True)
+    elif words[0] == "mix":
+        RUNNING.remove(request_id)
+        send(messages.BatchingChanged("mixed", "proven"))
+        send(messages.Finished(request_id, FinishReason.STOP, Usage(1, 0)))
     elif words[0] == "fail":
         RUNNING.remove(request_id)
         send(messages.Failed(request_id, "context_exceeded", "too long"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -136,6 +137,14 @@ async def test_an_abort_before_it_is_ready_costs_only_the_lanes(
         "auto",
         "grouped",
     ]
+
+
+async def test_a_change_of_batching_is_what_the_engine_tells_from_then_on(tmp_path: Path) -> None:
+    """``/health`` reads it from the engine; nobody has to ask for it again."""
+    async with running(tmp_path) as engine:
+        ready = await engine.start()
+        await ask(engine, "r", "mix")
+        assert engine.ready == dataclasses.replace(ready, adapter_batching="mixed", batching_reason="proven")
 
 
 async def test_a_refusal_is_the_class_its_code_names(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def library() -> Library:
 
 def load(library: Library, path: Path) -> Model:
     """A model on the processor."""
-    return Model(library, path, n_gpu_layers=0, on_progress=lambda _: True)
+    return Model(library, path, on_progress=lambda _: True)
 
 
 @pytest.fixture(scope="session")

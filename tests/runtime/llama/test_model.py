@@ -67,12 +67,12 @@ def test_the_ends_of_an_answer(model: Model) -> None:
 def test_loading_can_be_stopped(library: Library, tiny_model_f32: Path) -> None:
     """By whoever is told the progress."""
     with pytest.raises(ModelLoadError, match="cannot load"):
-        Model(library, tiny_model_f32, n_gpu_layers=0, on_progress=lambda _: False)
+        Model(library, tiny_model_f32, on_progress=lambda _: False)
 
 
 def test_progress_ends_at_one(library: Library, tiny_model_f32: Path) -> None:
     """And never goes back."""
     told: list[float] = []
-    Model(library, tiny_model_f32, n_gpu_layers=0, on_progress=lambda fraction: told.append(fraction) or True).free()
+    Model(library, tiny_model_f32, on_progress=lambda fraction: told.append(fraction) or True).free()
     assert told == sorted(told)
     assert told[-1] == 1.0

@@ -1,25 +1,30 @@
-"""The self-check caught lying: whatever is wrong with the lanes, the engine says so, groups, and answers right."""
+"""The self-check under injected faults: each is found, named, and leads to grouped batches with right answers."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import re
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runtime.config import EngineSettings
-from runtime.engine.start.startup import start
-from runtime.errors import ModelLoadError
+from runtime.engine.start.prove import ProofTask, prove
+from runtime.engine.start.selfcheck import SelfCheckError
+from runtime.engine.start.startup import Hooks, start
+from runtime.engine.start.trials import trials
+from runtime.errors import DecodeError, ModelLoadError
 from runtime.llama import ggml
 from runtime.llama.lanes import bank, tensor
 from runtime.llama.lanes import context as laned
 from runtime.llama.lanes.bank import Bank, LanePart
 from runtime.llama.lanes.graph import LaneGraph
-from runtime.llama.lanes.nodes import WeightNodes
+from runtime.llama.lanes.nodes import Mode, WeightNodes
 from runtime.llama.lanes.tensor import Ops
 from runtime.llama.library import Library
 from tests.runtime.engine.conftest import MakeDriver
@@ -98,29 +103,75 @@ def blind_walk(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LaneGraph, "_look_at", lambda self, node: None if self._is_rewriting else look_at(self, node))
 
 
+def kept_graph(patch: pytest.MonkeyPatch) -> None:
+    """A device that keeps a graph goes on with the lane that its matrices showed when it was built."""
+    point_at = WeightNodes.point_at
+    is_walking: list[int] = []
+    look_at = LaneGraph._look_at
+
+    def look(self: LaneGraph, node: int) -> None:
+        is_walking.append(node)
+        look_at(self, node)
+        is_walking.pop()
+
+    patch.setattr(LaneGraph, "_look_at", look)
+    patch.setattr(WeightNodes, "point_at", lambda self, lane: point_at(self, lane) if is_walking else None)
+
+
+def stale_base(patch: pytest.MonkeyPatch) -> None:
+    """A batch without adapters leaves the sums of the batch before in place."""
+    rewrite = WeightNodes._rewrite_out
+    patch.setattr(WeightNodes, "_rewrite_out", lambda self, out: self.mode is Mode.NONE or rewrite(self, out))
+
+
+def narrow_kernel(patch: pytest.MonkeyPatch) -> None:
+    """Columns from the 33rd on take another kernel, which reads the wrong lane."""
+    set_ids = Bank.set_ids
+
+    def cut(self: Bank, of_tokens: Any, of_outputs: Any) -> None:
+        of_tokens = of_tokens.copy()
+        of_tokens[32:] = 2
+        set_ids(self, of_tokens, of_outputs)
+
+    patch.setattr(Bank, "set_ids", cut)
+
+
 OFF = r"sequence \d is [\d.e+-]+ off, where probes change"
-FAULTS = {
+AT_ONCE = {
     wrong_layout: "a tensor takes 376 bytes, not 368",
-    wrong_lane: OFF,
     wrong_offset: OFF,
     wrong_op: OFF,
     unknown_op: "0 of 14 weights found in the graph",
-    wrong_ids: OFF,
+    wrong_ids: f"{OFF}.*it is as in lane 1",
     corrupted_bank: r"the bank does not hold what was written for blk\.1\.ffn_down\.weight",
     no_memory: "not enough memory for 8 lanes of rank 32",
     blind_walk: "0 of 14 weights found in the graph",
 }
-"""Each with the words that its reason holds."""
+"""Faults that the model itself shows before it is served, each with the words that its reason holds."""
+IN_TRIALS = {
+    **{fault: words for fault, words in AT_ONCE.items() if fault is not no_memory},
+    wrong_lane: OFF,
+    kept_graph: f"one lane after the other.*{OFF}.*it is as in lane 1",
+    stale_base: f"one lane after the other.*{OFF}",
+    narrow_kernel: f"a batch of 33.*{OFF}",
+}
+"""Faults that the whole self-check shows."""
 
 
-@pytest.mark.parametrize(("fault", "words"), FAULTS.items(), ids=[fault.__name__ for fault in FAULTS])
-def test_a_fault_means_grouped_batches_and_right_answers(
+def task_of(path: Path) -> ProofTask:
+    """The tiny model on the processor."""
+    settings = EngineSettings(model=str(path), threads=1)
+    return ProofTask(settings, n_batch=512, n_device_layers=0, n_layers=2)
+
+
+@pytest.mark.parametrize(("fault", "words"), AT_ONCE.items(), ids=[fault.__name__ for fault in AT_ONCE])
+def test_a_fault_of_the_model_means_grouped_batches_and_right_answers(
     fault: Fault, words: str, make_driver: MakeDriver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A fault is logged in one line that names it, and every adapter answers as it should."""
     fault(monkeypatch)
     with caplog.at_level(logging.WARNING, "gemlane.engine"):
-        driver = make_driver(adapter_batching="auto")
+        driver = make_driver(adapter_batching="auto", state_dir=None)
     monkeypatch.undo()
     assert driver.ready.adapter_batching == "grouped"
     assert re.match(f"mixed batches are not possible here: .*{words}", driver.ready.batching_reason)
@@ -133,25 +184,51 @@ def test_a_fault_means_grouped_batches_and_right_answers(
     }
 
 
-def test_sound_lanes_are_mixed_and_say_so(make_driver: MakeDriver) -> None:
-    """Without a fault: well within the bound, whatever the lanes' type."""
-    for lane_type in ("q8_0", "f16", "f32"):
-        driver = make_driver(lane_type=lane_type)
-        assert driver.ready.adapter_batching == "mixed"
-        assert "within" in driver.ready.batching_reason
-
-
-def test_whoever_insists_on_mixed_batches_gets_no_others(
-    library: Library, tiny_model: object, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("fault", "words"), IN_TRIALS.items(), ids=[fault.__name__ for fault in IN_TRIALS])
+def test_the_whole_check_finds_a_fault(
+    fault: Fault, words: str, library: Library, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Forced, a failed self-check is a failed start."""
+    """The reason names the trial and what is wrong in it."""
+    fault(monkeypatch)
+    with pytest.raises((SelfCheckError, DecodeError, ModelLoadError), match=words):
+        prove(library, task_of(tiny_model))
+
+
+def test_sound_lanes_pass_whatever_their_type(library: Library, tiny_model: Path) -> None:
+    """Without a fault every difference is well within the bound."""
+    for lane_type, kv_type in (("q8_0", "f16"), ("f16", "q8_0"), ("f32", "f32")):
+        task = task_of(tiny_model)
+        settings = dataclasses.replace(task.settings, lane_type=lane_type, kv_type=kv_type)
+        assert prove(library, dataclasses.replace(task, settings=settings)).worst < 0.1
+
+
+def test_mixed_batches_that_are_insisted_on_are_a_failed_start(
+    library: Library, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``mixed`` a failed self-check ends the start; nothing falls back."""
     wrong_ids(monkeypatch)
     settings = EngineSettings(model=str(tiny_model), threads=1, adapter_batching="mixed")
-    with pytest.raises(ModelLoadError, match="mixed batches are not possible here"):
-        start(library, settings, on_progress=lambda _: True, on_prepared=lambda: None)
+    with pytest.raises(ModelLoadError, match="mixed batches are not possible here: one token of each sequence"):
+        start(library, settings, Hooks())
 
 
-def test_whoever_asks_for_grouped_batches_gets_them(make_driver: MakeDriver) -> None:
-    """And the reason is that."""
+def test_grouped_batches_that_are_asked_for_have_that_as_their_reason(make_driver: MakeDriver) -> None:
+    """Nothing is proven for them."""
     ready = make_driver(adapter_batching="grouped").ready
     assert (ready.adapter_batching, ready.batching_reason) == ("grouped", "asked for")
+
+
+def test_every_change_between_modes_is_tried() -> None:
+    """All nine pairs of none, one and mixed follow one another in one trial, each state on a graph used three times."""
+    (trial,) = (trial for trial in trials(512) if "every order" in trial.name)
+    modes = ["none" if set(lanes) == {0} else "one" if len(set(lanes)) == 1 else "mixed" for lanes in trial.rounds]
+    assert len(set(itertools.pairwise(modes))) == 9
+    assert max(len(list(same)) for _, same in itertools.groupby(trial.rounds)) >= 3
+
+
+def test_every_width_at_which_kernels_change_is_tried() -> None:
+    """On both sides of each, with several lanes and with one; the widest is the batch's limit."""
+    names = [trial.name for trial in trials(512)]
+    for width in (8, 9, 31, 32, 33, 64, 65, 512):
+        assert f"a batch of {width}" in names
+    assert max(sum(batch) for trial in trials(40) for batch in trial.batches) == 40
