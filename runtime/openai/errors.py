@@ -49,14 +49,24 @@ _TABLE: Final[dict[type, OpenAIFault]] = {
 }
 
 
-def render_error(error: Exception) -> tuple[OpenAIFault, bytes]:
-    """The error's row, and its body; an error that is not ours tells nothing of itself."""
+def fault_of(error: Exception) -> OpenAIFault:
+    """The row of the table that ``error`` belongs to: that of its class, or of the nearest class above it."""
     fault = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), OpenAIFault(500, "server_error"))
     if isinstance(error, errors.Overloaded | errors.EngineUnavailable | errors.EngineDied):
         fault = replace(fault, retry_after_s=error.retry_after_s)
+    return fault
+
+
+def error_fields(error: Exception) -> dict[str, str | None]:
+    """What stands under ``error``; an error that is not ours tells nothing of itself."""
     message = str(error) if isinstance(error, GemlaneError) else "internal server error"
     if isinstance(error, errors.UnknownAdapter):
         message = f"no adapter {error.name[:200]!r}: {message}"
     param = error.param or None if isinstance(error, errors.InvalidParameter) else None
-    body = {"error": {"message": message, "type": fault.type, "param": param, "code": fault.code}}
-    return fault, render_json(body)
+    fault = fault_of(error)
+    return {"message": message, "type": fault.type, "param": param, "code": fault.code}
+
+
+def render_error(error: Exception) -> tuple[OpenAIFault, bytes]:
+    """The error's row, and its body."""
+    return fault_of(error), render_json({"error": error_fields(error)})

@@ -13,10 +13,11 @@ from runtime.adapters.blend import BlendTerm, blend_of, is_plain_name, parse_lor
 from runtime.errors import AdapterError, InvalidParameter, InvalidRequest, UnknownModel
 from runtime.generation import Blend
 from runtime.openai.wire import ModelEntry, render_model, render_models
-from runtime.web.keys import STORE
+from runtime.web.keys import ENGINE, STORE
 
 BASE_MODEL: Final = "gemma-7b-it-lora"
 _CLOUDFLARE_PREFIX: Final = "@cf/google/"
+_FALLBACK_CONTEXT: Final = 4096  # tokens, while the engine has not yet said what it holds
 _MAX_ECHO: Final = 200
 _MAX_LISTED: Final = 10
 
@@ -36,6 +37,12 @@ def blend_of_model(request: web.Request, model: str, lora: tuple[BlendTerm, ...]
     if terms and lora and terms != lora:
         raise InvalidParameter(f"model names the adapter {suffix[:_MAX_ECHO]!r} and lora another; name one", "lora")
     return blend_of(terms or lora, request.app[STORE].member)
+
+
+def context_of(request: web.Request) -> int:
+    """Tokens of the context window."""
+    ready = request.app[ENGINE].ready
+    return ready.model.n_ctx if ready is not None else _FALLBACK_CONTEXT
 
 
 async def list_models(request: web.Request) -> web.Response:

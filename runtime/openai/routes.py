@@ -15,19 +15,18 @@ from runtime.chat.prompts import parse_prompts
 from runtime.errors import InvalidParameter, UnsupportedGrammar
 from runtime.generation import GenerationRequest, Prompt, Sampling
 from runtime.openai.errors import render_error
-from runtime.openai.models import blend_of_model, get_model, list_models
+from runtime.openai.models import blend_of_model, context_of, get_model, list_models
 from runtime.openai.wire import ChatFrames, Head, TextFrames, render_chat, render_text
 from runtime.prompt import gemma
 from runtime.prompt.gemma import SystemRole
 from runtime.web.answers import Ask, collect_all, stream
 from runtime.web.body import parse_json_object
 from runtime.web.dialect import ErrorAnswer, ErrorFormat
-from runtime.web.keys import ENGINE, IGNORED, LIMITS, REQUEST_ID, SETTINGS
+from runtime.web.keys import IGNORED, LIMITS, REQUEST_ID, SETTINGS
 from runtime.web.limits import read_body
 from runtime.web.streams import Answer, Frames
 
 _DEFAULT_TEXT_TOKENS: Final = 16  # OpenAI's default for plain completions
-_FALLBACK_CONTEXT: Final = 4096  # tokens, while the engine has not yet said what it holds
 _MAX_ASKS: Final = 128
 _SEED_MASK: Final = 2**63 - 1
 
@@ -39,7 +38,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     body = parse_json_object(await read_body(request, request.app[LIMITS]))
     asked = parse_chat(body)
     prompt = gemma.render(parse_messages(body.get("messages")), SystemRole(request.app[SETTINGS].system_role))
-    asks = _asks(request, asked, [prompt], _context(request))
+    asks = _asks(request, asked, [prompt], context_of(request))
     head = _head("chatcmpl-", request, asked)
     frames = ChatFrames(head, len(asks), includes_usage=asked.includes_usage)
     return await _answer(request, asked, asks, head, render_chat, frames)
@@ -62,12 +61,6 @@ def add_routes(app: web.Application) -> None:
         app.router.add_post("/v1/completions" + slash, completions)
         app.router.add_get("/v1/models" + slash, list_models)
     app.router.add_get("/v1/models/{model:.+}", get_model)
-
-
-def _context(request: web.Request) -> int:
-    """Tokens of the context window."""
-    ready = request.app[ENGINE].ready
-    return ready.model.n_ctx if ready is not None else _FALLBACK_CONTEXT
 
 
 def _asks(
