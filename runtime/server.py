@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import ssl
@@ -101,7 +102,8 @@ async def _listening(
                 listen(app, settings.host, settings.port, tls=tls, socket_path=settings.socket)
             )
         except OSError as error:
-            reason = error.strerror or str(error)
+            # asyncio puts the address into strerror too; a name that cannot be resolved has words of its own.
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
             if settings.socket:
                 raise ConfigError(f"cannot listen on --socket {settings.socket}: {reason}") from error
             raise ConfigError(

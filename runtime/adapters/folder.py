@@ -57,6 +57,10 @@ class Candidate:
     refused: str = ""
 
 
+_RECORD: Final = ".gguf.json"
+"""What the converter writes beside a GGUF file that it has made."""
+
+
 def id_of(location: str) -> str:
     """The id of the adapter at that place in the folder: the same over restarts and generations."""
     return str(uuid.uuid5(_ID_NAMESPACE, location))
@@ -85,7 +89,7 @@ def candidates(folder: Path) -> tuple[dict[str, Candidate], dict[str, str]]:
 
 
 def _candidate(path: Path) -> Candidate | str:
-    if path.name.startswith("."):
+    if path.name.startswith(".") or path.name.endswith(_RECORD):
         return _HIDDEN
     if path.name.endswith(_UNFINISHED):
         return "not finished, by its name"

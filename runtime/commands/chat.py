@@ -30,14 +30,17 @@ BASE: Final = "base"
 _REDRAW_S: Final = 0.1
 _HISTORY_LINES: Final = 1000
 HELP: Final = """\
-/lora NAME ...   answer under these adapters, side by side; base is the model alone; a:0.5+b is a blend
-/adapters        the adapters of the server
-/system TEXT     a system message for what follows; without text, none
-/set NAME VALUE  temperature, top_p, max_tokens, seed ...; without a value, the default again
+/lora NAME ...   answer under these adapters, side by side;
+                 base is the model alone, a:0.5+b a blend
+/adapters        list the server's adapters
+/system TEXT     a system message; without text, none
+/set NAME VALUE  temperature, top_p, max_tokens, seed ...;
+                 without a value, the default again
 /retry           answer the last message again
 /clear           forget the conversation
 /save FILE       write the conversation as text
-/help, /exit     this text; the end (so is Ctrl-D)
+/help            this text
+/exit            the end; so is Ctrl-D
 Ctrl-C stops an answer."""
 
 

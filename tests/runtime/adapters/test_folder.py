@@ -332,6 +332,7 @@ async def test_a_folder_with_nothing_usable_says_why(house: House, caplog: pytes
     (house.place / "notes.txt").write_text("x")
     (house.place / "pirate.gguf.part").write_text("x")
     (house.place / ".DS_Store").write_text("x")
+    (house.place / "pirate.gguf.json").write_text("{}")
     (house.place / "checkpoints").mkdir()
     (house.place / "gone.gguf").symlink_to(house.place / "nowhere")
     with caplog.at_level(logging.WARNING):
@@ -344,6 +345,7 @@ async def test_a_folder_with_nothing_usable_says_why(house: House, caplog: pytes
     ]:
         assert f"{name} in the adapters folder is left out: {reason}" in caplog.text
     assert ".DS_Store" not in caplog.text
+    assert "pirate.gguf.json" not in caplog.text  # the converter's own record
     assert f"{house.place} holds no adapter\n" in caplog.text
     n_logged = len(caplog.records)
     await house.look()
