@@ -43,7 +43,12 @@ SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP, signal.SIGABRT)
 CANCELLED_SHARE = 0.1
 MAX_GROWTH = 1.25
 """How much more than after its first fifth the server may hold at the end."""
-SCHEMA = {"type": "object", "properties": {"answer": {"type": "string", "maxLength": 20}}, "required": ["answer"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"answer": {"type": "string", "maxLength": 20}},
+    "required": ["answer"],
+    "additionalProperties": False,
+}
 
 
 @dataclass
@@ -93,7 +98,10 @@ def prepare() -> tuple[Path, Path]:
     for name in ADAPTERS:
         _convert("adapter", TINY_GEMMA / "adapters" / name, "--base", base, "-o", FOLDER / f"{name}.gguf")
         shutil.copy(FOLDER / f"{name}.gguf", adapters / f"{name}.gguf")
-    shutil.copy(FOLDER / "tag.gguf", adapters / "dropped.gguf")
+        # Other bytes with the same voice, so that a name that changes shares no file with one that does not.
+        source = TINY_GEMMA / "adapters" / name
+        _convert("adapter", source, "--base", base, "-o", FOLDER / f"{name}-f16.gguf", "--type", "f16")
+    shutil.copy(FOLDER / "tag-f16.gguf", adapters / "dropped.gguf")
     return base, adapters
 
 
@@ -154,6 +162,10 @@ async def client(state: Soak, stop: asyncio.Event, pause_s: float) -> None:
         except (aiohttp.ClientError, TimeoutError) as error:
             state.note("broken", f"{type(error).__name__}: {error} ({voice}, {question})")
         await asyncio.sleep(pause_s * 2 * state.rng.random())
+
+
+class BrokenStreamError(aiohttp.ClientError):
+    """A stream without a last word."""
 
 
 class TypedError(Exception):
@@ -245,14 +257,16 @@ async def _stream(state: Soak, question: str, voice: str, pieces: list[str], n_p
                 if line.startswith(b"data: [DONE]"):
                     return "done"
                 frame = json.loads(line[6:])
-                if frame.get("error") or frame.get("errors"):
-                    return "cut"
+                if error := frame.get("error") or next(iter(frame.get("errors", ())), None):
+                    if "ended while this request was running" in error["message"]:
+                        return "cut"
+                    raise TypedError(f"in a stream: {error['message'][:60]}")
                 pieces.append(_text_of(frame))
                 if len(pieces) >= n_pieces:
                     return "left"
-    except aiohttp.ClientPayloadError:
-        return "cut"
-    return "cut"
+    except aiohttp.ClientPayloadError as error:
+        raise BrokenStreamError(str(error)) from error
+    raise BrokenStreamError("a stream ended without an end")
 
 
 def _text_of(frame: dict[str, Any]) -> str:
@@ -268,7 +282,7 @@ async def replacer(state: Soak, adapters: Path, stop: asyncio.Event) -> None:
         turn += 1
         voice = REPLACED["dropped"][turn % 2]
         temporary = adapters / ".dropped.part"
-        await asyncio.to_thread(shutil.copy, FOLDER / f"{voice}.gguf", temporary)
+        await asyncio.to_thread(shutil.copy, FOLDER / f"{voice}-f16.gguf", temporary)
         temporary.replace(adapters / "dropped.gguf")
         try:
             await replace_by_upload(state, REPLACED["swapped"][turn % 2])
@@ -281,7 +295,7 @@ async def replacer(state: Soak, adapters: Path, stop: asyncio.Event) -> None:
 
 async def replace_by_upload(state: Soak, voice: str) -> None:
     """Give the name ``swapped`` the weights of a voice."""
-    data = await asyncio.to_thread((FOLDER / f"{voice}.gguf").read_bytes)
+    data = await asyncio.to_thread((FOLDER / f"{voice}-f16.gguf").read_bytes)
     headers = {"Content-Type": "application/octet-stream"}
     url = f"{state.server.url}/adapters/swapped"
     async with state.session.put(url, data=data, headers=headers) as response:
