@@ -1,20 +1,35 @@
-"""Opens files that strangers made: regular files only, with size limits, JSON without surprises.
+"""Opens files that strangers made, and writes files whole or not at all.
+
+What is read is a regular file, within size limits, and JSON without surprises. What is written appears under its name
+only when every byte is on the disk. Where the system has files without a name (Linux), even a killed process leaves
+nothing behind; elsewhere a `.part` file may remain, which the next run replaces.
 
 It does not know checkpoints or GGUF; what a file is instead of the expected one is said by `formats`.
 """
 
+import contextlib
 import errno
 import json
 import os
 import re
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn
 
-from convert.errors import LfsPointer, MalformedFile, MalformedJson, MissingFile, NotARegularFile, UnsafeFile
+from convert.errors import (
+    LfsPointer,
+    MalformedFile,
+    MalformedJson,
+    MissingFile,
+    NotARegularFile,
+    OutputProblem,
+    UnsafeFile,
+)
 from convert.formats import HUB_REMEDY, LFS_MAGIC, PICKLE, START_BYTES, describe, looks_like_hub_name
 
 _REFUSAL_KEYS: Final = frozenset({"error", "message", "detail", "status", "statusCode"})  # of a server's JSON
+_NEW_FILE: Final = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -168,3 +183,57 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, check: Callable[[Path], object] = lambda _: None) -> Iterator[BinaryIO]:
+    """Open a file that appears at `path` only if the block ends without an exception, and then all of it.
+
+    Args:
+        path: The file to make.
+        check: Called with the path of the whole file before it gets its name; raises to refuse it.
+
+    Raises:
+        OutputProblem: The system refuses to write, for want of space or permission.
+    """
+    part = path.name + ".part"
+    try:
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with contextlib.ExitStack() as cleaning:
+            cleaning.callback(os.close, directory)
+            descriptor = _open_nameless(path.parent)
+            is_nameless = descriptor is not None
+            if descriptor is None:
+                descriptor = os.open(part, _NEW_FILE, 0o666, dir_fd=directory)
+            with os.fdopen(descriptor, "wb") as file, contextlib.ExitStack() as failing:
+                failing.callback(_remove, part, directory)
+                yield file
+                file.flush()
+                os.fsync(descriptor)
+                if is_nameless:
+                    _remove(part, directory)
+                    # Only linkat follows /proc's link to the open file, and only a dir_fd makes Python use
+                    # it.
+                    os.link(f"/proc/self/fd/{descriptor}", part, dst_dir_fd=directory, follow_symlinks=True)
+                check(path.parent / part)
+                os.replace(part, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+                failing.pop_all()
+            os.fsync(directory)
+    except OSError as error:
+        raise OutputProblem(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _open_nameless(directory: Path) -> int | None:
+    """Open a new file that has no name yet; None where the system or file system has no such thing."""
+    flag = getattr(os, "O_TMPFILE", None)
+    if flag is None or not Path("/proc/self/fd").is_dir():
+        return None
+    try:
+        return os.open(directory, flag | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+    except OSError:
+        return None
+
+
+def _remove(name: str, directory: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)

@@ -22,7 +22,7 @@ PURE_FILES = ("wire.py", "validator.py", "errors.py")
 """Parse and render: functions from values to values, in every dialect."""
 WEB_SIDE = (*DIALECTS, "web", "chat", "observe", "adapters", "prompt", "engines", "app", "server", "cli")
 ENGINE_MAY_IMPORT = ("engine", "llama", "errors", "config", "generation", "messages")
-CONVERT_GROUND = ("errors", "files", "formats", "cores", "module", "gguf", "rules")
+CONVERT_GROUND = ("errors", "files", "folders", "formats", "cores", "module", "gguf", "rules")
 """The packages of the converter that the runtime may import: it reads untrusted bytes by the converter's rules."""
 CONVERT_EXCEPTIONS = {
     "runtime/adapters/converter.py": ("conversion",),
@@ -163,7 +163,6 @@ def test_only_the_standard_library_and_pinned_packages_are_imported() -> None:
         "convert",
         "aiohttp",
         "numpy",
-        "gguf",
         "llama_cpp",
         "tqdm",
         "prometheus_client",

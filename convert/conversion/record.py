@@ -14,8 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self
 
-from convert.files import open_regular, record_path
-from convert.gguf.writer import FilePlan, whole_file
+from convert.files import open_regular, record_path, whole_file
+from convert.gguf.writer import FilePlan
 
 _CHUNK_BYTES: Final = 4 << 20
 _PACKAGES: Final = ("gemlane", "llama-cpp-python", "numpy")

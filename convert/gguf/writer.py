@@ -7,27 +7,25 @@ next run replaces.
 Source of the layout: llama.cpp ggml/include/gguf.h.
 """
 
-import contextlib
 import hashlib
 import math
-import os
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from convert.errors import OutputProblem
+from convert.files import whole_file
 from convert.gguf.header import DEFAULT_ALIGNMENT, MAGIC, SCALARS, ValueType
 from convert.gguf.types import GgmlType
 
 VERSION: Final = 3
 _SPARE_BYTES: Final = 1 << 20
-_NEW_FILE: Final = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC
 
 _ITEM_TYPES: Final = {"float32": ValueType.FLOAT32, "int32": ValueType.INT32, "uint32": ValueType.UINT32}
 
@@ -152,60 +150,6 @@ def write_gguf(
             file.write(padding)
             digest.update(padding)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def whole_file(path: Path, check: Callable[[Path], object] = lambda _: None) -> Iterator[BinaryIO]:
-    """Open a file that appears at `path` only if the block ends without an exception, and then all of it.
-
-    Args:
-        path: The file to make.
-        check: Called with the path of the whole file before it gets its name; raises to refuse it.
-
-    Raises:
-        OutputProblem: The system refuses to write, for want of space or permission.
-    """
-    part = path.name + ".part"
-    try:
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        with contextlib.ExitStack() as cleaning:
-            cleaning.callback(os.close, directory)
-            descriptor = _open_nameless(path.parent)
-            is_nameless = descriptor is not None
-            if descriptor is None:
-                descriptor = os.open(part, _NEW_FILE, 0o666, dir_fd=directory)
-            with os.fdopen(descriptor, "wb") as file, contextlib.ExitStack() as failing:
-                failing.callback(_remove, part, directory)
-                yield file
-                file.flush()
-                os.fsync(descriptor)
-                if is_nameless:
-                    _remove(part, directory)
-                    # Only linkat follows /proc's link to the open file, and only a dir_fd makes Python use
-                    # it.
-                    os.link(f"/proc/self/fd/{descriptor}", part, dst_dir_fd=directory, follow_symlinks=True)
-                check(path.parent / part)
-                os.replace(part, path.name, src_dir_fd=directory, dst_dir_fd=directory)
-                failing.pop_all()
-            os.fsync(directory)
-    except OSError as error:
-        raise OutputProblem(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def _open_nameless(directory: Path) -> int | None:
-    """Open a new file that has no name yet; None where the system or file system has no such thing."""
-    flag = getattr(os, "O_TMPFILE", None)
-    if flag is None or not Path("/proc/self/fd").is_dir():
-        return None
-    try:
-        return os.open(directory, flag | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-    except OSError:
-        return None
-
-
-def _remove(name: str, directory: int) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=directory)
 
 
 def _padded(n_bytes: int) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from convert.errors import OutputProblem
-from convert.gguf.writer import whole_file
+from convert.files import whole_file
 from runtime.errors import AdapterError, from_code
 
 log = logging.getLogger(__name__)

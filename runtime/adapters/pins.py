@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Final
 
-from convert.gguf.writer import whole_file
+from convert.files import whole_file
 from runtime.adapters.disk import storage_errors
 from runtime.errors import AdapterBudget
 

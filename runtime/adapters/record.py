@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from convert.gguf.writer import whole_file
+from convert.files import whole_file
 
 RECORD_NAME: Final = "record.json"
 _MAX_BYTES: Final = 1 << 20

@@ -13,12 +13,13 @@ import json
 import logging
 import os
 import stat
-import tempfile
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from convert.errors import OutputProblem
+from convert.files import whole_file
 from runtime.engine.coverage import Coverage
 from runtime.generation import Blend, BlendMember
 
@@ -87,9 +88,10 @@ class PrefixStore:
             return
         try:
             self._make_room(len(content))
-            self._write(self._path(prefix.coverage, prefix.tokens), content)
-        except OSError as error:
-            _LOG.warning("a prefix could not be kept in %s: %s", self._folder, error.strerror)
+            with whole_file(self._path(prefix.coverage, prefix.tokens)) as file:
+                file.write(content)
+        except (OSError, OutputProblem) as error:
+            _LOG.warning("a prefix could not be kept in %s: %s", self._folder, error)
 
     def load(self) -> Iterator[SavedPrefix]:
         """The prefixes of this model, most recently used first. Other models' files stay; broken files are deleted."""
@@ -138,24 +140,12 @@ class PrefixStore:
             raise ValueError("its name does not follow from its content")
         return SavedPrefix(coverage, tuple(tokens), body[n_bytes:])
 
-    def _write(self, path: Path, content: bytes) -> None:
-        descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=".writing-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-
     def _make_room(self, n_bytes: int) -> None:
         for path in self._files():
             n_bytes += path.stat().st_size
             if n_bytes > self._max_bytes:
                 path.unlink()
-        for left_over in self._folder.glob(".writing-*"):
+        for left_over in self._folder.glob("*.part"):
             left_over.unlink()
 
     def _files(self) -> list[Path]:

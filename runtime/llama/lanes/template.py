@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import gguf
 import numpy as np
+import numpy.typing as npt
 
-from convert.gguf.header import GgufHeader
+from convert.gguf.header import GgufHeader, ValueType
+from convert.gguf.types import GgmlType
+from convert.gguf.writer import FilePlan, KeyValue, TensorPlan, write_gguf
+from convert.rules.adapter import ALPHA_KEY
 from convert.rules.gemma import ARCHITECTURE, is_projection
 
 PROBE_RANK = 4
@@ -26,14 +29,11 @@ def write_template(path: Path, shapes: Shapes) -> None:
     Its rank is 1, whatever the lanes' is. So no backend that takes products from a certain size on gets its nodes (BLAS
     asks for 32 in each dimension), and what the scheduler copies to other devices at each batch is small.
     """
-    writer = _writer(path, 1)
+    tensors = []
     for name, (n_in, n_out) in shapes.items():
-        writer.add_tensor(name + ".lora_a", np.zeros((1, n_in), np.float16))
-        writer.add_tensor(name + ".lora_b", np.zeros((n_out, 1), np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+        tensors.append(_tensor(name + ".lora_a", np.zeros((1, n_in), np.float16)))
+        tensors.append(_tensor(name + ".lora_b", np.zeros((n_out, 1), np.float16)))
+    _write(path, 1, tensors)
 
 
 def write_probe(path: Path, shapes: Shapes, seed: int) -> None:
@@ -42,21 +42,21 @@ def write_probe(path: Path, shapes: Shapes, seed: int) -> None:
     Its values are two numbers and their negatives, which every lane type can hold exactly but for a common factor.
     """
     rng = np.random.default_rng(seed)
-    writer = _writer(path, PROBE_RANK)
+    tensors = []
     for name, (n_in, n_out) in shapes.items():
         a = rng.choice(np.array([-1, 1], np.float16), (PROBE_RANK, n_in)) / np.float16(np.sqrt(n_in))
         b = rng.choice(np.array([-1, 1], np.float16), (n_out, PROBE_RANK)) * np.float16(0.125)
-        writer.add_tensor(name + ".lora_a", np.ascontiguousarray(a, np.float16))
-        writer.add_tensor(name + ".lora_b", np.ascontiguousarray(b, np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+        tensors += [_tensor(name + ".lora_a", a), _tensor(name + ".lora_b", b)]
+    _write(path, PROBE_RANK, tensors)
 
 
-def _writer(path: Path, rank: int) -> gguf.GGUFWriter:
-    writer = gguf.GGUFWriter(path, ARCHITECTURE)
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", float(rank))
-    return writer
+def _tensor(name: str, values: npt.NDArray[np.floating]) -> TensorPlan:
+    data = np.ascontiguousarray(values, np.float16).view(np.uint8).reshape(-1)
+    return TensorPlan(name, GgmlType.F16, values.shape, lambda: [data])
+
+
+def _write(path: Path, rank: int, tensors: Sequence[TensorPlan]) -> None:
+    texts = {"general.architecture": ARCHITECTURE, "general.type": "adapter", "adapter.type": "lora"}
+    metadata = [KeyValue(key, ValueType.STRING, value) for key, value in texts.items()]
+    metadata.append(KeyValue(ALPHA_KEY, ValueType.FLOAT32, float(rank)))
+    write_gguf(path, FilePlan(metadata, tensors), force=True)

@@ -11,12 +11,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from convert import files
 from convert.conversion.conversion import Options, convert_model
 from convert.errors import BadValue, OutputProblem
-from convert.gguf import writer
+from convert.files import whole_file
 from convert.gguf.header import ArrayInfo, ValueType, read_header
 from convert.gguf.types import GgmlType
-from convert.gguf.writer import FilePlan, KeyValue, TensorPlan, whole_file, write_gguf
+from convert.gguf.writer import FilePlan, KeyValue, TensorPlan, write_gguf
 
 ROOT = Path(__file__).parents[3]
 ONES = np.ones(64, np.float32).view(np.uint8)
@@ -34,7 +35,7 @@ PLAN = FilePlan(
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of writing: a file without a name (Linux), and a `.part` beside the result (elsewhere)."""
     if request.param == "named":
-        monkeypatch.setattr(writer, "_open_nameless", lambda _: None)
+        monkeypatch.setattr(files, "_open_nameless", lambda _: None)
     return str(request.param)
 
 
@@ -101,7 +102,7 @@ def test_a_failed_check_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_stale_part_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a killed run left where files need names is gone after the next."""
-    monkeypatch.setattr(writer, "_open_nameless", lambda _: None)
+    monkeypatch.setattr(files, "_open_nameless", lambda _: None)
     (tmp_path / "x.gguf.part").write_bytes(b"left over, and longer than the result" * 1000)
     write_gguf(tmp_path / "x.gguf", PLAN)
     assert names(tmp_path) == ["x.gguf"]

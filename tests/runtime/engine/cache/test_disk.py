@@ -148,8 +148,8 @@ def test_the_folder_is_bounded(tmp_path: Path) -> None:
 
 
 def test_left_overs_of_a_crash_go(tmp_path: Path) -> None:
-    """The hidden file of a process that was killed while writing is removed by the next save."""
-    (tmp_path / ".writing-abc").write_bytes(b"half")
+    """The file of a process that was killed while writing is removed by the next save."""
+    (tmp_path / "abc.prefix.part").write_bytes(b"half")
     store(tmp_path).save(PREFIX)
     assert [path.suffix for path in files_in(tmp_path)] == [".prefix"]
 
