@@ -12,6 +12,14 @@ CONFIG_NAME: Final = "config.json"
 ADAPTER_CONFIG_NAME: Final = "adapter_config.json"
 
 
+def user_path(text: str) -> Path:
+    """Return a path as a user gives it, with a leading `~` or `~user` replaced; an unknown user's stays as it is."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
 def model_folder(path: Path) -> Path:
     """Return the folder of a checkpoint: `path`, or the one snapshot in a folder of the Hugging Face cache.
 

@@ -10,11 +10,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from convert.cores import n_cores
 from convert.errors import ConvertError
+from convert.folders import user_path
 
 EXIT_OK: Final = 0
 EXIT_BAD_INPUT: Final = 2
@@ -33,14 +33,19 @@ def add_commands(subparsers: "Subparsers") -> None:
     _add_others(subparsers)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `python -m convert`; returns the exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser of `python -m convert`."""
     parser = argparse.ArgumentParser(prog="convert", description="Gemma checkpoints and LoRA adapters to GGUF.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_model(commands)
     _add_adapter(commands)
     _add_others(commands)
-    return run(parser.parse_args(arguments))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `python -m convert`; returns the exit code."""
+    return run(build_parser().parse_args(arguments))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -70,39 +75,59 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _add_parser(subparsers: "Subparsers", name: str, what: str, *examples: str) -> argparse.ArgumentParser:
+    """Add a command whose help shows what it does and how it is called."""
+    return subparsers.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        epilog="\n".join(["examples:", *(f"  %(prog)s {example}" for example in examples)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def _add_model(subparsers: "Subparsers") -> None:
-    parser = subparsers.add_parser("model", help="a Hugging Face checkpoint to a GGUF base model")
-    parser.add_argument("source", type=Path, metavar="DIR", help="folder with config.json and *.safetensors")
+    what = "convert a Hugging Face checkpoint to a GGUF base model"
+    examples = ("./gemma-7b-it -o gemma-7b-it.gguf", "./gemma-7b-it -o gemma-7b-it.gguf --type q8_0 --dry-run")
+    parser = _add_parser(subparsers, "model", what, *examples)
+    parser.add_argument("source", type=user_path, metavar="DIR", help="folder with config.json and *.safetensors")
     _add_model_output(parser)
     parser.set_defaults(handler="convert.commands.commands:model")
 
 
 def _add_adapter(subparsers: "Subparsers") -> None:
-    parser = subparsers.add_parser("adapter", help="a LoRA adapter (PEFT, MLX or GGUF) to a GGUF adapter")
-    parser.add_argument("source", type=Path, metavar="DIR|FILE", help="a PEFT or MLX folder, or a GGUF adapter")
-    parser.add_argument("--base", type=Path, required=True, help="the base model: a GGUF file or a checkpoint")
+    what = "convert a LoRA adapter (PEFT, MLX or GGUF) to a GGUF adapter"
+    examples = ("./my-lora --base gemma-7b-it.gguf -o my-lora.gguf", "my-lora.gguf --base ./gemma-7b-it -o small.gguf")
+    parser = _add_parser(subparsers, "adapter", what, *examples)
+    parser.add_argument("source", type=user_path, metavar="DIR|FILE", help="a PEFT or MLX folder, or a GGUF adapter")
+    parser.add_argument("--base", type=user_path, required=True, help="the base model: a GGUF file or a checkpoint")
     _add_legacy_alpha(parser)
     _add_output(parser, "q8_0", "f32, f16, bf16, q8_0 (default), q4_0, q4_k")
     parser.set_defaults(handler="convert.commands.commands:adapter")
 
 
 def _add_others(subparsers: "Subparsers") -> None:
-    merge = subparsers.add_parser("merge", help="merge adapters into a checkpoint, as a GGUF base model")
-    merge.add_argument("source", type=Path, metavar="DIR", help="the base's checkpoint")
+    what = "merge adapters into a checkpoint, as a GGUF base model"
+    examples = ("./gemma-7b-it ./my-dora -o merged.gguf", "./gemma-7b-it ./pirate:0.6 ./formal:0.4 -o blend.gguf")
+    merge = _add_parser(subparsers, "merge", what, *examples)
+    merge.add_argument("source", type=user_path, metavar="DIR", help="the base's checkpoint")
     merge.add_argument("adapters", nargs="+", metavar="ADAPTER[:SCALE]", help="several add up; the scale is 1 if none")
     _add_legacy_alpha(merge)
     _add_model_output(merge)
     merge.set_defaults(handler="convert.commands.commands:merge")
 
-    inspect = subparsers.add_parser("inspect", help="say what a GGUF file, a checkpoint or an adapter is")
-    inspect.add_argument("path", type=Path, metavar="FILE|DIR")
-    inspect.add_argument("--base", type=Path, help="check that an adapter fits this base")
+    what = "say what a GGUF file, a checkpoint or an adapter is, and what converting it would refuse"
+    inspect = _add_parser(subparsers, "inspect", what, "./my-lora --base gemma-7b-it.gguf", "gemma-7b-it.gguf --json")
+    inspect.add_argument("path", type=user_path, metavar="FILE|DIR")
+    inspect.add_argument("--base", type=user_path, help="check that an adapter fits this base")
     inspect.add_argument("--json", action="store_true", help="as JSON")
     inspect.set_defaults(handler="convert.commands.inspect:run")
 
-    verify = subparsers.add_parser("verify", help="compare the logits of two models, or of one with an adapter")
-    verify.add_argument("reference", type=Path, metavar="REFERENCE", help="a GGUF base model")
-    verify.add_argument("candidate", type=Path, nargs="?", metavar="CANDIDATE", help="default: the same model")
+    what = "compare the logits of two models, or of one with an adapter"
+    examples = ("gemma-f16.gguf gemma-q4_k_m.gguf --max-kl 0.02", "gemma.gguf --adapter my-lora.gguf:0.5")
+    verify = _add_parser(subparsers, "verify", what, *examples)
+    verify.add_argument("reference", type=user_path, metavar="REFERENCE", help="a GGUF base model")
+    verify.add_argument("candidate", type=user_path, nargs="?", metavar="CANDIDATE", help="default: the same model")
     verify.add_argument("--adapter", metavar="FILE[:SCALE]", help="a GGUF adapter for the candidate")
     verify.add_argument("--reference-adapter", metavar="FILE[:SCALE]", help="a GGUF adapter for the reference")
     verify.add_argument("--text", action="append", help="what to run instead of the built-in texts; may be repeated")
@@ -117,13 +142,15 @@ def _add_legacy_alpha(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--imatrix", type=Path, metavar="GGUF", help="an importance matrix from llama-imatrix")
+    parser.add_argument("--imatrix", type=user_path, metavar="GGUF", help="an importance matrix from llama-imatrix")
     _add_output(parser, "q4_k_m", "f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m (default), q4_0, ...")
 
 
 def _add_output(parser: argparse.ArgumentParser, default_type: str, type_help: str) -> None:
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the GGUF file to make")
+    parser.add_argument("-o", "--output", type=user_path, required=True, metavar="FILE", help="the GGUF file to make")
     parser.add_argument("--type", default=default_type, metavar="TYPE", help=type_help)
-    parser.add_argument("--threads", type=int, default=n_cores(), metavar="N", help="default: all cores")
+    parser.add_argument(
+        "--threads", type=int, default=n_cores(), metavar="N", help="default: all cores, within the CPU quota"
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     parser.add_argument("--dry-run", action="store_true", help="only say sizes, types, memory and time")

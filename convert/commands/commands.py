@@ -10,6 +10,7 @@ from convert.adapters.adapter import STORED_TYPES
 from convert.conversion.conversion import Conversion, Options, planned_adapter, planned_model, write
 from convert.conversion.estimate import estimate
 from convert.errors import InvalidOption
+from convert.folders import user_path
 from convert.models.mix import MODEL_TYPES, parse_type
 from convert.native.child import Subject
 from convert.native.verify import NO_EFFECT_KL, TEXTS, verify
@@ -109,10 +110,10 @@ def _options(arguments: argparse.Namespace, known: tuple[str, ...]) -> Options:
 def _scaled(text: str) -> tuple[Path, float]:
     """Split `PATH:SCALE`; a path alone has the scale 1."""
     path, colon, number = text.rpartition(":")
-    if not colon or Path(text).exists():
-        return Path(text), 1.0
+    if not colon or user_path(text).exists():
+        return user_path(text), 1.0
     try:
-        return Path(path), float(number)
+        return user_path(path), float(number)
     except ValueError as error:
         raise InvalidOption(f"{text}: {number!r} is not a scale; write PATH:SCALE, as in pirate:0.5") from error
 

@@ -91,7 +91,10 @@ def check_output(path: Path, size_bytes: int, *, force: bool) -> None:
         raise OutputProblem(f"{path.parent}: no such directory")
     free_bytes = shutil.disk_usage(path.parent).free
     if free_bytes < size_bytes + _SPARE_BYTES:
-        raise OutputProblem(f"{path}: {size_bytes} bytes are needed, but only {free_bytes} are free on that disk")
+        raise OutputProblem(
+            f"{path}: {size_bytes} bytes are needed and {_SPARE_BYTES} are kept free, but only {free_bytes} are free "
+            "on that disk"
+        )
 
 
 def encode_header(metadata: Sequence[KeyValue], tensors: Sequence[TensorPlan]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from convert.errors import ConvertError
+from convert.folders import model_folder
 from convert.gguf.header import GgufHeader, read_header
 from convert.rules.model import ModelSummary, check_model
 from runtime.errors import ModelLoadError
@@ -18,9 +19,12 @@ def check_model_file(path: Path) -> tuple[GgufHeader, ModelSummary]:
     Raises:
         ModelLoadError: there is no such file, it is not a regular one, not a GGUF, or not a sound Gemma.
     """
-    if path.is_dir():
-        raise ModelLoadError(f"{path} is a folder, not a GGUF file; {_REMEDY}")
     try:
+        if path.is_dir():
+            folder = model_folder(path)  # which says what any other folder is
+            raise ModelLoadError(
+                f"{path}: a checkpoint, not a GGUF file; convert it: gemlane convert model {folder} -o FILE"
+            )
         header = read_header(path)
         summary = check_model(header)
     except ConvertError as error:

@@ -1,6 +1,7 @@
 """The command line: exit codes, one line for each failure, no traceback."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from convert.commands.arguments import EXIT_BAD_INPUT, EXIT_INTERRUPTED, main
+from convert.commands.arguments import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, build_parser, main
+from tests.convert.checkpoints import BASE
 
 
 def test_converts_model_and_adapter(
@@ -111,3 +113,26 @@ def test_an_ended_conversion_leaves_nothing(number: signal.Signals, tmp_path: Pa
     assert "Traceback" not in ended.stderr
     assert list(tmp_path.iterdir()) == []
     assert main(["model", str(checkpoint_dir), "-o", str(tmp_path / "base.gguf"), "--type", "f16"]) == 0
+
+
+@pytest.mark.parametrize("command", ["model", "adapter", "merge", "inspect", "verify"])
+def test_every_command_shows_examples_that_parse(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The help of each command ends with lines to copy, and its own parser takes every one of them."""
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    examples = capsys.readouterr().out.partition("examples:\n")[2].splitlines()
+    assert len(examples) >= 2
+    for example in examples:
+        words = example.split()
+        assert words[:2] == ["convert", command]
+        assert build_parser().parse_args(words[1:]).command == command
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapters_dir: Path) -> None:
+    """Paths of every command take ~, also with a scale behind them."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(BASE, tmp_path / "base")
+    shutil.copytree(adapters_dir / "tag", tmp_path / "tag")
+    assert main(["merge", "~/base", "~/tag:0.5", "-o", "~/merged.gguf", "--type", "q8_0"]) == EXIT_OK
+    assert main(["inspect", "~/merged.gguf"]) == EXIT_OK
+    assert (tmp_path / "merged.gguf").exists()

@@ -119,7 +119,7 @@ def test_too_few_bytes_are_our_own_mistake(tmp_path: Path) -> None:
 def test_a_full_disk_is_seen_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_dir: Path) -> None:
     """The size is known before the first byte."""
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
-    with pytest.raises(OutputProblem, match="bytes are needed, but only 1000000 are free"):
+    with pytest.raises(OutputProblem, match="bytes are needed and 1048576 are kept free, but only 1000000 are free"):
         convert_model(checkpoint_dir, tmp_path / "x.gguf", Options("f32"))
     assert names(tmp_path) == []
 
