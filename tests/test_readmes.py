@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-READMES = ("runtime/README.md",)
+READMES = ("runtime/README.md", "convert/README.md")
 TREES = ("README.md", "convert/README.md")
 REFERENCE = re.compile(r"`([\w/]+\.py) ([\w.]+)\(\)`")
 """A function as the READMEs name it: ``engine/engine.py step()`` or ``engine/engine.py LlamaEngine.step()``."""
