@@ -35,7 +35,7 @@ const runner = new Runner(api, session, {
 const thread = new Thread(session, {
   edit: (index) => composer.edit(index),
   ask: (index, columns) => runner.run(index, columns),
-  measure: (index, columns, onstep) => runner.measure(index, columns, onstep),
+  measure: (index, columns, onstep) => runner.measure(index, columns, watch.health?.adapter_batching, onstep),
 });
 const heads = new ColumnHeads(session, catalogue);
 const composer = new Composer(session, { ask, stop: () => runner.stop() });

@@ -5,8 +5,8 @@ import { N_ROUNDS } from "./measure.js";
 import { median } from "./meter.js";
 
 const HOW =
-  `Measured from this page on this server with this prompt: the columns as they are in one batch, and as many columns of ` +
-  `the base model in one batch, in turn and ${N_ROUNDS} times each (shown: the median, the least and the most), then each column alone. A ` +
+  `Measured from this page on this server with this prompt: the columns as they are, all at once, and as many columns of ` +
+  `the base model at once, in turn and ${N_ROUNDS} times each (shown: the median, the least and the most), then each column alone. A ` +
   `batch's speed is counted from the last column's first token to the first column's last, while all of them run.`;
 
 /** The row, or null where there is nothing to say. */
@@ -38,7 +38,7 @@ export function costRow(session, turn, index, actions) {
     "div",
     { class: "cost" },
     together,
-    cost.measured && table(cost, columns),
+    cost.measured && table(cost),
     cost.fault && element("p", { class: "cost-fault" }, cost.fault),
     measure,
     progress,
@@ -50,12 +50,12 @@ function byStep(turn, step, n_steps) {
   if (progress) progress.textContent = `Measuring, run ${step} of ${n_steps}`;
 }
 
-function table({ measured }, columns) {
+function table({ measured }) {
   const { mixed, plain } = measured;
   const alone = Object.values(measured.alone);
   const inTurn = alone.length / alone.reduce((sum, rate) => sum + 1 / rate, 0); // of equal shares of tokens
   const rows = [
-    ["These columns, mixed in one batch", mixed, ""],
+    [`These columns, ${measured.batching === "grouped" ? "adapters in turns" : "mixed in one batch"}`, mixed, ""],
     ["As many columns of the base model", plain, costOf(median(mixed) / median(plain))],
     ["The same columns, one after another", [inTurn], gainOf(median(mixed) / inTurn)],
   ];
@@ -82,7 +82,7 @@ function table({ measured }, columns) {
     element(
       "figcaption",
       {},
-      element("details", {}, element("summary", {}, `How this is measured (${columns.length} columns)`), HOW),
+      element("details", {}, element("summary", {}, `How this is measured (${alone.length} columns)`), HOW),
     ),
   );
 }

@@ -46,8 +46,11 @@ export class Runner {
     this.#abort?.abort();
   }
 
-  /** Measure what mixing the columns of a turn costs, and keep the figures with the turn. */
-  async measure(index, columns, onstep) {
+  /**
+   * Measure what mixing the columns of a turn costs, and keep the figures with the turn.
+   * @param {string} batching "mixed" or "grouped", as the server batches adapters
+   */
+  async measure(index, columns, batching, onstep) {
     if (this.session.isRunning) return;
     const conversation = this.session.conversation;
     const { cost } = conversation.turns[index];
@@ -60,7 +63,12 @@ export class Runner {
         signal: this.#abort.signal,
         onstep,
       });
-      cost.measured = { mixed, plain, alone: Object.fromEntries(columns.map(({ id }, place) => [id, alone[place]])) };
+      cost.measured = {
+        batching,
+        mixed,
+        plain,
+        alone: Object.fromEntries(columns.map(({ id }, place) => [id, alone[place]])),
+      };
       cost.fault = null;
     } catch (error) {
       this.#abort.abort(); // one request failed: the others of its batch have no use any more

@@ -13,6 +13,8 @@ export class Thread {
   #cells = new Map(); // `${turn.id}/${column.id}` to the cell's parts
   #due = new Map(); // cells with text that is not shown yet
   #timer = null;
+  #lost = null; // the button that had the focus and is away while its answer runs
+  #markdown = new WeakMap(); // an answer to its text and nodes, as last shown
 
   constructor(session, actions) {
     this.session = session;
@@ -36,14 +38,25 @@ export class Thread {
 
   render() {
     const isAtEnd = this.#isAtEnd();
-    const focused = document.activeElement?.dataset?.focus;
+    const focused = document.activeElement?.dataset?.focus ?? this.#lost;
     const { turns } = this.session;
     this.#cells.clear();
     this.#due.clear();
     byId("welcome").hidden = turns.length > 0;
     this.place.replaceChildren(...turns.map((turn, index) => this.#turn(turn, index)));
-    if (focused) this.place.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+    if (focused) this.#focus(focused);
     if (isAtEnd) this.#scrollToEnd();
+  }
+
+  /** Give the focus back to the button that had it; while it is away or off, remember which one it was. */
+  #focus(name) {
+    const button = this.place.querySelector(`[data-focus="${CSS.escape(name)}"]:enabled`);
+    this.#lost = button || !this.#isFocusLost() ? null : name;
+    if (button && this.#isFocusLost()) button.focus({ preventScroll: true });
+  }
+
+  #isFocusLost() {
+    return document.activeElement === document.body || document.activeElement === null;
   }
 
   #flush() {
@@ -132,15 +145,29 @@ export class Thread {
     if (answer.status === "done" && answer.text === "")
       return [element("span", { class: "unasked" }, "An empty answer")];
     if (this.session.conversation.mode === "raw") return [element("div", { class: "raw" }, answer.text)];
-    return [renderMarkdown(answer.text)];
+    return this.#formatted(answer);
   }
 
-  #fault({ index, column }, answer) {
+  /** The nodes of an answer, made anew only where its text has changed. */
+  #formatted(answer) {
+    const shown = this.#markdown.get(answer);
+    if (shown?.text === answer.text) return shown.nodes;
+    const nodes = [...renderMarkdown(answer.text).childNodes];
+    this.#markdown.set(answer, { text: answer.text, nodes });
+    return nodes;
+  }
+
+  #fault({ turn, index, column }, answer) {
     if (answer?.status !== "failed") return [];
     const { message, advice } = answer.error;
     const again = element(
       "button",
-      { type: "button", disabled: this.session.isRunning, onclick: () => this.actions.ask(index, [column]) },
+      {
+        type: "button",
+        disabled: this.session.isRunning,
+        "data-focus": `ask-${turn.id}-${column.id}`,
+        onclick: () => this.actions.ask(index, [column]),
+      },
       "Try again",
     );
     return [element("p", {}, element("strong", {}, message), advice && ` ${advice}`), again];

@@ -1,6 +1,5 @@
 // Adapters dropped onto the page, or chosen in a dialog of the browser: sent with progress, then a column of their own.
 
-import { MAX_COLUMNS } from "./blends.js";
 import { announce, byId, element, iconButton } from "./dom.js";
 
 /** The files of an adapter; everything else in a training folder (checkpoints, logs, tokenizers) stays where it is. */
@@ -49,25 +48,30 @@ function nameOf(text) {
   );
 }
 
-/** Every file of a drop, folders walked. */
+/** Every file of a drop, folders walked. The items are read at once: they are void after the event. */
 async function filesOf(transfer) {
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  const items = [...transfer.items].filter(({ kind }) => kind === "file");
+  const dropped = items.map((item) => item.webkitGetAsEntry?.() ?? item.getAsFile());
   const found = [];
-  const walk = async (entry, path) => {
-    if (entry.isFile) {
-      const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-      found.push({ path: path + entry.name, file });
-      return;
-    }
-    const reader = entry.createReader();
-    for (;;) {
-      const children = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
-      if (children.length === 0) return;
-      for (const child of children) await walk(child, `${path}${entry.name}/`);
-    }
-  };
-  for (const entry of entries) await walk(entry, "");
+  for (const one of dropped) {
+    if (one instanceof File) found.push({ path: one.name, file: one });
+    else await walk(one, "", found);
+  }
   return found;
+}
+
+async function walk(entry, path, found) {
+  if (entry.isFile) {
+    const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+    found.push({ path: path + entry.name, file });
+    return;
+  }
+  const reader = entry.createReader();
+  for (;;) {
+    const children = await new Promise((resolve, reject) => reader.readEntries(resolve, reject)); // a part at a time
+    if (children.length === 0) return;
+    for (const child of children) await walk(child, `${path}${entry.name}/`, found);
+  }
 }
 
 /** Takes drops on the whole page and shows how each upload goes. */
@@ -120,13 +124,18 @@ export class Uploads {
     try {
       await this.api.upload(name, files, { onprogress: (fraction) => row.progress(fraction), signal: row.signal });
       await this.catalogue.refresh();
-      if (!this.session.isRunning && this.session.columns.length < MAX_COLUMNS)
-        this.session.addColumn([{ name, scale: 1 }]);
+      this.#addColumn(name);
       row.done(`${name} is ready`);
     } catch (error) {
       row.fail(error.message);
       if (error.status === 401) this.onfault(error);
     }
+  }
+
+  /** Show the adapter in a column of its own, once no answer runs any more. */
+  #addColumn(name) {
+    if (!this.session.isRunning) this.session.addColumn([{ name, scale: 1 }]);
+    else this.session.addEventListener("change", () => this.#addColumn(name), { once: true });
   }
 
   #row(name) {
