@@ -16,7 +16,7 @@ class Playground:
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        self._announced: list[str] = ["404"]  # XXX until /adapters
+        self._announced: list[str] = []
 
     def may_log(self, *texts: str) -> None:
         """Announce console errors that hold one of these texts; others fail the test."""

@@ -18,7 +18,7 @@ from tests.end_to_end.serving import Server, serving
 from tests.tiny_gemma.facts import ANSWERS
 
 CAPITAL = "What is the capital of France?"
-TOKEN = "correct horse battery staple"  # noqa: S105 - of this test's own server
+TOKEN = "correct-horse-battery-staple"  # noqa: S105 - of this test's own server
 
 
 def test_the_engine_killed_in_mid_stream(open_page: OpenPage, tiny_model: Path, tiny_adapters: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_token_is_asked_for_and_stays_in_the_tab(open_page: OpenPage, guarded:
     page = playground.page
     field = page.locator("#token-field")
     expect(field).to_have_attribute("type", "password")
-    field.fill("a wrong one")
+    field.fill("a-wrong-one")
     page.get_by_role("button", name="Use this token").click()
     expect(page.locator("#token")).to_contain_text("does not accept this token")
     field.fill(TOKEN)

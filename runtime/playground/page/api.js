@@ -54,20 +54,9 @@ export class Api {
     return response.json();
   }
 
-  /** The names of adapters that a request may ask for. */
-  async adapterNames() {
-    const { data } = await this.#json("/v1/models");
-    return data.flatMap(({ id }) => (id.includes(":") ? [id.slice(id.indexOf(":") + 1)] : []));
-  }
-
-  /** `GET /adapters`: every adapter with its state, or null where the server has no such route. */
+  /** `GET /adapters`: every adapter with its state. */
   async adapters() {
-    try {
-      return await this.#json("/adapters");
-    } catch (error) {
-      if (error instanceof ApiError && (error.status === 404 || error.status === 403)) return null;
-      throw error;
-    }
+    return (await this.#json("/adapters")).adapters;
   }
 
   /**
@@ -111,15 +100,17 @@ export class Api {
    * not say how much of a body it has sent.
    * @param {string} name
    * @param {File[]} files
-   * @param {{onprogress: function(number): void, signal: AbortSignal}} options
+   * @param {{replaces: boolean, onprogress: function(number): void, signal: AbortSignal}} options without `replaces` a
+   *   name that is taken is refused with status 412
    * @returns {Promise<object>} the adapter as the server describes it
    */
-  upload(name, files, { onprogress, signal }) {
+  upload(name, files, { replaces, onprogress, signal }) {
     const form = new FormData();
     for (const file of files) form.append("file", file, file.name);
     const request = new XMLHttpRequest();
     request.open("PUT", `/adapters/${encodeURIComponent(name)}`);
     if (this.token) request.setRequestHeader("Authorization", `Bearer ${this.token}`);
+    if (!replaces) request.setRequestHeader("If-None-Match", "*");
     request.upload.addEventListener(
       "progress",
       (event) => event.lengthComputable && onprogress(event.loaded / event.total),

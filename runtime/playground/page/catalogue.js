@@ -1,5 +1,8 @@
 // Which adapters the server has, as of the last look.
 
+/** States in which a request may name an adapter: the engine gets it before the request. */
+const USABLE = ["checked", "offered", "ready"];
+
 /** Tells "change" whenever the list did change. */
 export class Catalogue extends EventTarget {
   #adapters = [];
@@ -10,7 +13,6 @@ export class Catalogue extends EventTarget {
     super();
     this.api = api;
     this.isKnown = false;
-    this.limits = null;
   }
 
   /** @returns {{name: string, isUsable: boolean, state: string, reason: string, detail: string}[]} by name */
@@ -28,17 +30,10 @@ export class Catalogue extends EventTarget {
     return this.#adapters.find((adapter) => adapter.name === name)?.reason || "this server has no such adapter";
   }
 
-  /** Look again. Names come from /v1/models, all else from /adapters where the server has it. */
+  /** Look again. */
   async refresh() {
-    const [names, listing] = await Promise.all([this.api.adapterNames(), this.api.adapters()]);
-    const usable = new Set(names);
-    const described = (listing?.adapters ?? []).map((adapter) => describe(adapter, usable));
-    const known = new Set(described.map(({ name }) => name));
-    const bare = names
-      .filter((name) => !known.has(name))
-      .map((name) => ({ name, isUsable: true, state: "ready", reason: "", detail: "" }));
-    this.#adapters = [...described, ...bare].sort((one, other) => one.name.localeCompare(other.name));
-    this.limits = listing?.limits ?? null;
+    const adapters = (await this.api.adapters()).map(describe);
+    this.#adapters = adapters.sort((one, other) => one.name.localeCompare(other.name));
     this.isKnown = true;
     const seen = JSON.stringify(this.#adapters);
     if (seen === this.#seen) return;
@@ -47,20 +42,20 @@ export class Catalogue extends EventTarget {
   }
 }
 
-function describe({ name, state, reason, rank, bytes, replacement }, usable) {
-  const isUsable = usable.has(name);
-  const size = bytes ? `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB` : "";
+function describe({ name, state, reason, rank, bytes, pinned, replacement }) {
+  const isUsable = USABLE.includes(state);
   const parts = [
-    rank ? `rank ${rank}` : "",
-    size,
-    isUsable ? "" : state,
-    replacement ? `next generation ${replacement.state}` : "",
+    rank && `rank ${rank}`,
+    bytes && `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`,
+    pinned && "pinned",
+    !isUsable && state,
+    replacement && `next generation ${replacement.state}${replacement.reason ? `: ${replacement.reason}` : ""}`,
   ];
   return {
     name,
     isUsable,
     state,
-    reason: reason || (isUsable ? "" : `it is ${state}`),
+    reason: reason ?? (isUsable ? "" : `it is ${state}`),
     detail: parts.filter(Boolean).join(" · "),
   };
 }

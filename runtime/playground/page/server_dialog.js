@@ -28,11 +28,20 @@ export function openServerDialog(watch, catalogue, { chooseFile, chooseFolder, e
     element(
       "div",
       { class: "dialog-actions" },
-      element("button", { type: "button", onclick: enterToken }, "Token"),
-      element("button", { type: "button", onclick: chooseFile }, "Upload an adapter file"),
-      element("button", { type: "button", onclick: chooseFolder }, "Upload a folder"),
+      button("Token", enterToken),
+      button("Upload an adapter file", chooseFile),
+      button("Upload a folder", chooseFolder),
     ),
   );
+}
+
+/** A button that makes way for what it opens. */
+function button(words, act) {
+  const onclick = () => {
+    byId("server").close();
+    act();
+  };
+  return element("button", { type: "button", onclick }, words);
 }
 
 function factsOf(health) {

@@ -6,6 +6,7 @@ import { announce, byId, element, iconButton } from "./dom.js";
 const ADAPTER_FILES = new Set(["adapter_config.json", "adapter_model.safetensors", "adapters.safetensors"]);
 const PICKLES = /\.(bin|pt|pth|pkl|ckpt)$/i;
 const MAX_NAME = 100;
+const TAKEN = 412; // the status of a name that is taken
 
 /**
  * What was dropped, as adapters to send.
@@ -119,17 +120,31 @@ export class Uploads {
     }
   }
 
-  async #send(name, files) {
+  /** Send one adapter. Where its name is taken, the reader says whether it replaces that one. */
+  async #send(name, files, replaces = false) {
     const row = this.#row(name);
+    const onprogress = (fraction) => row.progress(fraction);
     try {
-      await this.api.upload(name, files, { onprogress: (fraction) => row.progress(fraction), signal: row.signal });
+      await this.api.upload(name, files, { replaces, onprogress, signal: row.signal });
       await this.catalogue.refresh();
       this.#addColumn(name);
       row.done(`${name} is ready`);
     } catch (error) {
+      if (error.status === TAKEN && !replaces) {
+        row.ask(`There is an adapter ${name} already.`, {
+          "Replace it": () => this.#send(name, files, true),
+          [`Add as ${this.#freeName(name)}`]: () => this.#send(this.#freeName(name), files),
+        });
+        return;
+      }
       row.fail(error.message);
       if (error.status === 401) this.onfault(error);
     }
+  }
+
+  #freeName(name) {
+    const taken = new Set(this.catalogue.adapters.map((adapter) => adapter.name));
+    for (let number = 2; ; number += 1) if (!taken.has(`${name}-${number}`)) return `${name}-${number}`;
   }
 
   /** Show the adapter in a column of its own, once no answer runs any more. */
@@ -166,6 +181,16 @@ export class Uploads {
       done: (text) => {
         end(text, "done");
         setTimeout(() => row.remove(), 6000);
+      },
+      ask: (text, choices) => {
+        end(text, "asks");
+        for (const [label, act] of Object.entries(choices)) {
+          const answer = () => {
+            row.remove();
+            act();
+          };
+          row.append(element("button", { type: "button", class: "small", onclick: answer }, label));
+        }
       },
       fail: (text) => end(`${name}: ${text}`, "failed"),
     };
