@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -125,14 +124,17 @@ class KnownFiles:
         self._conversions[source_digest] = digest
         self._is_dirty = True
 
-    def keep_only(self, paths: Iterable[Path]) -> None:
-        """Forget every other file than those, and the conversions to contents that none of them has."""
-        kept = {str(path) for path in paths}
-        files = {path: known for path, known in self._files.items() if path in kept}
+    def forget_missing(self) -> None:
+        """Forget files that are gone, and conversions to contents that no file is known to have."""
+        files = {path: known for path, known in self._files.items() if Path(path).exists()}
         digests = {known.digest for known in files.values()}
         conversions = {source: result for source, result in self._conversions.items() if result in digests}
         self._is_dirty |= (len(files), len(conversions)) != (len(self._files), len(self._conversions))
         self._files, self._conversions = files, conversions
+
+    def digests(self, besides: Path) -> set[str]:
+        """The contents of all known files but those in the folder ``besides``."""
+        return {known.digest for path, known in self._files.items() if Path(path).parent != besides}
 
     def save(self) -> None:
         """Write down what is new; a disk that refuses costs no more than reading the files again."""

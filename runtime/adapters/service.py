@@ -59,6 +59,8 @@ async def adapters_of(settings: Settings, engine: Engine) -> AsyncIterator[Adapt
         store = Store(engine, max_adapters, lambda checked: _drop(state, checked), pins, lock)
         intake = Intake(state, known, check, converter, settings.server.adapter_disk_mib << 20)
         uploads = Uploads(state, store, intake)
+        known.forget_missing()
+        state.drop_other_blobs(uploads.digests() | known.digests(besides=state.blobs))
         await uploads.load()
         place = settings.server.adapters
         folder = AdapterFolder(Path(place), store, intake) if place else None

@@ -73,6 +73,14 @@ class Uploads:
         """Every record, the oldest first."""
         return iter(sorted(self._records.values(), key=lambda record: record.created_at))
 
+    def digests(self) -> set[str]:
+        """The contents that the records on disk name."""
+        digests = set()
+        for folder in self._state.uploads.iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                digests.add(read_record(folder).digest or "")
+        return digests
+
     async def load(self) -> None:
         """Take in what an earlier run has kept; a conversion that was cut off is done again, in the background.
 
@@ -235,9 +243,10 @@ class Uploads:
         if file_name == CONFIG_NAME:
             check_config(received.path)
         files = {**record.files, file_name: received.digest}
+        # The record first: a file that lies there without it would be converted after a crash, but not known again.
+        self._keep(dataclasses.replace(record, files=files, modified_at=now()))
         with storage_errors():
             received.path.replace(folder / file_name)
-        self._keep(dataclasses.replace(record, files=files, modified_at=now()))
         if not _is_filled(folder):
             return None
         try:
