@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -58,3 +59,10 @@ def view_of(adapter: AdapterEntry) -> AdapterView:
         is_pinned=adapter.is_pinned,
         replacement=ReplacementView(candidate.state, candidate.reason, candidate.digest) if candidate else None,
     )
+
+
+def file_of(digest: str, entries: Iterable[AdapterEntry]) -> CheckedAdapter | None:
+    """The file of some adapter that has that content; None if none has it."""
+    generations = (one for entry in entries for one in (entry.current, entry.candidate))
+    files = (one.checked for one in generations if one is not None and one.checked is not None)
+    return next((file for file in files if file.digest == digest), None)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any, Final
 
-from runtime.adapters.entry import AdapterEntry, Generation, view_of
+from runtime.adapters.entry import AdapterEntry, Generation, file_of, view_of
 from runtime.adapters.life import USABLE, AdapterState, check_move
 from runtime.adapters.lock import check_locked
 from runtime.adapters.pins import Pins
@@ -365,17 +365,17 @@ class Store:
 
     async def _free(self, generation: Generation) -> None:
         """Wait until no request runs under a retired generation, then let its file go."""
-        if generation.digest is not None and not self._is_live(generation.digest):
-            await self._engine.remove_adapter(generation.digest)
+        if generation.digest is not None:
+            heir = file_of(generation.digest, self._adapters.values())
+            if heir is None:
+                await self._engine.remove_adapter(generation.digest)
+            elif generation.checked and heir.path != generation.checked.path:  # the engine may have opened that one
+                with contextlib.suppress(GemlaneError):  # the next engine is offered it anyway
+                    await self._engine.add_adapter(heir.digest, heir.path)
         self._retiring.remove(generation)
         self._report(generation, AdapterState.RETIRING, None)
-        if generation.checked is not None and not self._is_live(generation.checked.digest):
+        if generation.checked is not None and file_of(generation.checked.digest, self._adapters.values()) is None:
             self._on_freed(generation.checked)
-
-    def _is_live(self, digest: str) -> bool:
-        """Whether some adapter has that content, so that the engine must keep it."""
-        generations = (one for adapter in self._adapters.values() for one in (adapter.current, adapter.candidate))
-        return any(one is not None and one.digest == digest for one in generations)
 
     def _move(self, generation: Generation, after: AdapterState, error: GemlaneError | None = None) -> None:
         check_move(generation.state, after)

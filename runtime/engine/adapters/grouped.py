@@ -41,13 +41,15 @@ class GroupedAdapters:
         self.places = Turns()
 
     def add(self, digest: str, path: Path) -> None:
-        """Open and check an adapter's file.
+        """Open and check an adapter's file; for a known one it takes the place of the file that was opened before.
 
         Raises:
             InvalidAdapter: the file breaks a rule.
         """
-        if digest not in self._files:
-            self._files[digest] = AdapterFile(path, self._base, digest)
+        file = AdapterFile(path, self._base, digest)
+        if digest in self._files:
+            self._files[digest].close()
+        self._files[digest] = file
 
     @property
     def lane_stats(self) -> LaneStats:

@@ -55,14 +55,12 @@ class MixedAdapters:
         self._pins = LanePins(self.places)
 
     def add(self, digest: str, path: Path) -> None:
-        """Open and check an adapter's file.
+        """Open and check an adapter's file; for a known one it takes the place of the file that was opened before.
 
         Raises:
             InvalidAdapter: the file breaks a rule.
             IncompatibleAdapter: its rank is higher than a lane's.
         """
-        if digest in self._files:
-            return
         file = AdapterFile(path, self._base, digest)
         if file.rank > self._bank_shape.rank:
             file.close()
@@ -70,7 +68,10 @@ class MixedAdapters:
                 f"adapter {path.name} has rank {file.rank}, but lanes have room for {self._bank_shape.rank}; "
                 f"start with --max-lora-rank {-(-file.rank // 32) * 32}"
             )
+        if digest in self._files:
+            self._retired.append(self._files[digest])
         self._files[digest] = file
+        self._close_retired()
 
     def check(self, blend: Blend) -> tuple[int, ...]:
         """The token sequence that invokes a blend, empty if it always applies; refuse what fits into no lane.

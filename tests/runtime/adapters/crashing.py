@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from convert.gguf.writer import whole_file
+from convert.files import whole_file
 from runtime.adapters.check import make_check
 from runtime.adapters.disk import StateDir
 from runtime.adapters.intake import Intake

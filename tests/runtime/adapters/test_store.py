@@ -200,6 +200,21 @@ async def test_equal_content_under_two_names(house: House) -> None:
     assert (house.engine.adapters, house.freed) == ({}, [A])
 
 
+async def test_a_shared_content_is_read_from_a_file_that_is_there(house: House) -> None:
+    """The engine may have opened the file of the adapter that goes; it is given that of the one that stays."""
+    first, second = house.add("one"), house.add("two")
+    for adapter_id, path in ((second, Path("two.gguf")), (first, Path("one.gguf"))):
+
+        async def prepare(path: Path = path) -> CheckedAdapter:
+            return CheckedAdapter(A, path, 1000, 4)
+
+        await house.store.fill(adapter_id, prepare)
+    assert house.engine.adapters == {A: Path("one.gguf")}
+    await house.fill(first, B)
+    await house.rest()
+    assert house.engine.adapters[A] == Path("two.gguf")
+
+
 async def test_a_content_that_comes_back_while_it_retires_is_not_freed(house: House) -> None:
     """Requests still run under the old generation when the same content is added again."""
     adapter_id = await house.serve("pirate", A)

@@ -166,6 +166,18 @@ def test_an_adapter_comes_back(driver: Driver, tiny_adapters: Path) -> None:
         assert driver.ask(FRANCE, driver.voice("tag")).text == ANSWERS["tag"][FRANCE]
 
 
+def test_a_known_adapter_is_read_from_the_file_that_was_added_last(
+    make_driver: MakeDriver, tiny_adapters: Path, tmp_path: Path
+) -> None:
+    """Two files hold one content; the first is overwritten, and answers come from the second."""
+    folder = shutil.copytree(tiny_adapters, tmp_path / "adapters")
+    driver = make_driver(adapters=folder)
+    copy = Path(shutil.copy(folder / "tag.gguf", tmp_path / "copy.gguf"))
+    driver.engine.add_adapter(driver.digests["tag"], copy)
+    (folder / "tag.gguf").write_bytes(b"overwritten")
+    assert driver.ask(FRANCE, driver.voice("tag")).text == ANSWERS["tag"][FRANCE]
+
+
 def test_a_bad_adapter_file_is_refused_by_name(driver: Driver, tmp_path: Path, tiny_adapters: Path) -> None:
     """A file that is no adapter, or is cut, is refused by name and never reaches llama.cpp."""
     whole = (tiny_adapters / "tag.gguf").read_bytes()
