@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 HOME = ROOT / ".gemlane" / "clients"
 PROGRAMS = HERE / "programs"
-PYTHON_SETS = ("newest", "earlier")
+PYTHON_SETS = ("newest", "earlier", "agents", "scoring", "chains", "openwebui")
 """Each a file of ``requirements/`` and a virtual environment; majors of one package cannot share one."""
 NPM_SETS = ("npm", "wrangler-4.35")
 """Each a ``package.json`` and a folder of ``node_modules``."""

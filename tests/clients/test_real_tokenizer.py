@@ -78,7 +78,7 @@ def reference(needs: Needs) -> list[list[object]]:
     needs("newest")
     request = {"path": str(_file()), "texts": [*texts(), CHAT], "control_tokens": list(TURN_TOKENS)}
     done = subprocess.run(
-        installed.program("newest", "tokenize.py"),
+        installed.program("newest", "real_tokenizer.py"),
         input=json.dumps(request),
         capture_output=True,
         text=True,

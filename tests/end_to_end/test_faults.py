@@ -119,8 +119,9 @@ async def test_a_killed_engine_ends_streams_and_comes_back(
 
         async def cut() -> bytes:
             async with session.post(server.run_url, data=json.dumps(LONG | {"stream": True})) as response:
+                text = await response.content.readuntil(b"\n\n")
                 started.release()
-                return b"".join([chunk async for chunk in response.content.iter_any()])
+                return text + b"".join([chunk async for chunk in response.content.iter_any()])
 
         started = asyncio.Semaphore(0)
         streams = [asyncio.create_task(cut()) for _ in range(4)]

@@ -29,7 +29,9 @@ def test_structured_and_plain_answers_share_batches(driver: Driver) -> None:
     question = QUESTIONS[3]
     plain = {style: driver.submit(f"plain-{style}", question, driver.voice(style)) for style in STYLES}
     held = [
-        driver.submit(f"held-{n}", question, driver.voice(STYLES[n % 4]), sampling=structured(PERSON, 1.5, n))
+        driver.submit(
+            f"held-{n}", question, driver.voice(STYLES[n % 4]), sampling=structured(PERSON, 1.5, n), max_tokens=300
+        )
         for n in range(8)
     ]
     driver.run()
