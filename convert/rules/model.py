@@ -22,6 +22,7 @@ from convert.rules.gemma import (
     Hyperparameters,
     missing_or_unknown,
 )
+from convert.rules.keys import check_keys
 
 NO_TURN_TOKENS: Final = (
     "the vocabulary has no {}: chat is refused, since this program writes Gemma's turns; raw prompts are answered"
@@ -67,6 +68,7 @@ def check_model(header: GgufHeader) -> ModelSummary:
     token_ids = _check_vocabulary(header)
     n_vocab = len(token_ids)
     hyperparameters = _hyperparameters(header, n_vocab)
+    check_keys(header, n_vocab)
     shapes = {name: tensor.shape[::-1] for name, tensor in header.tensors.items()}
     wrong = missing_or_unknown(shapes, hyperparameters.tensor_shapes())
     if wrong is not None:
@@ -191,9 +193,7 @@ def _check_vocabulary(header: GgufHeader) -> dict[bytes, int]:
     tokens = _read_tokens(header, arrays["tokens"])
     if len(tokens) != n_vocab:
         raise RejectedModel(f"{path}: tokenizer.ggml.tokens holds the same text twice")
-    for byte in range(256):
-        if b"<0x%02X>" % byte not in tokens:
-            raise RejectedModel(f"{path}: tokenizer.ggml.tokens lacks the byte token <0x{byte:02X}>")
+    _check_texts(path, tokens)
     for key in ("bos", "eos"):
         token_id = header.integer(f"tokenizer.ggml.{key}_token_id")
         if token_id is None or not 0 <= token_id < n_vocab:
@@ -201,6 +201,15 @@ def _check_vocabulary(header: GgufHeader) -> dict[bytes, int]:
     if header.metadata.get("tokenizer.ggml.add_space_prefix", False) is not False:
         raise RejectedModel(f"{path}: tokenizer.ggml.add_space_prefix must be false, or prompts tokenise differently")
     return tokens
+
+
+def _check_texts(path: Path, tokens: Mapping[bytes, int]) -> None:
+    for text, token_id in tokens.items():
+        if not text or b"\0" in text:  # llama.cpp cuts a text at its NUL, and never ends on an empty one
+            raise RejectedModel(f"{path}: tokenizer.ggml.tokens holds {text[:40]!r} as token {token_id}")
+    for byte in range(256):
+        if b"<0x%02X>" % byte not in tokens:
+            raise RejectedModel(f"{path}: tokenizer.ggml.tokens lacks the byte token <0x{byte:02X}>")
 
 
 def _array(header: GgufHeader, key: str, item_type: ValueType) -> ArrayInfo:
