@@ -1,7 +1,8 @@
 """Which keys a base model's header may have, and their exact values: an allow-list.
 
 llama.cpp reads any key of its tables for every architecture, and believes it: `gemma.expert_count` 8 aborts the load,
-`gemma.rope.dimension_count` 3 the first batch, `gemma.nextn_predict_layers` makes it count layers that are not there.
+`gemma.rope.dimension_count` 3 the first batch, `gemma.nextn_predict_layers` makes it count layers that are not there,
+and a `general.alignment` below 32 aborts it too.
 
 Sources: llama.cpp src/llama-arch.cpp (LLM_KV_NAMES), llama-model.cpp (load_hparams) and llama-vocab.cpp, as of the
 libllama in llama-cpp-python 0.3.36.
@@ -16,6 +17,8 @@ from convert.errors import RejectedModel
 from convert.gguf.header import GgufHeader, ValueType
 from convert.rules.gemma import ARCHITECTURE
 
+MIN_ALIGNMENT: Final = 32  # ggml-impl.h TENSOR_ALIGNMENT: a mapped file with less aborts the load
+
 Rule = tuple[ValueType, Callable[[Any], bool], str]
 """The type, the values that may stand, and how to say so."""
 
@@ -29,6 +32,12 @@ _ABOVE_0: Final = (
 )
 _BOOL: Final = (ValueType.BOOL, lambda _: True, "a BOOL")
 _TEXT: Final = (ValueType.STRING, lambda _: True, "a STRING")
+
+_ALIGNMENT: Final = (
+    ValueType.UINT32,
+    lambda value: value % MIN_ALIGNMENT == 0,
+    f"a multiple of {MIN_ALIGNMENT}",
+)
 
 _GEMMA: Final[MappingProxyType[str, Rule]] = MappingProxyType(
     {
@@ -85,6 +94,8 @@ def check_keys(header: GgufHeader, n_vocab: int) -> None:
         RejectedModel: A key is not known for this architecture, or has another type or value than it may have.
     """
     for key in header.metadata:
+        if key == "general.alignment":
+            _check(header, key, _ALIGNMENT)
         namespace, _, name = key.partition(".")
         if namespace == ARCHITECTURE:
             _check(header, key, _gemma_rule(header, name, n_vocab))

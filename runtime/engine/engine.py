@@ -22,7 +22,7 @@ from runtime.engine.coverage import cover
 from runtime.engine.pace import Pace
 from runtime.engine.scheduler import BatchPart, EngineLimits, Scheduler
 from runtime.engine.sequence import Sequence, State
-from runtime.engine.silence import MAX_LIMIT_S, SilenceLimit
+from runtime.engine.step_limit import MAX_LIMIT_S, StepLimit
 from runtime.engine.tally import Tally
 from runtime.errors import (
     AdapterError,
@@ -78,7 +78,7 @@ class LlamaEngine:
         self._matchers: dict[Sequence, GrammarMatcher] = {}
         self._running: dict[Sequence, Answering] = {}
         self._events: list[Event] = []
-        self._silence = SilenceLimit(model.n_params)
+        self._step_limit = StepLimit(model.n_params)
         self._announced: Working | None = None
         self.on_work: Callable[[Working], None] = lambda _work: None
         """Called before work that may take long or end the process."""
@@ -101,13 +101,13 @@ class LlamaEngine:
             return []
         if request.sampling.grammar is not None:
             self._compiling.begin(request, request.sampling.grammar)
-            self._announce(self._silence.limit_s(1))
+            self._announce(self._step_limit.limit_s(1))
             return []
         return [self._queue(request, None)]
 
     def _queue(self, request: GenerationRequest, matcher: GrammarMatcher | None) -> Event:
         """Let a request wait for its turn, unless it is refused."""
-        self._announce(self._silence.limit_s(1), request.request_id)
+        self._announce(self._step_limit.limit_s(1), request.request_id)
         try:
             sequence = self._accept(request)
         except GemlaneError as error:
@@ -154,7 +154,7 @@ class LlamaEngine:
 
     def add_adapter(self, digest: str, path: Path) -> Event:
         """Make an adapter known; the answer says whether it can be used."""
-        self._announce(self._silence.limit_s(1) + _file_bytes(path) / _MIN_BYTES_PER_S)
+        self._announce(self._step_limit.limit_s(1) + _file_bytes(path) / _MIN_BYTES_PER_S)
         try:
             self._adapters.add(digest, path)
         except GemlaneError as error:
@@ -181,7 +181,7 @@ class LlamaEngine:
         self._queue_compiled()
         admitted = self._scheduler.admit()
         if admitted:
-            self._announce(self._silence.limit_s(self._limits.n_batch))
+            self._announce(self._step_limit.limit_s(self._limits.n_batch))
         for sequence in admitted:
             self._start(sequence)
         for blend, error in self._adapters.prepare():
@@ -190,7 +190,7 @@ class LlamaEngine:
             self._pace.n_prefill(self._scheduler.n_decode, self._scheduler.n_prefill_sequences)
         )
         self.is_blocked = not batch and (self._adapters.is_preparing or bool(self._compiling))
-        self._announce(self._silence.limit_s(sum(part.n_tokens for part in batch)))
+        self._announce(self._step_limit.limit_s(sum(part.n_tokens for part in batch)))
         self._tidy_cache()
         for part, row in self._decode(batch):
             self._advance(part, row)
@@ -252,7 +252,7 @@ class LlamaEngine:
         n_tokens = sum(part.n_tokens for part in batch)
         n_prefill = sum(part.n_tokens for part in batch if part.sequence.state is State.PREFILL)
         self._pace.observe(n_tokens - n_prefill, n_prefill, elapsed_ms)
-        self._silence.observe(n_tokens, elapsed_ms / 1000)
+        self._step_limit.observe(n_tokens, elapsed_ms / 1000)
         self._tally.decoded(batch)
 
     def _advance(self, part: BatchPart, row: int) -> None:

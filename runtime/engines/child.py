@@ -17,7 +17,7 @@ from runtime.messages import Ready
 log = logging.getLogger(__name__)
 
 ENGINE_COMMAND = module_command("runtime.engine")
-MIN_SILENCE_S = 6.0
+MIN_QUIET_S = 6.0
 """The shortest silence that counts as a hang: longer than a busy machine withholds the processor."""
 _MAX_OWN_PAUSE_S = 2.0
 """The event loop looks at the pipe every second; a longer gap means that the loop itself stood still."""
@@ -41,12 +41,12 @@ class EngineCrash(ModelLoadError):
 class EngineChild:
     """A running engine process. Not thread-safe; one event loop owns it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, load_timeout_s: float, min_silence_s: float) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, load_timeout_s: float, min_quiet_s: float) -> None:
         self._process = process
         self._log = ChildLog()
         assert process.stderr is not None
         self._relay = asyncio.create_task(self._log.relay(process.stderr), name="engine log")
-        self._min_silence_s = min_silence_s
+        self._min_quiet_s = min_quiet_s
         self._failure: ModelLoadError | None = None
         self._limit_s = load_timeout_s
         """How long the engine may be silent: while it loads, and then as its last announcement says."""
@@ -57,15 +57,13 @@ class EngineChild:
         self.ready: Ready | None = None
 
     @classmethod
-    async def spawn(
-        cls, command: Sequence[str], load: messages.Load, min_silence_s: float = MIN_SILENCE_S
-    ) -> EngineChild:
+    async def spawn(cls, command: Sequence[str], load: messages.Load, min_quiet_s: float = MIN_QUIET_S) -> EngineChild:
         """Start the process and send it the first command.
 
         Args:
             command: the program and its arguments.
             load: the first command.
-            min_silence_s: the shortest silence of a loaded engine that counts as a hang.
+            min_quiet_s: the shortest silence of a loaded engine that counts as a hang.
 
         Raises:
             OSError: the process cannot be started.
@@ -79,7 +77,7 @@ class EngineChild:
             env=module_environment(),
             process_group=0,  # Ctrl-C at the terminal is ours to handle
         )
-        child = cls(process, load.settings.load_timeout_s, min_silence_s)
+        child = cls(process, load.settings.load_timeout_s, min_quiet_s)
         child.send(load)
         return child
 
@@ -142,7 +140,7 @@ class EngineChild:
             except TimeoutError:
                 if self.ready is not None and not is_busy():
                     self.end_rest()
-                elif self._is_silent(loop.time(), waited_from):
+                elif self._hangs(loop.time(), waited_from):
                     return
                 continue
             except ValueError:
@@ -169,7 +167,7 @@ class EngineChild:
         with suppress(TimeoutError):  # a process that the engine started may hold the pipe open
             await asyncio.wait_for(self._relay, _LOG_TIMEOUT_S)
 
-    def _is_silent(self, now: float, waited_from: float) -> bool:
+    def _hangs(self, now: float, waited_from: float) -> bool:
         """Whether the engine hangs. A pause of our own event loop is no silence of the engine's."""
         if now - waited_from > _MAX_OWN_PAUSE_S:
             self._heard_at += now - waited_from
@@ -192,7 +190,7 @@ class EngineChild:
             case messages.LoadFailed():
                 self._failure = ModelLoadError(event.message)
             case messages.Working():
-                self._limit_s = max(event.limit_s, self._min_silence_s)
+                self._limit_s = max(event.limit_s, self._min_quiet_s)
                 notice(event)
             case Ready():
                 self.ready = event

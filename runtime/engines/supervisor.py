@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runtime import messages
 from runtime.config import EngineSettings
-from runtime.engines.child import ENGINE_COMMAND, MIN_SILENCE_S, EngineChild, EngineCrash
+from runtime.engines.child import ENGINE_COMMAND, MIN_QUIET_S, EngineChild, EngineCrash
 from runtime.engines.drain import DrainRate
 from runtime.engines.ledger import Ledger, Ticket
 from runtime.engines.protocol import GenerationEvent
@@ -45,7 +45,7 @@ class ChildEngine:
         state_dir: str = "",
         command: Sequence[str] = ENGINE_COMMAND,
         ready_timeout_s: float = _READY_TIMEOUT_S,
-        min_silence_s: float = MIN_SILENCE_S,
+        min_quiet_s: float = MIN_QUIET_S,
         on_loading: Callable[[float], None] = lambda _fraction: None,
     ) -> None:
         self._settings = settings
@@ -53,7 +53,7 @@ class ChildEngine:
         self._max_in_flight = max_in_flight
         self._command = command
         self._ready_timeout_s = ready_timeout_s
-        self._min_silence_s = min_silence_s
+        self._min_quiet_s = min_quiet_s
         self._on_loading = on_loading
         self._on_ready: list[Callable[[], None]] = []
         self._child: EngineChild | None = None
@@ -238,7 +238,7 @@ class ChildEngine:
             settings = dataclasses.replace(settings, adapter_batching="grouped")
         load = messages.Load(settings, self._state_dir)
         try:
-            child = await EngineChild.spawn(self._command, load, self._min_silence_s)
+            child = await EngineChild.spawn(self._command, load, self._min_quiet_s)
         except OSError as error:
             return ModelLoadError(f"the engine process cannot be started: {error.strerror}")
         self._child, self._is_retiring = child, False

@@ -13,7 +13,7 @@ from pathlib import Path
 OUTPUT = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 
-from runtime.errors import DecodeError, ModelLoadError  # noqa: E402
+from runtime.errors import DecodeError, InvalidAdapter, ModelLoadError  # noqa: E402
 from runtime.generation import Prompt, Segment  # noqa: E402
 from runtime.llama.adapter import NativeAdapter  # noqa: E402
 from runtime.llama.context import Chunk, Context, ContextShape  # noqa: E402
@@ -55,7 +55,7 @@ def main(base: str | None) -> None:
                 base_context.set_adapters([])
                 adapter.free()
             word = "loaded"
-        except (ModelLoadError, DecodeError) as error:
+        except (ModelLoadError, InvalidAdapter, DecodeError) as error:
             word = f"refused {error}"
         print(word.replace("\n", " "), file=OUTPUT, flush=True)
 

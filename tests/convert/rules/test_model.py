@@ -44,6 +44,7 @@ CASES: dict[str, tuple[Change, str]] = {
     "another vocabulary size": (put("gemma.vocab_size", U32, 7), "gemma.vocab_size must be 1024"),
     "eot beyond the vocabulary": (put("tokenizer.ggml.eot_token_id", U32, 5000), "eot_token_id must be a UINT32 from"),
     "an unknown tokenizer key": (put("tokenizer.ggml.suppress_tokens", U32, 1), "is not part of a gemma model"),
+    "too small an alignment": (put("general.alignment", U32, 16), "general.alignment must be a multiple of 32"),
     "extra tensors": (put("general.tensor_extra.name", STRING, "x"), "is not part of a gemma model"),
     "a NUL in a token": (token(600, b"a\0b"), "holds b'a\\\\x00b' as token 600"),
     "an empty token": (token(600, b""), "holds b'' as token 600"),

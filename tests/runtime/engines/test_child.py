@@ -333,7 +333,7 @@ async def test_an_unknown_adapter_keeps_its_name_on_the_pipe(tmp_path: Path) -> 
 
 async def test_a_hung_engine_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """An engine with requests that is silent for longer than it announced is killed; a request without one waits."""
-    async with running(tmp_path, min_silence_s=0.3) as engine:
+    async with running(tmp_path, min_quiet_s=0.3) as engine:
         await engine.start()
         assert engine.process_id is not None
         os.kill(engine.process_id, signal.SIGSTOP)
@@ -344,7 +344,7 @@ async def test_a_hung_engine_is_replaced(tmp_path: Path, caplog: pytest.LogCaptu
 
 async def test_a_hang_in_mid_stream_is_seen(tmp_path: Path) -> None:
     """Text before the silence does not disarm the watch."""
-    async with running(tmp_path, min_silence_s=0.3) as engine:
+    async with running(tmp_path, min_quiet_s=0.3) as engine:
         await engine.start()
         with pytest.raises(EngineDied):
             await ask(engine, "r", "begin one two")
@@ -361,7 +361,7 @@ async def test_rest_before_a_request_is_not_counted_as_silence(tmp_path: Path) -
     """Who asks an engine that has rested gets the whole time for the first word."""
     timeout_s = 0.5
     now = asyncio.get_running_loop().time
-    async with running(tmp_path, min_silence_s=timeout_s) as engine:
+    async with running(tmp_path, min_quiet_s=timeout_s) as engine:
         await engine.start()
         rested_until = now() + 2 * timeout_s
         await until(lambda: now() > rested_until)

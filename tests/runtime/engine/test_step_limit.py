@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from runtime.engine.silence import MAX_LIMIT_S, MIN_LIMIT_S, SilenceLimit
+from runtime.engine.step_limit import MAX_LIMIT_S, MIN_LIMIT_S, StepLimit
 
 TINY, LARGE = 1_000_000, 8_500_000_000
 
 
 def test_a_small_model_is_judged_in_seconds_from_the_first_batch() -> None:
     """Nothing was measured, and yet the slowest machine would be done."""
-    assert SilenceLimit(TINY).limit_s(512) == MIN_LIMIT_S
+    assert StepLimit(TINY).limit_s(512) == MIN_LIMIT_S
 
 
 def test_a_large_model_gets_minutes_until_it_was_measured() -> None:
     """The first prompt may take as long as it does on the slowest machine."""
-    limit = SilenceLimit(LARGE)
+    limit = StepLimit(LARGE)
     assert limit.limit_s(512) >= MAX_LIMIT_S
     limit.observe(512, 51.2)
     assert 512 <= limit.limit_s(512) <= 1024
@@ -24,14 +24,14 @@ def test_a_large_model_gets_minutes_until_it_was_measured() -> None:
 
 def test_a_batch_may_take_ten_times_as_long_as_the_slowest() -> None:
     """The limit grows in steps of two."""
-    limit = SilenceLimit(TINY)
+    limit = StepLimit(TINY)
     limit.observe(8, 2.0)
     assert limit.limit_s(8) == 24
 
 
 def test_a_slow_batch_is_forgotten() -> None:
     """One pause of the machine does not loosen the watch for ever."""
-    limit = SilenceLimit(TINY)
+    limit = StepLimit(TINY)
     limit.observe(8, 20.0)
     assert limit.limit_s(8) == 384
     for _ in range(300):

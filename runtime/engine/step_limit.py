@@ -14,7 +14,7 @@ _DECAY = 0.98
 """A slow batch is remembered for some fifty more: the machine may have been busy."""
 
 
-class SilenceLimit:
+class StepLimit:
     """The longest time that the engine may need before its next event."""
 
     def __init__(self, n_params: int) -> None:
