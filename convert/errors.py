@@ -30,7 +30,7 @@ from typing import ClassVar
 class ConvertError(Exception):
     """Base of all errors of this package; the message is one line fit for a user.
 
-    Names out of strangers' files stand in messages, so what cannot be printed on one line is escaped.
+    Messages hold names from untrusted files, so characters that cannot be printed on one line are escaped.
     """
 
     code: ClassVar[str] = "convert_error"

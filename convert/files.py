@@ -1,4 +1,4 @@
-"""Opens files that strangers made, and writes files whole or not at all.
+"""Opens untrusted files, and writes files whole or not at all.
 
 What is read is a regular file, within size limits, and JSON without surprises. What is written appears under its name
 only when every byte is on the disk. Where the system has files without a name (Linux), even a killed process leaves
@@ -93,7 +93,7 @@ def read_small(path: Path, limit_bytes: int) -> bytes:
 
 
 def missing(path: Path, otherwise: str) -> MissingFile:
-    """Return the error for a path where nothing is; a name on the Hugging Face Hub is told as such."""
+    """Return the error for a path that does not exist; the message recognises a name on the Hugging Face Hub."""
     name = str(path)
     if looks_like_hub_name(name) and not path.parent.exists():
         return MissingFile(f"{path}: {HUB_REMEDY.format(name, path.name)}")
@@ -152,7 +152,7 @@ def parse_json_object(content: bytes, path: Path) -> dict[str, object]:
     """
     try:
         value = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
-        if _SURROGATE.search(content):  # a lone one is no text: it could not be written to any file
+        if _SURROGATE.search(content):  # a lone surrogate cannot be written to any file
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
         raise MalformedJson(f"{path}: nested too deeply") from error

@@ -1,4 +1,4 @@
-"""How one of our own modules is run as a process of its own, wherever the user happens to stand."""
+"""The command and environment that run one of our modules as a process, from any working folder."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ _PACKAGE_ROOT: Final = Path(__file__).resolve().parents[1]
 
 
 def module_command(module: str) -> tuple[str, ...]:
-    """The command that runs `module` with this Python.
+    """Return the command that runs `module` with this Python.
 
     -P: a folder called `runtime` or `convert` in the working folder must not be taken for ours.
     """
@@ -17,6 +17,6 @@ def module_command(module: str) -> tuple[str, ...]:
 
 
 def module_environment() -> dict[str, str]:
-    """This process's environment, in which our packages are found first, installed or not."""
+    """Return this process's environment, in which our packages are found first, installed or not."""
     places = (str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH"))
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))}

@@ -1,8 +1,8 @@
-"""A LoRA adapter, whatever it came from, to a GGUF adapter that llama.cpp applies exactly as it was trained.
+"""Plans a GGUF adapter from a LoRA adapter of any dialect; llama.cpp applies it exactly as it was trained.
 
-llama.cpp scales each pair by alpha / rank with one alpha for the whole file, or not at all where there is
-none (src/llama-adapter.h get_scale). So a common alpha is written; differing ones are folded into B, and
-none is written.
+llama.cpp scales each pair by alpha / rank, with one alpha for the whole file; it does not scale where the file has no
+alpha (src/llama-adapter.h get_scale). So a common alpha is written. Differing ones are folded into B, and the file gets
+no alpha.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""A token embedding or output head that an adapter trained: a merge writes it, a GGUF adapter cannot hold it.
+"""The token embedding or output head that an adapter trained. A merge writes it; a GGUF adapter cannot hold it.
 
-llama.cpp's gemma has one matrix for both. What was trained apart cannot be represented; what PEFT merely saved beside
-a LoRA, and is the base's own, changes nothing.
+llama.cpp's gemma has one matrix for both. Two matrices that were trained apart cannot be represented. A matrix that
+PEFT saved beside a LoRA and that equals the base's own changes nothing.
 
 Source: peft tuners/trainable_tokens/layer.py (rows replaced by index), tuners/lora/layer.py Embedding.
 """

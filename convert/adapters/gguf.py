@@ -1,4 +1,4 @@
-"""The GGUF dialect: an adapter that is a GGUF already, to be checked and stored as another type."""
+"""The GGUF dialect: an adapter that is a GGUF file already; it is checked and stored as another type."""
 
 from typing import Final
 

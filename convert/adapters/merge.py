@@ -1,4 +1,4 @@
-"""Adapters merged into a base: exact where no GGUF adapter can be (DoRA, trained norms), and for blends.
+"""Merges adapters into a base: exact also for what no GGUF adapter can hold (DoRA, trained norms), and for blends.
 
 W' = W + sum over adapters of the change each would make to W alone. A plain LoRA changes W by s * B @ A; DoRA makes
 W + s * B @ A and then gives each row the trained magnitude; a trained norm or embedding replaces the old one.

@@ -41,7 +41,7 @@ def read_mlx(path: Path, file: SafetensorsFile, *, is_legacy_alpha: bool = False
 
     Raises:
         MalformedJson: The configuration cannot be read, or has no scale.
-        UnsupportedAdapter: A full fine-tune, or a tensor that is no LoRA of a weight of Gemma.
+        UnsupportedAdapter: A full fine-tune, or a tensor that does not belong to a LoRA on Gemma.
         TensorMismatch: A half pair, or ranks that differ.
     """
     config_path = file.path.parent / CONFIG_NAME

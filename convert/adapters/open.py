@@ -1,4 +1,4 @@
-"""Which dialect an adapter is written in, and the one way to open any of them."""
+"""Finds the dialect that an adapter is written in, and opens it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from convert.tensors.safetensors import SafetensorsFile
 
 @contextmanager
 def open_adapter(path: Path, base: GgufHeader, ggml: Ggml, *, is_legacy_alpha: bool = False) -> Iterator[LoraAdapter]:
-    """Open an adapter of whichever dialect; its weights can be read while the block runs.
+    """Open an adapter of any dialect; its weights can be read while the block runs.
 
     Args:
         path: A PEFT or MLX folder, one of the numbered files in an MLX folder, or a GGUF adapter.

@@ -85,7 +85,7 @@ def _sort(file: SafetensorsFile) -> _Tensors:
     """Sort the keys of the file by what they are.
 
     Raises:
-        UnsupportedAdapter: A tensor that is no part of a LoRA on Gemma.
+        UnsupportedAdapter: A tensor does not belong to a LoRA on Gemma.
         TensorMismatch: Two keys name the same part.
     """
     tensors = _Tensors()
@@ -129,9 +129,9 @@ def _embedding(
 ) -> TrainedEmbedding | None:
     """Return what was trained of the embedding and of the head; None if neither was saved.
 
-    An embedding that is saved alone is that of both, as the checkpoint ties them; not so where PEFT trained a copy for
-    the input (modules_to_save) or added a LoRA to the input, unless it was asked to tie them. Where modules_to_save
-    names both and one is in the file, the writer has saved tied weights once, as mergekit does.
+    The checkpoint ties both, so an embedding that is saved alone is that of both. Two exceptions: PEFT trained a copy
+    for the input (modules_to_save), or added a LoRA to the input, and was not asked to tie them. If modules_to_save
+    names both and the file holds one, the writer has saved tied weights once, as mergekit does.
     """
     embedding = _matrix(file, _EMBEDDING, matrices.get(_EMBEDDING, {}), config)
     head = _matrix(file, _HEAD, matrices.get(_HEAD, {}), config)

@@ -1,6 +1,7 @@
 """PEFT's `adapter_config.json`: which keys change what the tensors mean, and the scale of each pair.
 
-A key that would make a plain LoRA wrong is refused by name; so is a switch of a later PEFT that nobody here knows.
+A key that would make a plain LoRA wrong is refused by name. A switch of a later PEFT that this version does not know is
+refused too.
 
 Source: peft tuners/lora/config.py and peft/config.py of PEFT 0.21 (the keys), utils/other.py get_pattern_key.
 """
@@ -214,7 +215,7 @@ def _pattern(patterns: Mapping[str, float], module: str, default: float) -> floa
 
 
 def _patterns(value: object, key: str, path: Path) -> dict[str, float]:
-    """Check a table of regular expressions that a stranger wrote: only ones that cannot run away."""
+    """Check a table of untrusted regular expressions: only those that cannot run for ever are accepted."""
     if value is None:
         return {}
     if not isinstance(value, dict) or len(value) > _N_PATTERNS:

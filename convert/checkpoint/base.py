@@ -12,7 +12,7 @@ from convert.rules.gemma import ARCHITECTURE
 
 
 def read_base(path: Path) -> GgufHeader:
-    """Read the header of a GGUF base, or make up the one that a checkpoint's configuration promises.
+    """Read the header of a GGUF base, or make the header that a checkpoint's conversion will have.
 
     Raises:
         ConvertError: The file or directory cannot be read.
@@ -29,7 +29,7 @@ def read_base(path: Path) -> GgufHeader:
 
 
 def promised_header(directory: Path) -> GgufHeader:
-    """Make up the header that a checkpoint's configuration promises: its tensors' shapes, all F32 at offset 0.
+    """Make the header that a checkpoint's conversion will have: its tensors' shapes, all F32 at offset 0.
 
     Raises:
         ConvertError: The configuration cannot be used.

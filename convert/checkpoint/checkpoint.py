@@ -60,7 +60,7 @@ class Checkpoint:
     """
 
     def __init__(self, directory: Path) -> None:
-        """Open a checkpoint and check it whole, weights excepted.
+        """Open a checkpoint and check everything but the values of its weights.
 
         Raises:
             ConvertError: What is wrong with it, by class.
@@ -108,7 +108,7 @@ class Checkpoint:
         return tensors
 
     def _check_quantization(self, files: list[SafetensorsFile]) -> None:
-        """Refuse what the configuration calls quantised, unless every weight is a plain float all the same."""
+        """Refuse a checkpoint that its configuration calls quantised, unless every weight is a plain float."""
         method = self.hyperparameters.quantized_by
         if method is None:
             return

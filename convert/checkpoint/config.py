@@ -1,4 +1,4 @@
-"""Reads a checkpoint's `config.json` into hyper-parameters, and refuses what is no Gemma.
+"""Reads a checkpoint's `config.json` into hyper-parameters, and refuses models other than Gemma.
 
 Source: transformers configuration_gemma.py of versions 4 and 5.
 """

@@ -1,6 +1,6 @@
 """Reads `tokenizer.model`: the pieces of a SentencePiece BPE model, straight from its protobuf.
 
-Only the fields that matter are decoded; unknown ones are stepped over, as protobuf asks.
+Only the fields that are needed are decoded; unknown ones are skipped, as protobuf asks.
 
 Source: SentencePiece's sentencepiece_model.proto (ModelProto.pieces = 1, .trainer_spec = 2).
 """

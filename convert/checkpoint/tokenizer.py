@@ -1,8 +1,8 @@
-"""A checkpoint's tokenizer files, all of those there are, to one `Vocabulary`.
+"""Reads all tokenizer files of a checkpoint into one `Vocabulary`.
 
 `tokenizer.model` is preferred for the pieces: it knows the true type of each. transformers 5 saves only
 `tokenizer.json`, which holds the same vocabulary as merges (see `tokenizer_json`). Tokens that were added in training
-may stand in `tokenizer.json`, `tokenizer_config.json` or `added_tokens.json`; every one of them is read.
+may stand in `tokenizer.json`, `tokenizer_config.json` or `added_tokens.json`; all three are read.
 """
 
 from collections.abc import Iterator, Mapping
@@ -86,7 +86,7 @@ def read_vocabulary(directory: Path, n_vocab: int) -> Vocabulary:
 
 
 def _read_pieces(directory: Path) -> _Pieces:
-    """Read the pieces from the file that knows them best; `tokenizer.json` where the two disagree."""
+    """Read the pieces from `tokenizer.model`; from `tokenizer.json` if it is alone or the two disagree."""
     model_path, json_path = directory / MODEL_NAME, directory / JSON_NAME
     if not model_path.exists() and not json_path.exists():
         raise MissingFile(f"{directory}: neither {MODEL_NAME} nor {JSON_NAME}; save the tokenizer with the model")
@@ -164,7 +164,7 @@ def _listed(source: Mapping[str, object]) -> Iterator[str]:
 def _warnings(
     pieces: list[Piece], added: Mapping[int, AddedToken], n_named: int, template: str | None
 ) -> Iterator[str]:
-    """Yield what makes a sound vocabulary less than its user may expect."""
+    """Yield a warning for each thing that the user may expect of the vocabulary and that it does not have."""
     beyond = sorted(token_id for token_id in added if token_id >= len(pieces))
     if beyond:
         shown = ", ".join(f"{added[i].text!r} ({i})" for i in beyond[:_N_SHOWN])

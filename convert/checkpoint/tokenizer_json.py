@@ -4,8 +4,8 @@ The file has no scores, only merges in order. llama.cpp joins the neighbours who
 highest score, so a piece's score is minus the rank of the first merge that makes it: the same order of
 joins.
 
-transformers writes Gemma's byte token of the tab, `<0x09>`, as a literal tab. A byte token that stands there as its own
-character is read as the byte token.
+transformers writes Gemma's byte token of the tab, `<0x09>`, as a literal tab. A character in the place of
+a byte token is read as that byte token.
 
 Source: the tokenizers project's serialisation of its BPE model; llama.cpp src/llama-vocab.cpp
 llm_tokenizer_spm.
@@ -62,7 +62,7 @@ def read_tokenizer_json(path: Path) -> tuple[list[Piece], dict[int, AddedToken]]
 
 
 def _bytes_by_character(vocab: Mapping[str, object]) -> dict[str, str]:
-    """Return character -> byte token, for characters that stand in the row of byte tokens in place of their own."""
+    """Return character -> byte token, for characters whose id is that of the byte token."""
     ids = {byte: token_id for byte in range(256) if type(token_id := vocab.get(f"<0x{byte:02X}>")) is int}
     first = min((token_id - byte for byte, token_id in ids.items()), default=0)
     missing = (byte for byte in range(_N_ASCII) if byte not in ids)

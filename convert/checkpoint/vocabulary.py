@@ -1,6 +1,6 @@
-"""The vocabulary as llama.cpp wants it, and the rules without which llama.cpp would abort on it.
+"""The vocabulary as llama.cpp needs it, and the rules that keep llama.cpp from aborting on it.
 
-Where the pieces come from (`tokenizer.model` or `tokenizer.json`) is not known here.
+This module does not know whether the pieces come from `tokenizer.model` or `tokenizer.json`.
 
 Sources: llama.cpp src/llama-vocab.cpp (token types, byte tokens, end of generation); SentencePiece's
 sentencepiece_model.proto (the type numbers, which llama.cpp shares).
@@ -45,7 +45,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class AddedToken:
-    """What a tokenizer's configuration says about one id over and above the pieces."""
+    """What a tokenizer's configuration says about one id."""
 
     text: str
     is_special: bool
@@ -89,7 +89,7 @@ class Vocabulary:
 
 
 def complete(pieces: Sequence[Piece], added: dict[int, AddedToken], n_vocab: int, source: Path) -> list[Piece]:
-    """Apply the added tokens, pad to the rows of the embedding, and check what llama.cpp would die of.
+    """Apply the added tokens, pad to the rows of the embedding, and check what llama.cpp would abort on.
 
     Args:
         pieces: By id, as the tokenizer file has them.

@@ -1,7 +1,7 @@
 """The converter's commands, for `gemlane` and for `python -m convert`.
 
-A command declares its arguments here and does its work in the room that its handler names. Heavy rooms are
-opened only when their command runs, so that `inspect` answers at once.
+A command declares its arguments here; the function that its handler names does the work. Modules that load numpy are
+imported only when their command runs, so that `inspect` answers at once.
 """
 
 import argparse

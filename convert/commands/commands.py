@@ -1,4 +1,4 @@
-"""What the commands do with their parsed arguments: call the room that does the work, say what came of it."""
+"""Runs the commands on their parsed arguments: calls the package that does the work, and prints the result."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""What a conversion will cost, told before it starts: bytes, memory, time. Pure."""
+"""Estimates what a conversion will cost before it starts: bytes, memory, time. Pure."""
 
 from collections import Counter
 from types import MappingProxyType

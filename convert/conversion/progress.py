@@ -1,4 +1,4 @@
-"""Tells how far a conversion is, on standard error: a bar on a terminal, a line now and then elsewhere."""
+"""Shows how far a conversion is, on standard error: a bar on a terminal, a line every few seconds elsewhere."""
 
 import sys
 import time

@@ -36,7 +36,7 @@ def is_finite(kind: GgmlType, data: npt.NDArray[np.uint8]) -> bool:
     """Say whether every value encoded in `data` is finite.
 
     Args:
-        kind: One of `ggml_types.ADAPTER_TYPES`.
+        kind: One of `types.ADAPTER_TYPES`.
         data: (n_bytes,) whole blocks of that type.
     """
     if kind is GgmlType.F32:

@@ -1,4 +1,4 @@
-"""Reads the header of a GGUF file that a stranger made: fast, in bounded memory, sceptically.
+"""Reads the header of an untrusted GGUF file: fast, in bounded memory, with every count and length checked.
 
 Arrays (a vocabulary of 256,000 strings) are stepped over, not built. Counts and lengths are checked against
 the bytes that are really there before anything is allocated. It does not know what a model or an
@@ -211,7 +211,7 @@ class _Cursor:
             raise self.fail(f"{what} is not UTF-8") from error
 
     def skip_strings(self, n_strings: int, what: str) -> None:
-        """Step over an array of strings. The one hot loop: a vocabulary has 256,000 of them."""
+        """Skip an array of strings. This loop is hot: a vocabulary has 256,000 of them."""
         position, window, length_of = self.position, self.window, int.from_bytes
         for _ in range(n_strings):
             start = position + 8

@@ -1,4 +1,4 @@
-"""The converter's one door to native code: ggml's own row quantisers, called with checked arguments.
+"""ggml's own row quantisers, called with checked arguments: the only native code in the converter's own process.
 
 Loads `libggml-base` from the installed llama-cpp-python and nothing else of it: no model, no backend, no GPU.
 ggml aborts the process on a bad argument, so types, shapes and contiguity are settled here before each call.
@@ -48,7 +48,7 @@ class Ggml:
         """Load the library.
 
         Raises:
-            NativeFailure: llama-cpp-python is not installed, or its library lays out blocks otherwise than
+            NativeFailure: llama-cpp-python is not installed, or its library lays out blocks differently from
                 we do.
         """
         self._library = ctypes.CDLL(str(_library_path()))
@@ -69,7 +69,7 @@ class Ggml:
         for kind in MULTIPLIABLE:
             traits = self._traits(kind).contents
             if (traits.block_values, traits.block_bytes) != (kind.block.n_values, kind.block.size_bytes):
-                raise NativeFailure(f"the installed llama.cpp packs {kind.name} otherwise than this converter")
+                raise NativeFailure(f"the installed llama.cpp packs {kind.name} differently from this converter")
 
     def quantize(self, kind: GgmlType, rows: F32Array, importance: F32Array | None = None) -> U8Array:
         """Encode rows.

@@ -1,8 +1,4 @@
-"""Writes GGUF files, whole or not at all.
-
-The result appears under its name only when every byte is on the disk. Where the system has files without a
-name (Linux), even a killed process leaves nothing behind; elsewhere a `.part` file may remain, which the
-next run replaces.
+"""Writes GGUF files, whole or not at all (see `files.whole_file`).
 
 Source of the layout: llama.cpp ggml/include/gguf.h.
 """
@@ -77,7 +73,7 @@ class FilePlan:
 
 
 def check_output(path: Path, size_bytes: int, *, force: bool) -> None:
-    """Refuse early what could only fail late.
+    """Check that a file of this size can be written, before anything is.
 
     Raises:
         OutputProblem: The file exists and `force` is not set, the directory does not exist, or the disk is
@@ -169,7 +165,7 @@ def _value(entry: KeyValue) -> bytes:
         assert not isinstance(value, (str, int, float))
         return _array(value)
     if isinstance(value, str):
-        return _text(value.encode(errors="replace"))  # a folder's name may hold bytes that are no text
+        return _text(value.encode(errors="replace"))  # a folder's name may hold bytes that are not text
     return SCALARS[entry.type].pack(value)
 
 

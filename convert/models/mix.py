@@ -1,4 +1,4 @@
-"""Which type each tensor gets. Pure: names, shapes and numbers in, types out.
+"""Chooses the type of each tensor. Pure: names, shapes and numbers in, types out.
 
 The mixes are those of `llama_model_quantize` for arch `gemma`, whose head is tied to the token embedding.
 Source: llama.cpp src/llama-quant.cpp llama_tensor_get_type_impl and tensor_type_fallback.
@@ -140,7 +140,7 @@ class Mix:
         return default
 
     def _gets_more_bits(self, layer: int) -> bool:
-        """The first and last eighth of the layers, and every third between them."""
+        """Say whether a layer is in the first or last eighth, or a third one between them."""
         n_layers = self.hyperparameters.n_layers
         eighth = n_layers // 8
         return layer < eighth or layer >= 7 * n_layers // 8 or (layer - eighth) % 3 == 2

@@ -1,4 +1,4 @@
-"""Checkpoint to base model: which metadata and which tensors, of which types, in which order."""
+"""Plans a base model from a checkpoint: which metadata and which tensors, of which types, in which order."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Asks a child process for what only the whole of llama.cpp can do, and survives whatever becomes of it."""
+"""Runs llama.cpp in a child process, so that its abort is an error here."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Compares what two models say: their logits on the same tokens, as numbers that mean something."""
+"""Compares two models by their logits on the same tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

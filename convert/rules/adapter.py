@@ -1,7 +1,6 @@
 """The rules a GGUF adapter's header must keep before llama.cpp may see the file. Reads no weights.
 
-llama.cpp aborts the process on some adapter files and silently mis-applies others; nothing of that can be
-caught once it runs.
+llama.cpp aborts the process on some adapter files and silently mis-applies others; once it runs, neither can be caught.
 
 Sources: llama.cpp src/llama-adapter.cpp and ggml/src/gguf.cpp, as of the libllama in llama-cpp-python 0.3.36.
 """

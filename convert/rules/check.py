@@ -1,7 +1,7 @@
 """Decides whether a GGUF file may be handed to llama.cpp, before llama.cpp sees it.
 
-The one door for the registry, the engine and the converter's own results: the rules of `adapter_rules` and
-`model_rules`, and for adapters every value too. Each error names the file, the key or tensor, and the rule.
+The server, the engine and the converter check files here: by the rules of `rules.adapter` and `rules.model`, and for
+adapters every value too. Each error names the file, the key or tensor, and the rule.
 """
 
 import os

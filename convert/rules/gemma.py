@@ -1,4 +1,4 @@
-"""What a Gemma is to llama.cpp's architecture `gemma`: names, shapes, hyper-parameters. Pure; reads no file.
+"""Names, shapes and hyper-parameters of llama.cpp's architecture `gemma`. Pure; reads no file.
 
 Sources: llama.cpp src/llama-model.cpp and gguf-py tensor_mapping.py (arch `gemma`); transformers.
 """
@@ -94,7 +94,7 @@ class Hyperparameters:
 
 
 def plain_name(hf_name: str) -> str:
-    """Return a tensor's or module's name without what wrapped the model when it was saved.
+    """Return a tensor's or module's name without the wrappers that the model had when it was saved.
 
     Leading `base_model.`, `model.` and `language_model.`, however often; and anywhere the wrappers of torch.compile
     (`_orig_mod`), DataParallel (`module`), FSDP and activation checkpointing.

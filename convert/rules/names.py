@@ -1,4 +1,4 @@
-"""Which Gemma a name speaks of, so that an adapter made for another one of the same shape is noticed. Pure.
+"""Reads which Gemma a name means, so that an adapter for another Gemma of the same shape is noticed. Pure.
 
 Source: the names of Google's models on the Hugging Face Hub (gemma-7b-it, gemma-1.1-2b-it, codegemma-7b, gemma-2-2b).
 """
@@ -14,7 +14,7 @@ _INSTRUCTED: Final = re.compile(r"-(?:it|instruct)(?=-|$)")
 
 @dataclass(frozen=True, slots=True)
 class GemmaName:
-    """What a name says; an empty text where it says nothing."""
+    """The parts of a Gemma's name; a part that the name does not have is an empty text."""
 
     family: str  # "" for Gemma itself, "code", "recurrent", "pali", ...
     version: str

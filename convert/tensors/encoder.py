@@ -1,4 +1,4 @@
-"""Rows of float32 in, encoded bytes out: chunk by chunk, on several threads, in order, in bounded memory."""
+"""Encodes rows of float32 chunk by chunk, on several threads, in order, in bounded memory."""
 
 import math
 from collections import deque

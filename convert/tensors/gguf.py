@@ -1,4 +1,4 @@
-"""Rows of float32 out of a GGUF file's tensors, whatever their type."""
+"""Reads rows of float32 from the tensors of a GGUF file, of any type."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from convert.tensors.sources import F32Array
 
 
 class OpenGguf:
-    """A GGUF file whose header was read and whose tensors can be. Reading is positional: any thread may."""
+    """A GGUF file whose header was read. Reading its tensors is positional, so several threads may read at once."""
 
     def __init__(self, path: Path) -> None:
         """Read the header and open the file.

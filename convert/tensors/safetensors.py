@@ -1,6 +1,6 @@
 """Reads the rows of safetensors files.
 
-Nothing is memory-mapped, so a file cut short while we read is an error and not a crash.
+Nothing is memory-mapped, so a file that is cut while it is read is an error and not a crash.
 """
 
 import math

@@ -1,6 +1,6 @@
-"""Reads the header of a safetensors file that a stranger made, and checks it against the file.
+"""Reads the header of an untrusted safetensors file, and checks it against the file.
 
-Bounded memory whatever the header says. Knows nothing of the tensors' values.
+The memory is bounded whatever the header says. The tensors' values are not read.
 
 Source of the format: the safetensors project's README, "Format".
 """

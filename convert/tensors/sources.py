@@ -1,4 +1,4 @@
-"""Where rows of float32 come from, and the few ways to bend them. Nothing is read before it is needed."""
+"""Sources of float32 rows, and sources that change the rows of another. Nothing is read before it is needed."""
 
 import math
 from dataclasses import dataclass

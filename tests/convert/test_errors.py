@@ -9,7 +9,7 @@ CLASSES = [one for one in vars(errors).values() if isinstance(one, type) and iss
 
 
 def test_the_docstring_draws_every_class() -> None:
-    """No class is missing from the drawing, none is drawn that does not exist."""
+    """The tree in the module's docstring shows every class, and only classes that exist."""
     drawn = set(re.findall(r"[├└]── (\w+)|^    (ConvertError)$", errors.__doc__ or "", re.MULTILINE))
     assert {"".join(pair) for pair in drawn} == {one.__name__ for one in CLASSES}
 
@@ -20,7 +20,7 @@ def test_codes_are_unique() -> None:
 
 
 def test_messages_are_one_printable_line() -> None:
-    """Line breaks, control characters and lone surrogates out of a stranger's file are escaped."""
+    """Line breaks, control characters and lone surrogates from untrusted files are escaped."""
     text = str(ConvertError("a\nb\x1b[31m\ud800 ä漢"))
     assert text == "a\\nb\\x1b[31m\\ud800 ä漢"
     assert text.encode()

@@ -74,8 +74,8 @@ def test_a_file_is_named_for_what_it_is(case: str) -> None:
     assert words in str(describe(content[:START_BYTES]))
 
 
-def test_what_nobody_knows_is_not_guessed() -> None:
-    """Random bytes and a plain text are nothing in particular."""
+def test_unknown_files_are_not_guessed() -> None:
+    """Random bytes and a plain text get no description."""
     assert describe(np.random.default_rng(1).bytes(512)) is None
     assert describe(b"hello") is None
 
@@ -163,7 +163,7 @@ def test_a_folder_is_named_for_what_it_is(case: str, tmp_path: Path, base_gguf: 
             read()
 
 
-def test_a_hub_name_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_name_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is downloaded, so the message gives the command that does it."""
     monkeypatch.chdir(tmp_path)
     for read in (lambda p: convert_model(p, Path("x.gguf"), F32), read_header, inspect):

@@ -31,13 +31,13 @@ def difference(subject: Subject, reference: dict[str, Array], name: str) -> floa
 
 
 def test_base(base_gguf: Path, reference: dict[str, Array]) -> None:
-    """The base alone."""
+    """The converted base has the logits of transformers."""
     assert difference(Subject(base_gguf), reference, "base") <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_adapter(name: str, tmp_path: Path, base_gguf: Path, reference: dict[str, Array]) -> None:
-    """Each scale rule of PEFT, in F32; and the adapter matters."""
+    """A converted adapter has PEFT's logits under each of its scale rules, and the base alone has not."""
     path = tmp_path / "adapter.gguf"
     convert_adapter(ADAPTERS[name](tmp_path / name), base_gguf, path, F32)
     assert difference(Subject(base_gguf, path), reference, name) <= TOLERANCE
@@ -46,7 +46,7 @@ def test_adapter(name: str, tmp_path: Path, base_gguf: Path, reference: dict[str
 
 @pytest.mark.parametrize("name", MERGES)
 def test_merge(name: str, tmp_path: Path, base_gguf: Path, reference: dict[str, Array]) -> None:
-    """DoRA, trained norms and blends, merged into the base; and the merge matters."""
+    """A merged base has PEFT's logits (DoRA, norms, embeddings, new tokens, blends), and the base alone has not."""
     path = tmp_path / "merged.gguf"
     parts = [(build(tmp_path / str(i)), scale) for i, (build, scale) in enumerate(MERGES[name])]
     merge(BASE, parts, path, F32)
@@ -56,7 +56,7 @@ def test_merge(name: str, tmp_path: Path, base_gguf: Path, reference: dict[str, 
 
 
 def test_mlx_is_the_same_adapter(tmp_path: Path, base_gguf: Path, reference: dict[str, Array]) -> None:
-    """Transposed, with a whole factor instead of alpha by rank."""
+    """An MLX adapter, transposed and with a whole factor, has the logits of the same PEFT adapter."""
     path = tmp_path / "adapter.gguf"
     convert_adapter(mlx(tmp_path / "mlx"), base_gguf, path, F32)
     assert difference(Subject(base_gguf, path), reference, "plain") <= TOLERANCE
@@ -77,7 +77,7 @@ def test_a_gguf_adapter_stays_the_same(tmp_path: Path, base_gguf: Path, referenc
     reason="torch, transformers, peft and sentencepiece are not installed: pip install '.[train]'",
 )
 def test_the_shipped_reference_is_hugging_faces(reference: dict[str, Array]) -> None:
-    """What is shipped is what transformers and PEFT compute here and now."""
+    """The shipped logits are what the installed transformers and PEFT compute."""
     from tests.convert.make_reference import references  # noqa: PLC0415 - needs the optional extra
 
     computed = references()

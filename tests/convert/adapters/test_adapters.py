@@ -164,7 +164,7 @@ def test_mlx_legacy_alpha(tmp_path: Path, base_gguf: Path, plain_digest: str) ->
 
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora", "loftq", "corda"])
 def test_warns_of_inits_that_change_the_base(init: str, tmp_path: Path, base_gguf: Path) -> None:
-    """The conversion is right, but the base may not be; the record says so."""
+    """An init that changes the base gives a warning: the adapter is right only on the changed base."""
     path = tmp_path / "x.gguf"
     convert_adapter(peft(tmp_path / "adapter", "tag", init_lora_weights=init), base_gguf, path, F32)
     (warning,) = json.loads((tmp_path / "x.gguf.json").read_text())["warnings"]
@@ -509,7 +509,7 @@ def _gguf(path: Path, content: bytes) -> Path:
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refuses_by_name(case: str, tmp_path: Path, base_gguf: Path) -> None:
-    """One line that names the file and the reason or the remedy; nothing is left behind."""
+    """Each refusal is one line that names the file and the reason or the remedy, and leaves nothing behind."""
     build, error, words = REFUSED[case]
     source = build(tmp_path / "adapter")
     output = tmp_path / "out"
@@ -521,7 +521,7 @@ def test_refuses_by_name(case: str, tmp_path: Path, base_gguf: Path) -> None:
 
 
 def test_names_of_any_kind_are_written(tmp_path: Path, base_gguf: Path) -> None:
-    """Whole characters beyond the BMP stay; a folder's name that is no text is written as far as it is."""
+    """Characters beyond the BMP are kept; bytes of a folder's name that are not text become question marks."""
     source = peft(tmp_path / os.fsdecode(b"bad-\xff"), "tag", base_model_name_or_path="\U0001f600")
     path = tmp_path / "x.gguf"
     convert_adapter(source, base_gguf, path, F32)
@@ -540,7 +540,7 @@ def test_a_factor_beyond_float32_is_refused(tmp_path: Path, base_gguf: Path) -> 
 
 
 def test_a_base_must_be_a_gemma(tmp_path: Path, base_gguf: Path, adapters_dir: Path) -> None:
-    """An adapter is no base, and neither is a model of another architecture."""
+    """An adapter given as --base is refused, and so is a model of another architecture."""
     path = tmp_path / "tag.gguf"
     convert_adapter(adapters_dir / "tag", base_gguf, path, F32)
     with pytest.raises(RejectedModel, match="an adapter, not a base"):
@@ -550,7 +550,7 @@ def test_a_base_must_be_a_gemma(tmp_path: Path, base_gguf: Path, adapters_dir: P
 def test_a_gguf_adapter_is_checked_before_it_is_stored_again(
     tmp_path: Path, base_gguf: Path, adapters_dir: Path
 ) -> None:
-    """The rules of the validator hold for sources too."""
+    """A GGUF adapter with an infinite value is refused as a source, by the same rules as a result."""
     path = tmp_path / "tag.gguf"
     convert_adapter(adapters_dir / "tag", base_gguf, path, F32)
     content = bytearray(path.read_bytes())
@@ -563,7 +563,7 @@ def test_a_gguf_adapter_is_checked_before_it_is_stored_again(
 
 @pytest.mark.parametrize("kind", ["f32", "q8_0"])
 def test_an_alora_keeps_its_invocation_tokens(kind: str, tmp_path: Path, base_gguf: Path) -> None:
-    """From PEFT to GGUF and from GGUF to GGUF; PEFT takes an empty list and null for a plain LoRA."""
+    """Invocation tokens survive PEFT to GGUF and GGUF to GGUF; an empty list and null mean a plain LoRA, as in PEFT."""
     first, second = tmp_path / "first.gguf", tmp_path / "second.gguf"
     source = peft(tmp_path / "alora", "tag", alora_invocation_tokens=[106, 970], invocation_string="now")
     assert convert_adapter(source, base_gguf, first, Options(kind)).invocation_tokens == (106, 970)
@@ -628,7 +628,7 @@ def test_an_adapter_that_changes_nothing_is_warned_of(type_name: str, tmp_path: 
 
 
 def test_an_adapter_for_another_gemma_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """CodeGemma has the shapes of Gemma, so only the names tell; convert and inspect say it."""
+    """CodeGemma has the shapes of Gemma, so the names are compared; convert and inspect warn."""
     base, path = checkpoint(tmp_path / "gemma-7b-it"), tmp_path / "x.gguf"
     source = peft(tmp_path / "a", "tag", base_model_name_or_path="google/codegemma-7b-it")
     words = "made for google/codegemma-7b-it, but the base is gemma-7b-it"

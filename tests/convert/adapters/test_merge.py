@@ -21,7 +21,7 @@ DORA, NORMS = MERGES["merged_dora"][0][0], MERGES["merged_norms"][0][0]
 
 
 def test_a_plain_merge_is_the_sum(tmp_path: Path, adapters_dir: Path) -> None:
-    """W + scale * alpha / rank * B @ A, chunk by chunk, in float32."""
+    """A merged weight is W + scale * alpha / rank * B @ A, computed chunk by chunk in float32."""
     path = tmp_path / "merged.gguf"
     merge(BASE, [(adapters_dir / "tag", 0.25), (adapters_dir / "shout", -1.0)], path, F32)
     wanted = base_tensors()["model.layers.0.self_attn.q_proj.weight"].copy()
@@ -34,13 +34,13 @@ def test_a_plain_merge_is_the_sum(tmp_path: Path, adapters_dir: Path) -> None:
 
 
 def test_a_scaled_norm_is_refused(tmp_path: Path) -> None:
-    """A norm trained whole has no scale."""
+    """A merge with a scale refuses a norm that was trained whole, since it has no scale."""
     with pytest.raises(UnsupportedAdapter, match=r"cannot be scaled by 0\.5"):
         merge(BASE, [(NORMS(tmp_path / "norms"), 0.5)], tmp_path / "x.gguf", F32)
 
 
 def test_an_alora_is_refused(tmp_path: Path) -> None:
-    """It changes some tokens only, and merged weights would change them all."""
+    """A merge refuses an activated LoRA: it changes some tokens only, and merged weights would change them all."""
     part = (peft(tmp_path / "alora", "tag", alora_invocation_tokens=[106]), 1.0)
     with pytest.raises(UnsupportedAdapter, match="applies to some tokens only, so it cannot be merged"):
         merge(BASE, [part], tmp_path / "x.gguf", F32)
@@ -54,7 +54,7 @@ def test_a_norm_trained_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_magnitudes_of_another_shape_are_refused(tmp_path: Path) -> None:
-    """DoRA has one magnitude for each row."""
+    """Magnitudes of another number than the rows of the weight are refused."""
     tensors = {key: value for key, value in adapter_tensors("tag").items() if key.startswith(Q)}
     tensors[Q + "lora_magnitude_vector"] = np.ones(3, np.float32)
     with pytest.raises(TensorMismatch, match=r"magnitudes of \[3\]"):
@@ -63,13 +63,13 @@ def test_magnitudes_of_another_shape_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), 1e9])
 def test_an_absurd_scale_is_refused(scale: float, tmp_path: Path, adapters_dir: Path) -> None:
-    """A scale must be a number that can be one."""
+    """A scale of NaN, infinity or a billion is refused."""
     with pytest.raises(InvalidOption, match="cannot be merged"):
         merge(BASE, [(adapters_dir / "tag", scale)], tmp_path / "x.gguf", F32)
 
 
 def test_a_dora_of_scale_one_is_itself(tmp_path: Path) -> None:
-    """Rows get exactly the trained lengths."""
+    """A merged DoRA of scale 1 has rows of exactly the trained lengths."""
     path = tmp_path / "merged.gguf"
     source = DORA(tmp_path / "dora")
     merge(BASE, [(source, 1.0)], path, F32)
@@ -79,7 +79,7 @@ def test_a_dora_of_scale_one_is_itself(tmp_path: Path) -> None:
 
 
 def test_a_change_beyond_float32_is_refused(tmp_path: Path) -> None:
-    """Finite halves whose product is not: refused before any quantiser sees it."""
+    """Finite halves whose product is not finite are refused before a quantiser gets the product."""
     tensors = adapter_tensors("tag")
     tensors[Q + "lora_A.weight"][:] = 1e30
     tensors[Q + "lora_B.weight"][:] = 1e30

@@ -131,7 +131,7 @@ def test_the_same_without_tokenizer_model(tmp_path: Path) -> None:
 
 
 def test_rows_without_a_token_are_said(tmp_path: Path) -> None:
-    """A resized embedding whose tokenizer was not saved with it."""
+    """A resized embedding without its tokenizer gets unused tokens, and a warning with their number."""
     vocabulary = read_vocabulary(checkpoint(tmp_path / "model"), N_VOCAB + 2)
     assert _texts(vocabulary, 1024, 1025) == ["[PAD1024]", "[PAD1025]"]
     assert "2 rows of the embedding have no token" in vocabulary.warnings[0]
@@ -158,13 +158,13 @@ def test_renamed_turn_tokens_are_warned_of(tmp_path: Path) -> None:
 
 
 def test_another_chat_template_is_warned_of(tmp_path: Path) -> None:
-    """ChatML in chat_template, with Gemma's turn tokens still there."""
+    """A ChatML chat_template gives a warning, also where Gemma's turn tokens exist."""
     directory = _config(checkpoint(tmp_path / "model"), chat_template="{{ '<|im_start|>' + role }}")
     assert "chat_template is not Gemma's" in read_vocabulary(directory, N_VOCAB).warnings[0]
 
 
 def test_a_broken_tokenizer_json_beside_a_sound_model_is_left(tmp_path: Path) -> None:
-    """tokenizer.model alone is enough; the warning says why the other file was not used."""
+    """tokenizer.model is enough; the warning gives the reason why tokenizer.json was not used."""
     directory = checkpoint(tmp_path / "model")
     (directory / "tokenizer.json").write_text("<!doctype html>")
     vocabulary = read_vocabulary(directory, N_VOCAB)

@@ -119,7 +119,7 @@ def test_every_form_is_the_same_model(form: str, tmp_path: Path, base_gguf: Path
 
 
 def test_f16_norms_are_added_in_f32(tmp_path: Path) -> None:
-    """The 1 that Gemma adds to its norms is not rounded to the file's F16."""
+    """The 1 that Gemma adds to its norms is added in F32, not in the file's F16."""
     tensors = {key: value.astype(np.float16) for key, value in base_tensors().items()}
     tensors["model.norm.weight"][:] = np.float16(0.0003)
     with OpenGguf(converted(checkpoint(tmp_path / "model", tensors))) as gguf:
@@ -323,7 +323,7 @@ def test_refuses_with_the_remedy(case: str, tmp_path: Path) -> None:
 
 
 def test_a_value_too_large_for_the_type_is_refused(tmp_path: Path) -> None:
-    """F16 ends at 65504; the remedy is a wider type."""
+    """A value above 65504 is refused for F16, and the message names wider types."""
     directory = checkpoint(tmp_path / "model", base_tensors() | {Q_NAME: HUGE})
     with pytest.raises(BadValue, match=r"1e\+06 does not fit F16; use bf16 or f32"):
         converted(directory, Options("f16"))

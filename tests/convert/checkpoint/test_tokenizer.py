@@ -34,7 +34,7 @@ def json_only(directory: Path) -> Path:
 
 @pytest.mark.parametrize(("build", "column"), [(checkpoint, 1), (json_only, 2)])
 def test_llama_cpp_tokenises_as_the_original(build: Callable[[Path], Path], column: int, tmp_path: Path) -> None:
-    """Facts, odd spaces, specials in the middle, wide text: every id is as SentencePiece or tokenizers has it."""
+    """Facts, odd spaces, special tokens and wide text get the ids of SentencePiece or Hugging Face tokenizers."""
     path = tmp_path / "base.gguf"
     convert_model(build(tmp_path / "model"), path, Options("q8_0"))
     llama = Llama(str(path), vocab_only=True, verbose=False)
@@ -74,7 +74,7 @@ def test_types_are_the_files_own() -> None:
 
 
 def test_metadata_says_what_llama_cpp_needs(base_gguf: Path) -> None:
-    """BOS is added, no space before the text, end of turn ends."""
+    """The metadata says that <bos> is added, that no space is put in front, and which token ends a turn."""
     metadata = read_header(base_gguf).metadata
     assert metadata["tokenizer.ggml.add_bos_token"] is True
     assert metadata["tokenizer.ggml.add_space_prefix"] is False
@@ -185,7 +185,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[ConvertError], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refuses_what_llama_cpp_would_die_of(case: str, tmp_path: Path) -> None:
-    """One line; it names the file and the rule."""
+    """A tokenizer that llama.cpp would abort on is refused in one line that names the file and the rule."""
     build, error, words = REFUSED[case]
     with pytest.raises(error, match=words) as caught:
         read_vocabulary(build(tmp_path / "model"), N_VOCAB)
@@ -193,7 +193,7 @@ def test_refuses_what_llama_cpp_would_die_of(case: str, tmp_path: Path) -> None:
 
 
 def test_every_cut_of_a_sentencepiece_model_is_survived(tmp_path: Path) -> None:
-    """Cut anywhere, the model is read or refused; nothing else happens."""
+    """A SentencePiece model that is cut at any byte is read or refused."""
     content = (BASE / "tokenizer.model").read_bytes()
     path = tmp_path / "tokenizer.model"
     n_refused = 0

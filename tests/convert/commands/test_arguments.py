@@ -58,7 +58,7 @@ def test_bad_input_is_one_line(
     checkpoint_dir: Path,
     adapters_dir: Path,
 ) -> None:
-    """Exit code 2, one line on standard error, nothing left behind."""
+    """Bad input gives exit code 2 and one line on standard error, and leaves nothing behind."""
     monkeypatch.chdir(tmp_path)
     places = {"base": checkpoint_dir, "tag": adapters_dir / "tag"}
     assert main([argument.format(**places) for argument in arguments]) == EXIT_BAD_INPUT
@@ -70,7 +70,7 @@ def test_bad_input_is_one_line(
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(checkpoint_dir: Path) -> None:
-    """As in ``gemlane inspect ... | head``: no traceback."""
+    """A reader that closes the pipe, as `head` does, gives exit code 0 and no traceback."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as output:

@@ -1,4 +1,4 @@
-"""`inspect` tells what a file or folder is, from its header, without the heavy rooms."""
+"""`inspect` shows what a file or folder is, from its header, without loading numpy."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from tests.convert.variants import mlx
 
 
 def test_a_model(base_gguf: Path) -> None:
-    """Sizes, shapes, types and whether there is a template."""
+    """Inspect shows a model's sizes, shapes and types, and whether it has a template."""
     facts = inspect(base_gguf)
     assert facts["kind"] == "model"
     assert facts["type"] == "f32"
@@ -28,7 +28,7 @@ def test_a_model(base_gguf: Path) -> None:
 
 
 def test_an_adapter_and_its_base(tmp_path: Path, base_gguf: Path, adapters_dir: Path) -> None:
-    """Alpha, ranks and modules; with a base, whether it fits and if not, which rule."""
+    """Inspect shows an adapter's alpha, ranks and modules; with a base, whether it fits, or the broken rule."""
     path = tmp_path / "tag.gguf"
     convert_adapter(adapters_dir / "tag", base_gguf, path, Options("q8_0"))
     facts = inspect(path, base_gguf)
@@ -41,7 +41,7 @@ def test_an_adapter_and_its_base(tmp_path: Path, base_gguf: Path, adapters_dir: 
 
 
 def test_folders_and_safetensors(tmp_path: Path, adapters_dir: Path) -> None:
-    """Checkpoints and adapters of both dialects; a single safetensors file."""
+    """Inspect reads checkpoints, adapters of both dialects, and a single safetensors file."""
     assert inspect(BASE)["kind"] == "checkpoint"
     assert inspect(BASE)["tensors"] == {"BF16": 20}
     assert inspect(adapters_dir / "tag")["r"] == 8
@@ -51,7 +51,7 @@ def test_folders_and_safetensors(tmp_path: Path, adapters_dir: Path) -> None:
 
 
 def test_an_alora_shows_its_invocation_tokens(tmp_path: Path, base_gguf: Path) -> None:
-    """As a PEFT folder and as a GGUF."""
+    """Inspect shows the invocation tokens of an activated LoRA, as a PEFT folder and as a GGUF."""
     folder, path = peft(tmp_path / "alora", "tag", alora_invocation_tokens=[106, 970]), tmp_path / "alora.gguf"
     convert_adapter(folder, base_gguf, path, Options("f16"))
     assert inspect(folder)["alora_invocation_tokens"] == [106, 970]
@@ -59,7 +59,7 @@ def test_an_alora_shows_its_invocation_tokens(tmp_path: Path, base_gguf: Path) -
 
 
 def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    """A file of nonsense is refused like anywhere else."""
+    """Inspect refuses a file of random bytes as the reader does."""
     path = tmp_path / "x.gguf"
     path.write_bytes(b"nonsense")
     with pytest.raises(MalformedGguf):
@@ -67,15 +67,15 @@ def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 
 
 def test_json_and_text(base_gguf: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same facts for machines and for people."""
+    """Inspect prints the same facts as JSON and as text."""
     assert main(["inspect", str(base_gguf), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == inspect(base_gguf)
     assert main(["inspect", str(base_gguf)]) == 0
     assert "parameters              1,443,072" in capsys.readouterr().out
 
 
-def test_no_heavy_room_is_opened() -> None:
-    """Neither numpy nor gguf nor llama.cpp is loaded, so it answers at once."""
+def test_numpy_is_not_loaded() -> None:
+    """Inspect of a file loads neither numpy nor gguf nor llama.cpp."""
     program = "import sys, convert.commands.inspect; print({'numpy', 'gguf', 'llama_cpp'} & set(sys.modules))"
     root = Path(__file__).parents[3]
     ended = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)

@@ -49,7 +49,7 @@ def test_a_checkpoint_serves_as_base(tmp_path: Path, adapters_dir: Path, checkpo
 
 
 def test_an_existing_file_is_kept(tmp_path: Path, checkpoint_dir: Path) -> None:
-    """Without force nothing is replaced; the old bytes stay."""
+    """Without --force an existing file is not replaced."""
     path = tmp_path / "base.gguf"
     path.write_bytes(b"mine")
     with pytest.raises(OutputProblem, match="--force"):
@@ -69,7 +69,7 @@ def test_an_importance_matrix_gives_the_oracles_tensors(
 
 
 def test_bad_importance_is_refused(tmp_path: Path, checkpoint_dir: Path, base_gguf: Path) -> None:
-    """An old imatrix.dat, a model, another model's imatrix, NaN: one line each."""
+    """An old imatrix.dat, a model, another model's imatrix and NaN are each refused in one line."""
     old, other, broken = tmp_path / "imatrix.dat", tmp_path / "other.gguf", tmp_path / "broken.gguf"
     old.write_bytes(b"\x05\x00\x00\x00imatrix")
     kind = [string("general.type", "imatrix")]

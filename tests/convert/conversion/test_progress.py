@@ -1,4 +1,4 @@
-"""People are told how far it is, and what it will cost."""
+"""The progress of a conversion is shown, and its cost is estimated."""
 
 import itertools
 import sys
@@ -11,7 +11,7 @@ from convert.conversion import progress
 
 
 def test_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A line every few seconds, with the share done and the time left; on standard error."""
+    """Without a terminal a line on standard error shows the share done and the time left, every few seconds."""
     clock = itertools.count(0.0, 3.0)
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     with progress.byte_progress("x.gguf", 100_000_000) as update:
@@ -26,7 +26,7 @@ def test_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The bar counts bytes."""
+    """On a terminal a bar counts bytes."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with progress.byte_progress("x.gguf", 1000) as update:
         update(1000)
@@ -36,7 +36,7 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_a_dry_run_tells_and_writes_nothing(
     tmp_path: Path, checkpoint_dir: Path, adapters_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Types, sizes, memory and time; no file."""
+    """A dry run prints types, sizes, memory and time, and writes no file."""
     output = str(tmp_path / "x.gguf")
     assert main(["model", str(checkpoint_dir), "-o", output, "--dry-run", "--threads", "1"]) == 0
     told = " ".join(capsys.readouterr().out.split())

@@ -109,7 +109,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_refuses_what_lies(case: str, tmp_path: Path) -> None:
-    """Each lie gets its own line, which names the file and the key or tensor."""
+    """Each false header is refused in one line that names the file and the key or tensor."""
     content, words = HOSTILE[case]
     path = write(tmp_path, content)
     with pytest.raises(MalformedGguf, match=words) as caught:
@@ -127,7 +127,7 @@ def test_every_cut_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
-    """The remedy is in the message."""
+    """The message for a git-LFS pointer names `git lfs pull`."""
     path = write(tmp_path, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
     with pytest.raises(LfsPointer, match="git lfs pull"):
         read_header(path)
@@ -161,7 +161,7 @@ def test_a_sparse_terabyte_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_a_large_vocabulary_is_stepped_over(tmp_path: Path) -> None:
-    """256,000 tokens are counted, not built."""
+    """A vocabulary of 256,000 tokens is counted in little time and memory."""
     tokens = b"".join(text(f"token {i}") for i in range(256_000))
     gguf = Gguf([entry("tokens", ARRAY, struct.pack("<IQ", STRING, 256_000) + tokens), string("last", "here")])
     path = write(tmp_path, gguf.bytes())

@@ -101,7 +101,7 @@ def test_a_failed_check_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_stale_part_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a killed run left where files need names is gone after the next."""
+    """A `.part` file that a killed run left is gone after the next run."""
     monkeypatch.setattr(files, "_open_nameless", lambda _: None)
     (tmp_path / "x.gguf.part").write_bytes(b"left over, and longer than the result" * 1000)
     write_gguf(tmp_path / "x.gguf", PLAN)
@@ -117,7 +117,7 @@ def test_too_few_bytes_are_our_own_mistake(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_seen_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_dir: Path) -> None:
-    """The size is known before the first byte."""
+    """A disk that is too full is refused before the first byte is written."""
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
     with pytest.raises(OutputProblem, match="bytes are needed and 1048576 are kept free, but only 1000000 are free"):
         convert_model(checkpoint_dir, tmp_path / "x.gguf", Options("f32"))
@@ -147,7 +147,7 @@ def test_a_real_full_disk(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_refuses(tmp_path: Path) -> None:
-    """The reason is the system's, in one line."""
+    """A directory that refuses a file gives the system's reason in one line."""
     with pytest.raises(OutputProblem, match="cannot be written"), whole_file(Path("/proc/x.gguf")):
         pass
     with pytest.raises(OutputProblem, match="no such directory"):

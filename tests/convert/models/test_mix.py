@@ -27,7 +27,7 @@ SIZES = {
 
 @pytest.mark.parametrize("case", ORACLE)
 def test_every_choice_is_llama_cpps(case: str) -> None:
-    """12 types, two sizes, with an importance matrix and without."""
+    """Every tensor's type is llama.cpp's, for 12 file types and two sizes, with an importance matrix and without."""
     size, type_name, *imatrix = case.split("-")
     mix = Mix(MODEL_TYPES[type_name], SIZES[size], has_importance=bool(imatrix))
     lines = sorted(f"{name} {mix.type_of(name, shape).name}" for name, shape in SIZES[size].tensor_shapes().items())
@@ -59,7 +59,7 @@ def test_rows_that_do_not_fit(kind: GgmlType, n_columns: int, stored: GgmlType) 
 
 
 def test_block_sizes_are_ggufs() -> None:
-    """Our table of types agrees with the gguf package's, its one known mistake excepted."""
+    """The table of types agrees with the gguf package's, except for its one known mistake."""
     for kind in GgmlType:
         if kind is not GgmlType.Q8_1:  # gguf 0.19.0 says 40 bytes, ggml-common.h two F16 and 32 bytes
             assert (kind.block.n_values, kind.block.size_bytes) == GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
@@ -87,8 +87,8 @@ def test_simple_types_are_the_gguf_packages(kind: GgmlType) -> None:
     )
 
 
-def test_the_door_refuses_what_would_abort() -> None:
-    """Broken rows, missing or wrong importance, integer types: an error instead of an abort."""
+def test_arguments_that_would_abort_are_refused() -> None:
+    """Broken rows, a missing or wrong importance and integer types are errors instead of aborts of ggml."""
     ggml = Ggml()
     rows = np.ones((2, 256), np.float32)
     for refused in (
@@ -113,7 +113,7 @@ def test_types_are_named_as_users_write_them() -> None:
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without llama-cpp-python, or without its library, the remedy is told."""
+    """Without llama-cpp-python or its library the message names what is missing."""
     monkeypatch.setattr("convert.gguf.quantisers.importlib.util.find_spec", lambda _: None)
     with pytest.raises(NativeFailure, match="llama-cpp-python is not installed"):
         Ggml()

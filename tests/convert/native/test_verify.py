@@ -49,7 +49,7 @@ def test_an_adapter_is_far_and_an_idle_one_is_named(
 
 
 def test_numbers_mean_what_they_say() -> None:
-    """Largest difference, mean divergence in nats, share of equal top tokens."""
+    """compare() gives the largest difference, the mean divergence in nats and the share of equal top tokens."""
     ours = [np.log(np.array([[0.5, 0.5], [0.9, 0.1]], np.float32))]
     theirs = [np.log(np.array([[0.5, 0.5], [0.1, 0.9]], np.float32))]
     result = compare(ours, theirs)
@@ -60,7 +60,7 @@ def test_numbers_mean_what_they_say() -> None:
 
 
 def test_nothing_to_compare(base_gguf: Path) -> None:
-    """A model against itself is a mistake."""
+    """Verify refuses to compare a model with itself."""
     assert main(["verify", str(base_gguf)]) == 2
     assert main(["verify", str(base_gguf), "--adapter", "a:b"]) == 2
 
@@ -80,7 +80,7 @@ def test_other_vocabularies_are_refused(tmp_path: Path, base_gguf: Path) -> None
 
 
 def test_a_refusal_of_llama_cpp_is_an_error(tmp_path: Path) -> None:
-    """What llama.cpp says last is in the message."""
+    """The error holds the last error line of llama.cpp."""
     path = tmp_path / "x.gguf"
     path.write_bytes(b"GGUF nonsense")
     with pytest.raises(NativeFailure, match=r"llama\.cpp refused it: .*fail"):

@@ -180,14 +180,14 @@ def test_a_sound_adapter_is_summed_up(tmp_path: Path, base_header: GgufHeader) -
 
 
 def test_alpha_may_be_absent(tmp_path: Path, base_header: GgufHeader) -> None:
-    """Then the factor is in B already, and only the user's scale counts."""
+    """An adapter without alpha is accepted: its factor is in B, and only the user's scale applies."""
     path = tmp_path / "adapter.gguf"
     path.write_bytes(adapter(*pair(), alpha=string("general.name", "no alpha")).bytes())
     assert validate_adapter(path, base_header).alpha is None
 
 
 def test_an_alora_is_summed_up_with_its_invocation_tokens(tmp_path: Path, base_header: GgufHeader) -> None:
-    """They are in the summary in their order; a plain LoRA has none."""
+    """The summary holds the invocation tokens in their order; that of a plain LoRA holds none."""
     path = tmp_path / "adapter.gguf"
     path.write_bytes(adapter(*pair(), alpha=invocation(106, 1023, 0)).bytes())
     assert validate_adapter(path, base_header).invocation_tokens == (106, 1023, 0)

@@ -91,7 +91,7 @@ CASES: dict[str, tuple[Change, str]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_refuses_by_name(case: str, tmp_path: Path) -> None:
-    """One line; it names the file, the key or tensor, and the rule."""
+    """Each broken rule is refused in one line that names the file, the key or tensor, and the rule."""
     change, words = CASES[case]
     path = write_base(tmp_path / "model.gguf", change, type_name="q8_0")
     with pytest.raises(RejectedModel, match=words) as caught:
@@ -101,7 +101,7 @@ def test_refuses_by_name(case: str, tmp_path: Path) -> None:
 
 
 def test_a_sound_model_is_summed_up(base_gguf: Path) -> None:
-    """Shapes, parameters and types."""
+    """The summary of a sound model has its shapes, parameters and types."""
     summary = validate_model(base_gguf)
     h = summary.hyperparameters
     assert (h.n_layers, h.n_embd, h.n_ff, h.n_heads, h.n_kv_heads, h.head_dim) == (2, 256, 512, 2, 1, 128)

@@ -52,7 +52,7 @@ LIES: dict[str, tuple[object, bytes, int | None, str]] = {
 
 @pytest.mark.parametrize("case", LIES)
 def test_refuses_what_lies(case: str, tmp_path: Path) -> None:
-    """One line that names the file, and the tensor where there is one."""
+    """Each false header is refused in one line that names the file, and the tensor if there is one."""
     header, data, length, words = LIES[case]
     path = file_of(tmp_path / "x.safetensors", header, data, length)
     with pytest.raises(MalformedSafetensors, match=words) as caught:
@@ -73,7 +73,7 @@ def test_rows_are_exact_in_every_type(tmp_path: Path) -> None:
 
 
 def test_other_types_and_bad_values_are_refused(tmp_path: Path) -> None:
-    """Integers are quantised weights; NaN and infinity have no place."""
+    """Integers, NaN and infinity are refused when rows are read."""
     path = tmp_path / "x.safetensors"
     write_tensors(path, {"u8": np.ones(4, np.uint8), "nan": np.array([np.nan], np.float32)})
     with SafetensorsFile(path) as file:
@@ -84,7 +84,7 @@ def test_other_types_and_bad_values_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_cut_while_it_is_open_is_an_error(tmp_path: Path) -> None:
-    """No crash of the process, as a memory map would make."""
+    """A file that is cut while it is open is an error; with a memory map it would crash the process."""
     path = tmp_path / "x.safetensors"
     write_tensors(path, {"a": np.ones((1000, 100), np.float32)})
     with SafetensorsFile(path) as file:
