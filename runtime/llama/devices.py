@@ -47,6 +47,11 @@ class Placement:
     tensor_split: tuple[float, ...] = ()
     """Each device's share of the layers, in the order of ``devices``; empty: by free memory."""
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether an RPC server holds layers; it serves one process at a time."""
+        return any(device.backend == _RPC for device in self.devices)
+
     def __str__(self) -> str:
         """``CPU``, or each device with its card and the layers on all of them."""
         if not self.n_layers or not self.devices:
@@ -111,6 +116,8 @@ def add_rpc_servers(endpoints: str) -> None:
         registry = ggml.registry_by_name(_RPC.encode())
         if not registry:
             raise ConfigError("--rpc: llama.cpp was built without RPC; run scripts/setup with CMAKE_ARGS=-DGGML_RPC=ON")
+        if any(device.backend == _RPC and device.description == endpoint for device in all_devices()):
+            continue
         _check_reachable(endpoint)
         add_server = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)(
             ggml.procedure(registry, b"ggml_backend_rpc_add_server")

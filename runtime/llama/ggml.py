@@ -71,6 +71,7 @@ write = _declare("ggml_backend_tensor_set", None, _pointer, _pointer, _size, _si
 read = _declare("ggml_backend_tensor_get", None, _pointer, _pointer, _size, _size)
 
 # (folder): load the backends that lie there as libraries of their own
+load_backend = _declare("ggml_backend_load", _pointer, _text)
 load_backends = _declare("ggml_backend_load_all_from_path", None, _text)
 device_count = _declare("ggml_backend_dev_count", _size)
 device = _declare("ggml_backend_dev_get", _pointer, _size)

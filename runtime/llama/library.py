@@ -38,6 +38,9 @@ class Library:
         if not ggml.device_count():
             # Built with GGML_BACKEND_DL: a library for each kind of processor lies beside libllama; the best is taken.
             ggml.load_backends(str(_LIBRARY_FOLDER).encode())
+        elif path := os.environ.get("GGML_BACKEND_PATH"):
+            # ggml's own variable for one more backend, which it reads only where it loads them all.
+            ggml.load_backend(path.encode())
         native.llama_backend_init()
 
     def _log(self, level: int, text: bytes, _user_data: object) -> None:

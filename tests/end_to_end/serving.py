@@ -49,8 +49,13 @@ class Server:
 
 
 def environment() -> dict[str, str]:
-    """The environment in which the code under test is found from any folder."""
-    return os.environ | {"PYTHONPATH": str(ROOT)}
+    """The environment in which the code under test is found from any folder, and lanes are proven before it is ready.
+
+    What is proven is remembered between servers, apart from the user's own.
+    """
+    state = Path(tempfile.gettempdir()) / "gemlane-tests"
+    ours = {"XDG_STATE_HOME": str(state), "GEMLANE_ADAPTER_BATCHING": "mixed"}
+    return os.environ | {"PYTHONPATH": str(ROOT)} | ours
 
 
 def run_gemlane(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -70,9 +70,8 @@ def prove(library: Library, task: ProofTask) -> Verdict:
     """Run every trial.
 
     Raises:
-        SelfCheckError: lanes are wrong.
+        SelfCheckError: lanes are wrong, or the disk has no room for the model of few layers.
         GemlaneError: a batch failed, or the model or its lanes cannot be loaded.
-        ConvertError: the model of few layers cannot be written.
     """
     settings = task.settings
     header, _ = check_model_file(Path(settings.model))
@@ -81,7 +80,10 @@ def prove(library: Library, task: ProofTask) -> Verdict:
     layers = choose_layers(header, max(_MIN_LAYERS, len(devices) + (not is_whole)))
     with tempfile.TemporaryDirectory(prefix="gemlane-", dir=task.folder or None) as folder:
         path = Path(folder) / "few-layers.gguf"
-        write_few_layers(path, header, layers)
+        try:
+            write_few_layers(path, header, layers)
+        except (ConvertError, OSError) as error:
+            raise SelfCheckError(f"a model of few layers cannot be written: {error}") from error
         few = read_header(path)
         model = Model(library, path, placement=_place(task, devices, len(layers)), on_progress=lambda _: True)
     try:
@@ -132,7 +134,7 @@ def main(results: BinaryIO) -> int:
         library = Library()
         add_rpc_servers(task.settings.rpc)
         result: dict[str, object] = {"worst": prove(library, task).worst}
-    except (SelfCheckError, GemlaneError, ConvertError, OSError) as error:
+    except (SelfCheckError, GemlaneError) as error:
         result = {"error": str(error)}
     except Exception as error:  # noqa: BLE001 - the edge of the process
         _LOG.exception("the self-check failed by itself")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +23,9 @@ from runtime.engine.start.limits import limits_of, need_of
 from runtime.engine.start.model_file import check_model_file
 from runtime.engine.start.offload import place, with_fewer_layers
 from runtime.engine.start.proof import Proof, ProofRecords, key_of
-from runtime.engine.start.prove import ProofTask
+from runtime.engine.start.prove import ProofTask, prove
 from runtime.engine.start.provisional import WAITING, ProvisionalAdapters
-from runtime.engine.start.selfcheck import SelfCheckError, prove_lanes
+from runtime.engine.start.selfcheck import SelfCheckError, Verdict, prove_lanes
 from runtime.engine.start.trials import N_PROBES, N_SEQUENCES, WHOLE_MODEL
 from runtime.errors import ConfigError, DecodeError, InvalidAdapter, ModelLoadError
 from runtime.llama.context import Context, ContextShape
@@ -195,28 +196,48 @@ def _make_lanes(
     settings, header, hooks = beginning.settings, beginning.header, beginning.hooks
     n_lanes = max(settings.lanes, N_PROBES)
     bank_shape = BankShape(n_lanes, settings.max_lora_rank, settings.lane_type, beginning.limits.n_batch)
-    folder = str(beginning.state_dir) if beginning.state_dir and beginning.state_dir.is_dir() else ""
-    task = ProofTask(settings, beginning.limits.n_batch, placement.n_layers, model.n_layers, folder)
-    identity = identity_of(Path(settings.model), header.data_offset, settings.kv_type, VERSION)
-    records, key = ProofRecords(beginning.state_dir), key_of(task, identity, placement)
     laned = LanedContext(model, shape, lora_shapes(header), bank_shape)
     with contextlib.ExitStack() as undo:
         undo.callback(laned.free)
-        known = records.find(key)
-        if known is None:
-            prove_lanes(model, laned, bank_shape, header, (WHOLE_MODEL,))
-            must_wait = settings.adapter_batching == "mixed"
-            on_end = (lambda: None) if must_wait else hooks.on_prepared
-            proof = Proof(task, lambda verdict: records.add(key, verdict), on_end)
-            if must_wait:
-                outcome = proof.wait(lambda: hooks.on_progress(1.0))
-                if outcome.verdict is None:
-                    raise SelfCheckError(outcome.reason)
-                known = outcome.verdict
+        trials = (WHOLE_MODEL,)
+        check = functools.partial(prove_lanes, model, laned, bank_shape, header, trials)
+        proof = _proof_of(beginning, model, placement, check)
         mixed = MixedAdapters(laned, bank_shape, header, hooks.on_prepared)
         undo.pop_all()
-    if known is not None:
-        return laned.context, mixed, str(known)
+    if isinstance(proof, Verdict):
+        return laned.context, mixed, str(proof)
     laned.use_native([])
     grouped = GroupedAdapters(model, laned.context, header, settings.lanes)
     return laned.context, ProvisionalAdapters(grouped, mixed, laned, proof, hooks.on_batching), WAITING
+
+
+def _proof_of(
+    beginning: _Start, model: Model, placement: Placement, prove_whole_model: Callable[[], Verdict]
+) -> Verdict | Proof:
+    """What is known of the lanes, or the proof that is still to begin.
+
+    Raises:
+        SelfCheckError: the lanes are wrong.
+        DecodeError: a batch in lanes failed.
+    """
+    settings, hooks, state_dir = beginning.settings, beginning.hooks, beginning.state_dir
+    folder = str(state_dir) if state_dir and state_dir.is_dir() else ""
+    task = ProofTask(settings, beginning.limits.n_batch, placement.n_layers, model.n_layers, folder)
+    identity = identity_of(Path(settings.model), beginning.header.data_offset, settings.kv_type, VERSION)
+    records, key = ProofRecords(state_dir), key_of(task, identity, placement)
+    if known := records.find(key):
+        return known
+    prove_whole_model()
+    if placement.is_remote:
+        # An RPC server serves one process at a time, and this one is connected.
+        verdict = prove(beginning.library, task)
+        records.add(key, verdict)
+        return verdict
+    must_wait = settings.adapter_batching == "mixed"
+    proof = Proof(task, lambda verdict: records.add(key, verdict), (lambda: None) if must_wait else hooks.on_prepared)
+    if not must_wait:
+        return proof
+    outcome = proof.wait(lambda: hooks.on_progress(1.0))
+    if outcome.verdict is None:
+        raise SelfCheckError(outcome.reason)
+    return outcome.verdict

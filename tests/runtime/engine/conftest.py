@@ -31,6 +31,7 @@ from runtime.messages import (
     Text,
     TokenScore,
 )
+from tests.device import device_settings
 
 GREEDY = Sampling(temperature=0)
 
@@ -175,7 +176,8 @@ def make_driver(library: Library, tiny_model: Path, tiny_adapters: Path, state_d
         **settings: Any,
     ) -> Driver:
         wakes = threading.Event()
-        known: dict[str, Any] = {"model": str(model), "threads": 1, "adapter_batching": "mixed", **settings}
+        known: dict[str, Any] = {"model": str(model), "threads": 1, "adapter_batching": "mixed"}
+        known |= device_settings() | settings
         batching: list[tuple[str, str]] = []
         hooks = Hooks(on_prepared=wakes.set, on_batching=lambda mode, reason: batching.append((mode, reason)))
         engine, ready = start(library, EngineSettings(**known), hooks, state_dir=state_dir)

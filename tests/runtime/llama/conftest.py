@@ -23,6 +23,7 @@ from runtime.llama.lanes.weights import AdapterFile, lane_parts
 from runtime.llama.library import Library
 from runtime.llama.model import Model
 from tests.conftest import ADAPTERS, TINY_GEMMA
+from tests.device import placement
 
 SHAPE = ContextShape(n_kv_cells=2048, n_batch=512, n_sequences=8, n_threads=1, kv_type="f32")
 RANK = 32
@@ -36,8 +37,8 @@ def library() -> Library:
 
 
 def load(library: Library, path: Path) -> Model:
-    """A model on the processor."""
-    return Model(library, path, on_progress=lambda _: True)
+    """A model on the device of the tests."""
+    return Model(library, path, placement=placement(), on_progress=lambda _: True)
 
 
 @pytest.fixture(scope="session")
