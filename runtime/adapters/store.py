@@ -136,10 +136,9 @@ class Store:
         if generation.state is AdapterState.REFUSED and generation.error is not None:
             raise from_code(generation.error.code, f"adapter {adapter.new.name}: {generation.error}")
         if generation.state not in USABLE or generation.digest is None:
-            waits_for = generation.reason or "the adapter still waits for one of its two files"
-            raise IncompleteAdapter(
-                "the adapter is being converted" if generation.state is AdapterState.CONVERTING else waits_for
-            )
+            waits_for = generation.reason or "it still waits for one of its two files"
+            reason = "it is being converted" if generation.state is AdapterState.CONVERTING else waits_for
+            raise IncompleteAdapter(f"adapter {adapter.new.name}: {reason}")
         adapter.n_uses += 1
         adapter.last_used_at = now()
         return generation.digest

@@ -29,6 +29,58 @@ async def test_a_death_costs_only_begun_streams(world: World, number: signal.Sig
     assert f"signal {number.value}" in health["engine"]["reason"]
 
 
+async def begin_streams(world: World, n_streams: int) -> list[asyncio.Task[End]]:
+    """Streams that go on for long, each with some text at its client."""
+    ends = []
+    for index in range(n_streams):
+        has_begun = asyncio.Event()
+        prompt = f"capital of capital of {index}"
+        ends.append(
+            asyncio.create_task(
+                ask_openai(world, prompt, stream=True, has_begun=has_begun, max_tokens=300, ignore_eos=True)
+            )
+        )
+        async with asyncio.timeout(30):
+            await has_begun.wait()
+    return ends
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("has_poison", [False, True], ids=["", "with a poison"])
+async def test_eight_run_and_fifty_two_wait(world: World, number: signal.Signals, has_poison: bool) -> None:
+    """Four streams that had begun get a typed end; all other answers come, right; only the poison is refused."""
+    world.arm("step", "slow 0.1")
+    streams = await begin_streams(world, 4)
+    asked = [
+        (voice, question, asyncio.create_task(ask_openai(world, question, voice=voice)))
+        for voice, question in spread(56 - has_poison)
+    ]
+    await world.until(lambda health: health["requests"]["in_flight"] == 60 - has_poison)
+    await world.until(lambda health: health["load"]["n_running"] == 8)
+    poison = None
+    if has_poison:
+        world.arm("decode", f"abort if {POISON}")
+        poison = asyncio.create_task(ask_openai(world, POISON))
+        # It ends the engine itself once it is its turn; the signal below comes first.
+    n_deaths = (await world.health())["engine"]["n_deaths"]
+    struck_at = time.monotonic()
+    kill(world.engine_pid, number)
+    await world.until(lambda health: health["engine"]["n_deaths"] > n_deaths)
+    seen_s = time.monotonic() - struck_at
+    world.disarm_point("step")
+    ready_s = seen_s + await world.until_ready()
+    for end in await asyncio.gather(*streams):
+        assert (end.status, end.is_broken) == (200, False)
+        assert "the engine process ended while this request was running" in end.error
+    for voice, question, task in asked:
+        assert await task == End(200, expected(voice, question))
+    if poison is not None:
+        assert (await poison).status == 400
+    done_s = time.monotonic() - struck_at
+    print(f"{number.name} poison={has_poison}: seen {seen_s:.1f} s, ready {ready_s:.1f} s, all answered {done_s:.1f} s")
+    assert seen_s < 10
+
+
 @pytest.mark.parametrize("fault", ["abort", "segfault", "hang", "stop"])
 async def test_a_fault_in_a_batch_costs_no_answer(world: World, fault: str) -> None:
     """Whatever ends the engine once, the requests of its batch run again."""

@@ -51,6 +51,10 @@ class World:
         temporary.write_text(fault)
         temporary.replace(self._faults / point)
 
+    def disarm_point(self, point: str) -> None:
+        """Let nothing fail at one point."""
+        (self._faults / point).unlink(missing_ok=True)
+
     def disarm(self) -> None:
         """Let nothing fail any more."""
         for file in self._faults.iterdir():
@@ -143,8 +147,16 @@ class End:
     """Whether the connection broke, which no fault of the engine's may do."""
 
 
-async def ask_openai(world: World, prompt: str, *, voice: str = "base", stream: bool = False, **more: Any) -> End:
-    """One greedy completion over the OpenAI dialect, and how it ended."""
+async def ask_openai(
+    world: World,
+    prompt: str,
+    *,
+    voice: str = "base",
+    stream: bool = False,
+    has_begun: asyncio.Event | None = None,
+    **more: Any,
+) -> End:
+    """One greedy completion over the OpenAI dialect, and how it ended; the event is set at the first text."""
     model = "gemma-7b-it-lora" if voice == "base" else f"gemma-7b-it-lora:{voice}"
     body = {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": 64}
     url = f"{world.server.url}/v1/chat/completions"
@@ -160,6 +172,8 @@ async def ask_openai(world: World, prompt: str, *, voice: str = "base", stream: 
                 error = take_frame(line, pieces)
                 if error:
                     return End(200, "".join(pieces), error)
+                if has_begun is not None and any(pieces):
+                    has_begun.set()
             return End(200, "".join(pieces))
     except aiohttp.ClientError as broken:
         return End(0, "".join(pieces), str(broken), is_broken=True)
