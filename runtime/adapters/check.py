@@ -8,15 +8,15 @@ from pathlib import Path
 
 from convert.errors import ConvertError
 from convert.gguf.header import read_header
-from convert.rules.check import validate_adapter
+from convert.rules.check import AdapterSummary, validate_adapter
 from runtime.errors import InvalidAdapter, ModelLoadError
 
 
-def make_check(model: Path) -> Callable[[Path], int]:
+def make_check(model: Path) -> Callable[[Path], AdapterSummary]:
     """A check of adapters against the base model at ``model``, their every value included.
 
-    The check gives the adapter's highest rank. It raises InvalidAdapter, naming the file, the key or tensor, and the
-    rule; the message holds no folder of the server.
+    The check gives what the adapter is, its warnings included. It raises InvalidAdapter, naming the file, the key or
+    tensor, and the rule; the message holds no folder of the server.
 
     Raises:
         ModelLoadError: the base model's header cannot be read.
@@ -26,9 +26,9 @@ def make_check(model: Path) -> Callable[[Path], int]:
     except ConvertError as error:
         raise ModelLoadError(str(error)) from error
 
-    def check(path: Path) -> int:
+    def check(path: Path) -> AdapterSummary:
         try:
-            return validate_adapter(path, base).max_rank
+            return validate_adapter(path, base)
         except ConvertError as error:
             raise InvalidAdapter(without_folders(str(error), path, model)) from error
 

@@ -58,6 +58,7 @@ def view_of(adapter: AdapterEntry) -> AdapterView:
         last_used_at=adapter.last_used_at,
         is_pinned=adapter.is_pinned,
         replacement=ReplacementView(candidate.state, candidate.reason, candidate.digest) if candidate else None,
+        warnings=served.checked.warnings if served.checked else (),
     )
 
 

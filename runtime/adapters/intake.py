@@ -8,17 +8,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
+from convert.rules.adapter import AdapterSummary
 from runtime.adapters.disk import StateDir
 from runtime.adapters.known import KnownFile, KnownFiles, Stamp, digest_of, stamp_of
 from runtime.adapters.views import CheckedAdapter
 from runtime.errors import AdapterBudget, AdapterError, InvalidAdapter
 
-Check = Callable[[Path], int]
-"""Reads an untrusted GGUF adapter, every value included; its rank. Raises an AdapterError if it must not be loaded."""
+Check = Callable[[Path], AdapterSummary]
+"""Reads an untrusted GGUF adapter, every value included. Raises an AdapterError if it must not be loaded."""
 
 _GGUF_NAME: Final = "adapter.gguf"
 _CONVERSION: Final = b"gemlane conversion 1\n"
@@ -86,7 +87,7 @@ class Intake:
             known.check()
             path = source.path if source.is_gguf else self._state.blob(known.digest)
             if source.is_gguf or path.exists():
-                return CheckedAdapter(known.digest, path, known.size_bytes, known.rank)
+                return CheckedAdapter(known.digest, path, known.size_bytes, known.rank, known.warnings)
         try:
             checked = await (self._read_gguf(source.path) if source.is_gguf else self.convert(source))
         except AdapterError as error:
@@ -149,7 +150,7 @@ class Intake:
         known = self._known.find(path, stamp)
         if known is not None:
             known.check()
-            return CheckedAdapter(known.digest, path, known.size_bytes, known.rank)
+            return CheckedAdapter(known.digest, path, known.size_bytes, known.rank, known.warnings)
         checked = await self._read(path)
         if checked.digest != digest:
             raise InvalidAdapter("its converted file is not what was converted; upload it again")
@@ -159,7 +160,7 @@ class Intake:
     async def _keep(self, gguf: Path) -> CheckedAdapter:
         checked = await self._read(gguf)
         path = await asyncio.to_thread(self._state.keep_blob, gguf, checked.digest)
-        checked = CheckedAdapter(checked.digest, path, checked.size_bytes, checked.rank)
+        checked = replace(checked, path=path)
         self._note(path, stamp_of(path), checked)
         return checked
 
@@ -179,13 +180,14 @@ class Intake:
             )
 
     def _note(self, path: Path, stamp: Stamp, checked: CheckedAdapter) -> None:
-        self._known.note(path, KnownFile(stamp, checked.digest, checked.size_bytes, checked.rank))
+        found = KnownFile(stamp, checked.digest, checked.size_bytes, checked.rank, warnings=checked.warnings)
+        self._known.note(path, found)
 
 
 def _read(path: Path, check: Check) -> CheckedAdapter:
     try:
-        rank = check(path)
-        return CheckedAdapter(digest_of(path), path, path.stat().st_size, rank)
+        summary = check(path)
+        return CheckedAdapter(digest_of(path), path, path.stat().st_size, summary.max_rank, summary.warnings)
     except OSError as error:
         raise InvalidAdapter(f"it cannot be read: {error.strerror}") from error
 

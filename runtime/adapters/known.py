@@ -18,7 +18,7 @@ from runtime.errors import AdapterError, from_code
 
 log = logging.getLogger(__name__)
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 """Of the file and of what was checked: a new rule for adapters makes it a new number."""
 _MAX_BYTES: Final = 256 << 20
 
@@ -59,6 +59,7 @@ class KnownFile:
     rank: int = 0
     code: str = ""
     message: str = ""
+    warnings: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Refuse again what was refused.
@@ -100,10 +101,7 @@ class KnownFiles:
             return
         self._conversions = {str(source): str(result) for source, result in content["conversions"].items()}
         if _stamp(content["base"]) == self._base:
-            self._files = {
-                str(path): KnownFile(**(fields | {"stamp": _stamp(fields["stamp"])}))
-                for path, fields in content["files"].items()
-            }
+            self._files = {str(path): _known_file(fields) for path, fields in content["files"].items()}
 
     def find(self, path: Path, stamp: Stamp) -> KnownFile | None:
         """What the file was found to be, if it has not changed since."""
@@ -153,6 +151,10 @@ class KnownFiles:
             log.warning("what is known of files cannot be written: %s", error)
             return
         self._is_dirty = False
+
+
+def _known_file(fields: dict[str, Any]) -> KnownFile:
+    return KnownFile(**(fields | {"stamp": _stamp(fields["stamp"]), "warnings": tuple(fields["warnings"])}))
 
 
 def _stamp(value: Any) -> Stamp:

@@ -305,6 +305,8 @@ class Store:
         checked = await prepare()
         if self._lock is not None:
             check_locked(self._lock, generation.adapter.name, checked.digest)
+        for warning in checked.warnings:
+            log.warning("adapter %s: %s", generation.adapter.name, warning)
         generation.checked = checked
         self._move(generation, AdapterState.CHECKED)
         await self._settle(generation, self._offer(generation))

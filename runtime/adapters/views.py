@@ -22,12 +22,16 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckedAdapter:
-    """A GGUF that keeps every rule. ``digest`` is the SHA-256 of the file at ``path``, in hexadecimal."""
+    """A GGUF that keeps every rule. ``digest`` is the SHA-256 of the file at ``path``, in hexadecimal.
+
+    ``warnings`` say what may make it useless: that it changes nothing, or was made for another base.
+    """
 
     digest: str
     path: Path
     size_bytes: int
     rank: int
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,8 @@ class AdapterView:
     last_used_at: datetime | None = None
     is_pinned: bool = False
     replacement: ReplacementView | None = None
+    warnings: tuple[str, ...] = ()
+    """What may make it useless, though it keeps every rule."""
 
     @property
     def id(self) -> str:

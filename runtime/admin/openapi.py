@@ -16,6 +16,7 @@ _ADAPTER: Final = record(
         "name": TEXT,
         "state": _STATES,
         "reason": _TEXT_OR_NULL,
+        "warnings": listing(TEXT),
         "digest": _TEXT_OR_NULL,
         "bytes": COUNT,
         "rank": COUNT,

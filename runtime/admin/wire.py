@@ -22,6 +22,7 @@ def render_adapter(view: AdapterView, resident: frozenset[str]) -> dict[str, Any
         "name": view.name,
         "state": view.state.value,
         "reason": view.reason or None,
+        "warnings": list(view.warnings),
         "digest": view.digest,
         "bytes": view.size_bytes,
         "rank": view.rank,

@@ -9,6 +9,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from runtime.adapters.store import Store
+from runtime.adapters.views import AdapterView
 from runtime.engines.protocol import Engine
 from runtime.engines.states import EngineState, EngineStatus
 from runtime.errors import ForeignOrigin, Unauthorized
@@ -38,10 +39,16 @@ def health_of(engine: Engine, store: Store) -> dict[str, Any]:
         "model": dataclasses.asdict(ready.model),
         "adapter_batching": ready.adapter_batching,
         "adapter_batching_reason": ready.batching_reason,
-        "adapters": [{"id": adapter.id, "name": adapter.name} for adapter in store.usable()],
+        "adapters": [_shown(adapter) for adapter in store.usable()],
         "requests": {"in_flight": engine.n_in_flight},
         "load": dataclasses.asdict(stats) if stats is not None else None,
     }
+
+
+def _shown(adapter: AdapterView) -> dict[str, Any]:
+    """An adapter in the list of ``/health``; its warnings, if it has some."""
+    shown: dict[str, Any] = {"id": adapter.id, "name": adapter.name}
+    return shown | {"warnings": list(adapter.warnings)} if adapter.warnings else shown
 
 
 def add_routes(app: web.Application) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from convert.gguf.header import read_header
+from convert.rules.adapter import AdapterSummary
 from runtime.adapters.check import make_check
 from runtime.adapters.converter import Converter
 from runtime.adapters.disk import StateDir
@@ -21,6 +23,7 @@ from runtime.adapters.known import KnownFiles, stamp_of
 from runtime.adapters.life import AdapterState
 from runtime.adapters.store import Store
 from runtime.adapters.views import AdapterView
+from runtime.admin.wire import render_adapter
 from runtime.errors import IncompleteAdapter, InvalidAdapter, UnknownAdapter
 from tests.runtime.double import ScriptedEngine
 
@@ -44,7 +47,7 @@ class House:
         self.n_read: list[Path] = []
         check = make_check(self.model)
 
-        def counting(path: Path) -> int:
+        def counting(path: Path) -> AdapterSummary:
             self.n_read.append(path)
             return check(path)
 
@@ -367,11 +370,11 @@ async def test_a_file_that_changes_while_it_is_read_is_read_again(
     shutil.copy(tiny_adapters / "pirate.gguf", place)
     read = house.intake._check
 
-    def change(path: Path) -> int:
-        rank = read(path)
+    def change(path: Path) -> AdapterSummary:
+        summary = read(path)
         monkeypatch.setattr(house.intake, "_check", read)
         shutil.copy(tiny_adapters / "shout.gguf", path)
-        return rank
+        return summary
 
     monkeypatch.setattr(house.intake, "_check", change)
     await house.look()
@@ -381,7 +384,7 @@ async def test_a_file_that_changes_while_it_is_read_is_read_again(
     assert house.digest("voice") == house.digest("shout")
 
 
-@pytest.mark.parametrize("spoil", [lambda path: path.write_text("{"), lambda path: path.write_text('{"format": 1}')])
+@pytest.mark.parametrize("spoil", [lambda path: path.write_text("{"), lambda path: path.write_text('{"format": 2}')])
 async def test_what_is_known_can_be_lost(
     house: House, tiny_adapters: Path, spoil: Callable[[Path], object], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -403,3 +406,22 @@ def test_candidates_reads_no_file(tmp_path: Path) -> None:
     place.chmod(0)
     found, others = candidates(tmp_path)
     assert (list(found), others) == (["secret.gguf"], {})
+
+
+async def test_what_may_make_an_adapter_useless_is_shown(
+    house: House, tiny_adapters: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An adapter that changes nothing is served, logged, and listed with its warning, also after a restart."""
+    content = bytearray((tiny_adapters / "pirate.gguf").read_bytes())
+    for tensor in read_header(tiny_adapters / "pirate.gguf").tensors.values():
+        content[tensor.offset : tensor.offset + tensor.size_bytes] = bytes(tensor.size_bytes)
+    (house.place / "idle.gguf").write_bytes(content)
+    await house.look()
+    await house.close()
+    house.open()
+    await house.look()
+    assert house.n_read == []
+    view = house.view("idle.gguf")
+    assert view.state is AdapterState.READY
+    assert "it changes nothing" in render_adapter(view, frozenset())["warnings"][0]
+    assert "adapter idle: it changes nothing" in caplog.text
