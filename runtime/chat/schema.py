@@ -34,7 +34,7 @@ _TERM: Final = {
     },
     "additionalProperties": False,
 }
-_LORA: Final = {"oneOf": [{"type": ["string", "null"]}, {"type": "array", "items": _TERM, "maxItems": MAX_TERMS}]}
+LORA: Final = {"oneOf": [{"type": ["string", "null"]}, {"type": "array", "items": _TERM, "maxItems": MAX_TERMS}]}
 _TOKENS: Final = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}, "minItems": 1}
 _PROMPT: Final = {
     "anyOf": [
@@ -43,7 +43,7 @@ _PROMPT: Final = {
         {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_PROMPTS},
     ]
 }
-_MODEL: Final = {"type": "string", "pattern": "^(@cf/google/)?gemma-7b-it-lora(:.+)?$"}
+MODEL: Final = {"type": "string", "pattern": "^(@cf/google/)?gemma-7b-it-lora(:.+)?$"}
 _FORMAT: Final = {
     "anyOf": [
         {"type": "object", "properties": {"type": {"enum": ["text", "json_object"]}}, "required": ["type"]},
@@ -70,8 +70,8 @@ def _body(fields: Mapping[str, Field], prompt: Mapping[str, Any], **more: Any) -
         "properties": {
             **properties,
             **{key: {} for key in sorted(IGNORED)},
-            "model": _MODEL,
-            "lora": _LORA,
+            "model": MODEL,
+            "lora": LORA,
             **more,
             **prompt,
         },

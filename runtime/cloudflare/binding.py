@@ -20,12 +20,12 @@ from aiohttp import web
 from runtime.cloudflare import catalogue
 from runtime.cloudflare.errors import render_binding_error
 from runtime.cloudflare.routes import headers
-from runtime.cloudflare.run import answer
+from runtime.cloudflare.run import answer, refuse_if_busy
 from runtime.cloudflare.wire import check_model, parse_inputs
-from runtime.errors import InvalidRequest, MethodNotAllowed, Overloaded, UnknownRoute, UnsupportedVersion
+from runtime.errors import InvalidRequest, MethodNotAllowed, UnknownRoute, UnsupportedVersion
 from runtime.web.body import parse_json_object, render_json
 from runtime.web.dialect import ErrorAnswer, ErrorFormat
-from runtime.web.keys import ENGINE, LIMITS
+from runtime.web.keys import LIMITS
 from runtime.web.limits import read_body
 
 _RUNS: Final = ("/run", "/ai-gateway/run")
@@ -71,6 +71,14 @@ async def forwarded(request: web.Request) -> web.StreamResponse:
     return await _serve(request, _call(request.headers.get("X-Forwarded", "/run?version=3"), model))
 
 
+def credentials(request: web.BaseRequest) -> Mapping[str, str]:
+    """The headers of a call. Miniflare's remote proxy has none to set: its token stands in the URL it is given."""
+    token = request.query.get("token", "") if is_proxied(request) else ""
+    if not token or "Authorization" in request.headers:
+        return request.headers
+    return {**{name.title(): value for name, value in request.headers.items()}, "Authorization": f"Bearer {token}"}
+
+
 def add_routes(app: web.Application) -> None:
     """The binding's own paths, and those of its proxies; the application registers ``GET /``, which has a page too."""
     for path in _RUNS:
@@ -100,15 +108,8 @@ async def _run(request: web.Request, model: str) -> web.StreamResponse:
     lora = options.get("lora")  # where workers-ai-provider puts its settings
     run_input = parse_inputs(body.get("inputs"), query_lora=lora if isinstance(lora, str) else "")
     check_model(model[max(model.find(":@") + 1, 0) :])  # ``options.prefix`` stands before the id, with a colon
-    if options.get("rejectIfBusy") is True and _is_busy(request):
-        raise Overloaded("every place is taken, and the request asked not to wait")
+    refuse_if_busy(request, options)
     return await answer(request, run_input, render_json)
-
-
-def _is_busy(request: web.Request) -> bool:
-    """Whether a new request would wait for its turn."""
-    engine = request.app[ENGINE]
-    return engine.ready is not None and engine.n_in_flight >= engine.ready.model.n_parallel
 
 
 def _check_version(version: str) -> None:
@@ -144,4 +145,6 @@ def _render_error(error: Exception, _request_id: str) -> ErrorAnswer:
     return ErrorAnswer(fault.status, body, {"Retry-After": str(fault.retry_after_s)} if fault.retry_after_s else {})
 
 
-ERROR_FORMAT: Final = ErrorFormat(is_mine=_is_mine, headers=headers, render_error=_render_error)
+ERROR_FORMAT: Final = ErrorFormat(
+    is_mine=_is_mine, headers=headers, render_error=_render_error, credentials=credentials
+)

@@ -7,6 +7,7 @@ chunks, ids ``id-<milliseconds>``; errors are those of REST.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from aiohttp import web
 from runtime.adapters.blend import blend_of, parse_lora
 from runtime.chat.body import CompletionInput, parse_chat
 from runtime.chat.messages import parse_messages
-from runtime.cloudflare.run import NEURONS
+from runtime.cloudflare.run import NEURONS, refuse_if_busy
 from runtime.cloudflare.wire import DONE, MODEL, check_model, render_error_frame, render_frame, render_usage
 from runtime.errors import MethodNotAllowed, UnknownModel, UnsupportedGrammar, UnsupportedParameter
 from runtime.generation import FinishReason, GenerationRequest, Usage
@@ -79,12 +80,21 @@ def _object(created_ms: int, kind: str, choice: dict[str, Any], usage: Usage) ->
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
-    """Answer one chat; keys that nobody knows are ignored, as in the native route."""
-    body = parse_json_object(await read_body(request, request.app[LIMITS]))
+    """Answer one chat; unknown keys are ignored, as in the native route."""
+    return await answer_chat(request, parse_json_object(await read_body(request, request.app[LIMITS])))
+
+
+async def answer_chat(request: web.Request, body: Mapping[str, Any]) -> web.StreamResponse:
+    """Answer the chat of a body.
+
+    Raises:
+        GemlaneError: the body, the model, its adapters or the engine.
+    """
     asked = parse_chat(body, is_strict=False)
     messages = parse_messages(body.get("messages"))
     check_model(asked.model)
     _refuse_choices(asked)
+    refuse_if_busy(request, body.get("options"))
     request[IGNORED] = asked.ignored
     lora = asked.lora or parse_lora(request.query.get("lora"))
     generation = GenerationRequest(

@@ -106,6 +106,10 @@ def _binding_run(summary: str) -> dict[str, Any]:
 _RUN: Final = operation(
     "Run the model", answers(_enveloped(_RESULT), _REST_ERROR, _ANSWERING, can_stream=True), SCHEMA["input"]
 )
+_STEP: Final = record(
+    {"provider": {"const": "workers-ai"}, "endpoint": {"const": MODEL}, "query": SCHEMA["input"]},
+    {"headers": {"type": "object"}},
+)
 _CHATTING: Final = operation("Chat", answers(_CHAT, _REST_ERROR, _ANSWERING, can_stream=True), _CHAT_BODY)
 
 PATHS: Final = {
@@ -164,6 +168,24 @@ PATHS: Final = {
         post=_RUN,
     ),
     _GATEWAY + "/v1/chat/completions": path(_ACCOUNT, parameter("gateway", "path"), post=_CHATTING),
+    "/v1/{account}/{gateway}/compat/chat/completions": path(
+        _ACCOUNT,
+        parameter("gateway", "path"),
+        post=operation(
+            "Chat, by AI Gateway's names of models",
+            answers(_CHAT, _REST_ERROR, _ANSWERING, can_stream=True),
+            {**_CHAT_BODY, "properties": {**_CHAT_BODY["properties"], "model": {"const": f"workers-ai/{MODEL}"}}},
+        ),
+    ),
+    "/v1/{account}/{gateway}": path(
+        parameter("account", "path", {"const": "local"}),
+        parameter("gateway", "path"),
+        post=operation(
+            "Try providers in turn",
+            answers(_enveloped(_RESULT), _REST_ERROR, _ANSWERING, can_stream=True),
+            {"type": "array", "items": _STEP, "minItems": 1, "maxItems": 16},
+        ),
+    ),
     "/run": path(*_CALL, post=_binding_run("Run, for the Worker binding")),
     "/ai-gateway/run": path(*_CALL, post=_binding_run("Run, for the Worker binding with a gateway")),
     "/ai-api/models/search": path(

@@ -9,22 +9,25 @@ from aiohttp import web
 
 from runtime.cloudflare.chat import chat_completions, no_list, other_models_only
 from runtime.cloudflare.errors import render_rest_error
-from runtime.cloudflare.run import answer
-from runtime.cloudflare.wire import check_model, parse_run, render_envelope
+from runtime.cloudflare.run import answer, refuse_if_busy
+from runtime.cloudflare.wire import check_model, parse_inputs, render_envelope
+from runtime.web.body import parse_json
 from runtime.web.dialect import ErrorAnswer, ErrorFormat
 from runtime.web.keys import LIMITS
 from runtime.web.limits import read_body
 
 _GATEWAY: Final = "/v1/{account}/{gateway}/workers-ai"  # AI Gateway's, for clients whose host is rewritten
-_OURS: Final = re.compile(r"/client/v4/.*|/ai-api/.*|/v1/[^/]+/[^/]+/workers-ai/.*", re.DOTALL)
+_OURS: Final = re.compile(r"/client/v4/.*|/ai-api/.*|/v1/[^/]+/[^/]+/(workers-ai|compat)/.*", re.DOTALL)
 _AI: Final = "/client/v4/accounts/{account}/ai"
 
 
 async def run(request: web.Request) -> web.StreamResponse:
     """``POST .../ai/run/{model}``, the model's id plain or percent-encoded, with or without a trailing slash."""
-    body = await read_body(request, request.app[LIMITS])
-    run_input = parse_run(body, query_lora=request.query.get("lora", ""))
+    inputs = parse_json(await read_body(request, request.app[LIMITS]))
+    run_input = parse_inputs(inputs, query_lora=request.query.get("lora", ""))
     check_model(request.match_info["model"].rstrip("/"))
+    if isinstance(inputs, dict):
+        refuse_if_busy(request, inputs.get("options"))
     return await answer(request, run_input, render_envelope)
 
 
@@ -51,4 +54,6 @@ def _render_error(error: Exception, request_id: str) -> ErrorAnswer:
     return ErrorAnswer(fault.status, body, retry)
 
 
-ERROR_FORMAT: Final = ErrorFormat(lambda request: _OURS.fullmatch(request.path) is not None, headers, _render_error)
+ERROR_FORMAT: Final = ErrorFormat(
+    lambda request: _OURS.fullmatch(request.rel_url.raw_path) is not None, headers, _render_error
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -11,11 +11,12 @@ from runtime.adapters.blend import blend_of
 from runtime.adapters.store import Store
 from runtime.cloudflare.wire import RunFrames, RunInput, render_result
 from runtime.config import ServerSettings
+from runtime.errors import Overloaded
 from runtime.generation import GenerationRequest
 from runtime.prompt import gemma
 from runtime.prompt.gemma import Message, SystemRole
 from runtime.web.answers import Ask, collect, stream
-from runtime.web.keys import REQUEST_ID, SETTINGS, STORE
+from runtime.web.keys import ENGINE, REQUEST_ID, SETTINGS, STORE
 
 NEURONS: Final = {"cf-ai-neurons": "0.00"}
 """What a success cost; LoRA inference is free (docs "features/fine-tunes/loras"), and so is our own."""
@@ -41,6 +42,18 @@ def to_generation(run_input: RunInput, request_id: str, store: Store, settings: 
         sampling=run_input.sampling,
         blend=blend_of(run_input.lora, store.member),
     )
+
+
+def refuse_if_busy(request: web.Request, options: Any) -> None:
+    """Refuse a request that would wait for its turn, if its ``options`` ask for that.
+
+    Raises:
+        Overloaded: ``rejectIfBusy`` is true, and every place is taken.
+    """
+    engine = request.app[ENGINE]
+    is_busy = engine.ready is not None and engine.n_in_flight >= engine.ready.model.n_parallel
+    if is_busy and isinstance(options, dict) and options.get("rejectIfBusy") is True:
+        raise Overloaded("every place is taken, and the request asked not to wait")
 
 
 async def answer(

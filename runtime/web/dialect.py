@@ -24,13 +24,15 @@ class ErrorFormat:
     """How errors look in one part of the URL space, and which headers every answer there carries.
 
     ``is_mine`` picks requests by their path. ``headers`` makes the headers from the request's id. ``render_error``
-    turns any exception into an answer. A part that ``is_open`` needs no token.
+    turns any exception into an answer. A part that ``is_open`` needs no token. ``credentials`` gives the headers in
+    which a token is looked for.
     """
 
     is_mine: Callable[[web.BaseRequest], bool]
     headers: Callable[[str], Mapping[str, str]]
     render_error: Callable[[Exception, str], ErrorAnswer]
     is_open: bool = False
+    credentials: Callable[[web.BaseRequest], Mapping[str, str]] = lambda request: request.headers
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,5 +31,7 @@ STREAM: Final = web.RequestKey("stream", web.StreamResponse)
 """The answer of which bytes have already been sent."""
 FRAMES: Final = web.RequestKey[Frames]("frames", Frames)
 """How that stream is written."""
+HEADERS: Final = web.RequestKey[dict[str, str]]("headers", dict)
+"""More headers of the answer, streamed or whole."""
 IGNORED: Final = web.RequestKey[tuple[str, ...]]("ignored", tuple)
 """Keys of the body that changed nothing; the answer names them in the header ``x-gemlane-ignored``."""

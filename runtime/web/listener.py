@@ -21,10 +21,14 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
+from runtime.errors import InvalidRequest
+from runtime.web import plain
 from runtime.web.first_request import FirstRequestTimeout
 from runtime.web.keys import FIRST_REQUEST_TIMEOUT, LIMITS
 
 _FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_SERVER_ERROR: Final = 500
+_MAX_ECHO: Final = 200
 _SHUTDOWN_S: Final = 1.0  # how long handlers may take to end once the application is closed
 
 
@@ -33,7 +37,31 @@ class _OwnErrors(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, HttpProcessingError)
+        return not isinstance(error, HttpProcessingError | web.RequestPayloadError)
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's protocol of one connection; bytes that are not HTTP are refused as JSON, in our words."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer a request that aiohttp could not read, and close the connection."""
+        refusal = super().handle_error(request, status, exc, message)
+        if status >= _SERVER_ERROR:
+            return refusal
+        words = " ".join((message or "the request cannot be read").split())
+        answer = plain.render_error(InvalidRequest(f"this is not HTTP as the server reads it: {words[:_MAX_ECHO]}"), "")
+        response = web.Response(status=status, body=answer.body, headers={"Content-Type": "application/json"})
+        response.headers["Server"] = "gemlane"
+        response.force_close()
+        return response
 
 
 class Listener:
@@ -157,6 +185,7 @@ class _ConnectionFactory:
         if server is None or len(server.connections) >= self._n_connections:
             return _Refusal()
         protocol: web.RequestHandler = server()
+        protocol.__class__ = _Connection  # aiohttp offers no factory of its own for its protocol
         self._first_request.begin(protocol)
         return protocol
 

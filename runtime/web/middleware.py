@@ -13,7 +13,7 @@ from runtime.errors import GemlaneError, InvalidRequest, MethodNotAllowed, Reque
 from runtime.observe.events import RequestEnded
 from runtime.web.answers import break_off
 from runtime.web.dialect import ErrorFormat, format_of
-from runtime.web.keys import FIRST_REQUEST_TIMEOUT, IGNORED, OBSERVER, REQUEST_ID, STREAM
+from runtime.web.keys import FIRST_REQUEST_TIMEOUT, HEADERS, IGNORED, OBSERVER, REQUEST_ID, STREAM
 from runtime.web.origins import is_preflight, preflight_headers
 from runtime.web.tokens import TokenCheck
 
@@ -41,11 +41,11 @@ def make_middleware(formats: Sequence[ErrorFormat], tokens: TokenCheck) -> Calla
                 response: web.StreamResponse = web.Response(status=204, headers=preflight_headers(request.headers))
             else:
                 if not error_format.is_open:
-                    tokens.check(request.headers)
+                    tokens.check(error_format.credentials(request))
                 response = await handler(request)
             status = response.status
         except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
-            typed = _typed(error)
+            typed = _typed(error, request)
             response = await _respond(request, error_format, typed)
             status, code = response.status, _code_of(typed)
         finally:
@@ -88,24 +88,34 @@ def make_prepare_hook(
             response.headers.setdefault(name, value)
         for name, value in tokens.cors_headers(request.headers).items():
             response.headers.setdefault(name, value)
+        response.headers.update(request.get(HEADERS, {}))
         if ignored := request.get(IGNORED):
             response.headers["x-gemlane-ignored"] = ", ".join(ignored)
 
     return on_prepare
 
 
-def _typed(error: Exception) -> Exception:
+def _hint(request: web.Request) -> str:
+    """The path that was meant: a base URL without ``/v1``, or with two of them, is the usual mistake."""
+    path = "/" + request.path.strip("/")
+    for meant in (f"/v1{path}", path.removeprefix("/v1")):
+        if any(resource.canonical == meant for resource in request.app.router.resources()):
+            return f"; {meant} was meant, perhaps"
+    return "; GET /openapi.json lists the paths there are"
+
+
+def _typed(error: Exception, request: web.Request) -> Exception:
     """Refusals of aiohttp's own, as errors of ours."""
     match error:
         case web.HTTPNotFound():
-            return UnknownRoute("no such path")
+            return UnknownRoute(f"no such path{_hint(request)}")
         case web.HTTPMethodNotAllowed():
             allowed = frozenset(error.allowed_methods)
             return MethodNotAllowed(f"that path does not know {error.method}", error.method, allowed)
         case web.HTTPRequestEntityTooLarge():
             return RequestTooLarge("the body is over its limit")
         case web.HTTPException() | web.RequestPayloadError():
-            return InvalidRequest(f"the request cannot be read: {error}")
+            return InvalidRequest(f"the request cannot be read: {' '.join(str(error).split())}")
         case _:
             return error
 

@@ -41,7 +41,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 
 async def no_response(request: web.Request) -> web.StreamResponse:
-    """``/v1/responses/{response}`` and what lies below it.
+    """``/v1/responses/{response}`` and everything below it.
 
     Raises:
         InvalidParameter: always; nothing is stored.
@@ -53,8 +53,8 @@ def add_routes(app: web.Application) -> None:
     """The Responses API."""
     for slash in ("", "/"):
         app.router.add_post("/v1/responses" + slash, create)
-    for path in ("/v1/responses/{response}", "/v1/responses/{response}/{rest:.+}"):
-        app.router.add_route("*", path, no_response)
+    for method in ("GET", "POST", "DELETE"):
+        app.router.add_route(method, "/v1/responses/{response:.+}", no_response)
 
 
 def _generation(request: web.Request, asked: ResponseInput) -> GenerationRequest:

@@ -1,6 +1,7 @@
 """The Worker binding by its three ways."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from aiohttp import ClientSession
 
 from runtime.errors import EngineDied
 from runtime.generation import BASE, Blend, BlendMember
-from tests.runtime.conftest import PIRATE, PIRATE_FILE
+from tests.runtime.conftest import PIRATE, PIRATE_FILE, Serve
 from tests.runtime.double import ScriptedEngine
 
 MODEL = "@cf/google/gemma-7b-it-lora"
@@ -143,3 +144,16 @@ async def test_strangers_at_the_root(client: ClientSession) -> None:
         assert (response.status, (await response.json())["internalCode"]) == (400, 7000)
     async with client.post("/", json={}, headers={"MF-URL": "http://[half"}) as response:
         assert (response.status, (await response.json())["internalCode"]) == (400, 5006)
+
+
+async def test_miniflares_token_stands_in_its_url(serve: Serve, tmp_path: Path) -> None:
+    """Its remote proxy sets no header, so the URL that it is given holds the token; nobody else's URL may."""
+    (tmp_path / "tokens").write_text("secret\n")
+    client = await serve(token_file=str(tmp_path / "tokens"))
+    headers = {"MF-URL": "https://workers-binding.ai/run?version=3", "MF-Header-cf-consn-model-id": MODEL}
+    body = {"inputs": {"prompt": "hi"}, "options": {}}
+    for query, status in (("?token=secret", 200), ("?token=wrong", 401), ("", 400)):
+        async with client.post(f"/{query}", json=body, headers=headers) as response:
+            assert response.status == status
+    async with client.post(f"/client/v4/accounts/a/ai/run/{MODEL}?token=secret", json={"prompt": "hi"}) as response:
+        assert response.status == 400

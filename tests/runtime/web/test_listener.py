@@ -123,3 +123,57 @@ async def test_http_1_0(client: ClientSession) -> None:
     assert b"chunked" not in head
     assert body.startswith(b"data: ")
     assert body.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "words"),
+    [
+        (b"GET /v1/models HTTP/1.1\r\n\r\n", "Missing 'Host' header"),
+        (
+            b"POST /v1/models HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: br\r\nContent-Length: 1\r\n\r\nx",
+            "brotli",
+        ),
+        (b"NONSENSE\r\n\r\n", "Invalid method"),
+    ],
+)
+async def test_bytes_that_are_not_http_are_refused_as_json(serve: Serve, request_bytes: bytes, words: str) -> None:
+    """The refusal is JSON of ours, names no software but this one, and says what was wrong."""
+    client = await serve()
+    assert client._base_url is not None
+    reader, writer = await asyncio.open_connection(client._base_url.host, client._base_url.port)
+    writer.write(request_bytes)
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert b"400 Bad Request" in head
+    assert b"application/json" in head
+    assert b"aiohttp" not in head
+    error = json.loads(body)["error"]
+    assert error["code"] == "invalid_request"
+    assert words in error["message"]
+
+
+async def test_a_broken_gzip_body_leaves_no_traceback(client: ClientSession, caplog: pytest.LogCaptureFixture) -> None:
+    """The client is told in one line, and the log holds no error of ours."""
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    async with client.post("/v1/chat/completions", data=b"0123456789", headers=headers) as response:
+        assert response.status == 400
+        message = (await response.json())["error"]["message"]
+    assert "gzip" in message
+    assert "\n" not in message
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/chat/completions", "/v1/chat/completions was meant"),
+        ("/v1/v1/models", "/v1/models was meant"),
+        ("/nowhere", "GET /openapi.json"),
+        ("/v1/embeddings", "GET /openapi.json"),
+    ],
+)
+async def test_an_unknown_path_says_which_was_meant(client: ClientSession, path: str, words: str) -> None:
+    """A base URL without ``/v1``, or with two, is named."""
+    async with client.get(path) as response:
+        assert response.status == 404
+        assert words in (await response.json())["error"]["message"]
