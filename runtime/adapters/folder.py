@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import watchfiles
 
+from convert.formats import describe_folder
 from runtime.adapters.intake import AdapterFiles, ChangedWhileReadError, Intake
 from runtime.adapters.known import Stamp, stamp_of
 from runtime.adapters.store import Store
@@ -94,9 +95,10 @@ def _candidate(path: Path) -> Candidate | str:
     if path.name.endswith(_UNFINISHED):
         return "not finished, by its name"
     status = path.stat()
-    if stat.S_ISDIR(status.st_mode) and path.suffix != ".gguf":
+    is_gguf = path.suffix.lower() == ".gguf"
+    if stat.S_ISDIR(status.st_mode) and not is_gguf:
         return _folder_candidate(path)
-    if path.suffix != ".gguf":
+    if not is_gguf:
         return "neither a .gguf file nor a folder with an adapter_config.json"
     refused = "" if stat.S_ISREG(status.st_mode) else "not a regular file"
     stamp = stamp_of(path)
@@ -109,16 +111,25 @@ def _folder_candidate(path: Path) -> Candidate | str:
     config = path / CONFIG_NAME
     files = tuple(one for one in (config, weights) if one is not None and one.exists())
     if not files:
-        return f"a folder without {CONFIG_NAME}"
+        what = _described(path)
+        return f"a folder without {CONFIG_NAME}" + (f": {what}" if what else "")
     missing = ""
     if weights is None:
-        missing = f"waits for {PEFT_WEIGHTS} (or {MLX_WEIGHTS})"
+        what = _described(path)
+        missing = f"waits for {PEFT_WEIGHTS} (or {MLX_WEIGHTS})" + (f": {what}" if what else "")
     elif len(files) < 2:
         missing = f"waits for {CONFIG_NAME}"
     stamp = stamp_of(*files)
     return Candidate(
         path.name, path.name, AdapterFiles(path, files), stamp, _latest(stamp), missing, _unusable_name(path.name)
     )
+
+
+def _described(path: Path) -> str | None:
+    """What a folder is, if it is known for something else than an adapter: pickles, a training run, GGUF files."""
+    with os.scandir(path) as entries:
+        kinds = [(entry.name, entry.is_dir()) for entry in entries]
+    return describe_folder((name for name, is_dir in kinds if not is_dir), (name for name, is_dir in kinds if is_dir))
 
 
 def _unusable_name(name: str) -> str:

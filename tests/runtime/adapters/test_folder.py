@@ -425,3 +425,23 @@ async def test_what_may_make_an_adapter_useless_is_shown(
     assert view.state is AdapterState.READY
     assert "it changes nothing" in render_adapter(view, frozenset())["warnings"][0]
     assert "adapter idle: it changes nothing" in caplog.text
+
+
+async def test_what_people_leave_in_the_folder_is_named(
+    house: House, tiny_adapters: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """NAME.GGUF is served; a folder around GGUF files, a training run and pickles are left out with what they are."""
+    shutil.copy(tiny_adapters / "pirate.gguf", house.place / "PIRATE.GGUF")
+    (house.place / "org").mkdir()
+    shutil.copy(tiny_adapters / "tag.gguf", house.place / "org" / "tag.gguf")
+    (house.place / "run" / "checkpoint-300").mkdir(parents=True)
+    pickled = shutil.copytree(PEFT / "tag", house.place / "pickled")
+    (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
+    await house.look()
+    assert house.view("PIRATE.GGUF").state is AdapterState.READY
+    assert (
+        "org in the adapters folder is left out: a folder without adapter_config.json: a folder of GGUF" in caplog.text
+    )
+    assert "run in the adapters folder is left out" in caplog.text
+    assert "give one of its checkpoints: checkpoint-300" in caplog.text
+    assert "only there as adapter_model.bin, a pickle" in house.view("pickled").reason
