@@ -126,6 +126,11 @@ class ServerSettings:
         "a system message is put before the first user turn (fold), left out as in 2024 (drop), or an error (reject)",
         choices=("fold", "drop", "reject"),
     )
+    cloudflare_model: str = option(
+        "auto",
+        "Cloudflare's name of the model; auto: both names answer, and the catalogue lists that of the base's size",
+        choices=("auto", "@cf/google/gemma-7b-it-lora", "@cf/google/gemma-2b-it-lora"),
+    )
     max_queue: int = option(64, "requests that may wait beyond those that run; more are answered 429", metavar="N")
     request_timeout_s: int = option(600, "longest a request may take, in seconds", metavar="S")
     max_body_mib: int = option(4, "largest request body, uploads aside, in MiB", metavar="MIB")

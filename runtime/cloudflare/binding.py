@@ -25,7 +25,7 @@ from runtime.cloudflare.wire import check_model, parse_inputs
 from runtime.errors import InvalidRequest, MethodNotAllowed, UnknownRoute, UnsupportedVersion
 from runtime.web.body import parse_json_object, render_json
 from runtime.web.dialect import ErrorAnswer, ErrorFormat
-from runtime.web.keys import LIMITS
+from runtime.web.keys import LIMITS, SETTINGS
 from runtime.web.limits import read_body
 
 _RUNS: Final = ("/run", "/ai-gateway/run")
@@ -107,7 +107,8 @@ async def _run(request: web.Request, model: str) -> web.StreamResponse:
     options = options if isinstance(options, dict) else {}
     lora = options.get("lora")  # where workers-ai-provider puts its settings
     run_input = parse_inputs(body.get("inputs"), query_lora=lora if isinstance(lora, str) else "")
-    check_model(model[max(model.find(":@") + 1, 0) :])  # ``options.prefix`` stands before the id, with a colon
+    name = model[max(model.find(":@") + 1, 0) :]  # ``options.prefix`` stands before the id, with a colon
+    check_model(name, request.app[SETTINGS].cloudflare_model)
     refuse_if_busy(request, options)
     return await answer(request, run_input, render_json)
 

@@ -36,6 +36,7 @@ class WorkersChatFrames:
     """The stream, in the orders of keys that were recorded. ``created_ms`` is in Unix milliseconds."""
 
     created_ms: int
+    model: str = MODEL
 
     def start(self) -> bytes:
         """Nothing: no chunk holds the role."""
@@ -43,14 +44,14 @@ class WorkersChatFrames:
 
     def text(self, piece: TextPiece) -> bytes:
         """A content chunk."""
-        head = {"id": f"id-{self.created_ms}", "created": self.created_ms // 1000, "model": MODEL}
+        head = {"id": f"id-{self.created_ms}", "created": self.created_ms // 1000, "model": self.model}
         choice = {"index": piece.index, "delta": {"content": piece.text}}
         return render_frame({**head, "object": "chat.completion.chunk", "choices": [choice]})
 
     def end(self, end: TextEnd) -> bytes:
         """The last chunk, with why the answer ended and usage."""
         choice = {"index": end.index, "delta": {}, "finish_reason": end.reason.value}
-        return render_frame(_object(self.created_ms, "chat.completion.chunk", choice, end.usage))
+        return render_frame(_object(self.created_ms, self.model, "chat.completion.chunk", choice, end.usage))
 
     def close(self, _usage: Usage) -> bytes:
         """The end of the stream."""
@@ -61,19 +62,19 @@ class WorkersChatFrames:
         return render_error_frame(error)
 
 
-def render_chat(created_ms: int, text: str, reason: FinishReason, usage: Usage) -> bytes:
+def render_chat(created_ms: int, text: str, reason: FinishReason, usage: Usage, model: str = MODEL) -> bytes:
     """A whole answer."""
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": reason.value}
-    return render_json(_object(created_ms, "chat.completion", choice, usage))
+    return render_json(_object(created_ms, model, "chat.completion", choice, usage))
 
 
-def _object(created_ms: int, kind: str, choice: dict[str, Any], usage: Usage) -> dict[str, Any]:
+def _object(created_ms: int, model: str, kind: str, choice: dict[str, Any], usage: Usage) -> dict[str, Any]:
     return {
         "id": f"id-{created_ms}",
         "object": kind,
         "created": created_ms // 1000,
-        "model": MODEL,
+        "model": model,
         "choices": [choice],
         "usage": render_usage(usage),
     }
@@ -92,7 +93,7 @@ async def answer_chat(request: web.Request, body: Mapping[str, Any]) -> web.Stre
     """
     asked = parse_chat(body, is_strict=False)
     messages = parse_messages(body.get("messages"))
-    check_model(asked.model)
+    check_model(asked.model, request.app[SETTINGS].cloudflare_model)
     _refuse_choices(asked)
     refuse_if_busy(request, body.get("options"))
     request[IGNORED] = asked.ignored
@@ -106,18 +107,20 @@ async def answer_chat(request: web.Request, body: Mapping[str, Any]) -> web.Stre
         stop=asked.stop,
     )
     try:
-        return await _answer(request, generation, is_stream=asked.is_stream)
+        return await _answer(request, generation, asked.model, is_stream=asked.is_stream)
     except UnsupportedGrammar as error:
         # The engine knows what is wrong with the grammar, and not which key it came by.
         raise UnsupportedGrammar(f"{asked.structure_param}: {error}", asked.structure_param) from None
 
 
-async def _answer(request: web.Request, generation: GenerationRequest, *, is_stream: bool) -> web.StreamResponse:
+async def _answer(
+    request: web.Request, generation: GenerationRequest, model: str, *, is_stream: bool
+) -> web.StreamResponse:
     created_ms = time.time_ns() // 1_000_000
     if is_stream:
-        return await stream(request, [Ask(generation)], WorkersChatFrames(created_ms))
+        return await stream(request, [Ask(generation)], WorkersChatFrames(created_ms, model))
     answer = await collect(request, generation)
-    body_bytes = render_chat(created_ms, answer.text, answer.finish_reason, answer.usage)
+    body_bytes = render_chat(created_ms, answer.text, answer.finish_reason, answer.usage, model)
     return web.Response(body=body_bytes, headers={"Content-Type": "application/json", **NEURONS})
 
 
@@ -140,7 +143,7 @@ async def other_models_only(request: web.Request) -> web.StreamResponse:
         UnknownModel: always.
     """
     model = parse_json_object(await read_body(request, request.app[LIMITS])).get("model", "")
-    raise UnknownModel(f"this server has only {MODEL}, for chats", str(model))
+    raise UnknownModel("this server has only Gemma with LoRA, for chats", str(model))
 
 
 async def no_list(request: web.Request) -> web.StreamResponse:

@@ -15,7 +15,7 @@ from aiohttp import web
 from runtime.adapters.record import UploadRecord
 from runtime.adapters.upload_rules import check_file_name
 from runtime.adapters.uploads import Uploads
-from runtime.cloudflare.wire import MODEL, render_envelope
+from runtime.cloudflare.wire import MODELS, names_of, render_envelope
 from runtime.errors import AdapterError, InvalidRequest, UnknownAdapter
 from runtime.web.body import parse_json_object
 from runtime.web.keys import ADAPTERS, LIMITS, SETTINGS
@@ -36,8 +36,9 @@ async def create(request: web.Request) -> web.Response:
     is_public = fields.get("public")
     if is_public is not None and not isinstance(is_public, bool):
         raise InvalidRequest("public must be a boolean")
-    if model != MODEL:
-        raise AdapterError(f"MODEL_NOT_SUPPORTED: {model[:200]}; this server finetunes {MODEL} alone")
+    names = names_of(request.app[SETTINGS].cloudflare_model)
+    if model not in names:
+        raise AdapterError(f"MODEL_NOT_SUPPORTED: {model[:200]}; this server finetunes {' and '.join(names)} alone")
     record = await _finetunes(request).create(name, model, description, is_public=is_public or False)
     return _answer(render_finetune(record))
 
@@ -131,7 +132,7 @@ def render_asset(record: UploadRecord, file_name: str) -> dict[str, Any]:
 def _kept(request: web.Request) -> list[UploadRecord]:
     """All finetunes, oldest first; none where none can be kept."""
     uploads = request.app[ADAPTERS].uploads
-    return [] if uploads is None else [record for record in uploads if record.model == MODEL]
+    return [] if uploads is None else [record for record in uploads if record.model in MODELS]
 
 
 def _finetunes(request: web.Request) -> Uploads:

@@ -19,7 +19,7 @@ from runtime.cloudflare.wire import check_model, parse_inputs, render_envelope
 from runtime.errors import GemlaneError, InvalidRequest, UnknownModel
 from runtime.web.body import parse_json, parse_json_object
 from runtime.web.dialect import ErrorAnswer, ErrorFormat
-from runtime.web.keys import HEADERS, LIMITS, TOKENS
+from runtime.web.keys import HEADERS, LIMITS, SETTINGS, STREAM, TOKENS
 from runtime.web.limits import read_body
 
 _PROVIDER: Final = "workers-ai"
@@ -55,6 +55,8 @@ async def universal(request: web.Request) -> web.StreamResponse:
         try:
             return await _run_step(request, step)
         except GemlaneError as error:
+            if STREAM in request:
+                raise  # the client has a part of this step's answer
             failure = error
     raise failure
 
@@ -80,7 +82,7 @@ async def _run_step(request: web.Request, step: Any) -> web.StreamResponse:
     if endpoint == _CHAT:
         return await answer_chat(request, query if isinstance(query, dict) else {})
     run_input = parse_inputs(query)
-    check_model(endpoint)
+    check_model(endpoint, request.app[SETTINGS].cloudflare_model)
     return await answer(request, run_input, render_envelope)
 
 

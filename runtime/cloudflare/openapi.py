@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from runtime.chat.schema import CHAT_BODY
-from runtime.cloudflare.wire import MODEL, SCHEMA
+from runtime.cloudflare.wire import MODELS, SCHEMA
 from runtime.web.openapi import (
     ANYTHING,
     COUNT,
@@ -22,11 +22,13 @@ from runtime.web.openapi import (
 
 _AI: Final = "/client/v4/accounts/{account}/ai"
 _GATEWAY: Final = "/v1/{account}/{gateway}/workers-ai"
+_MODEL: Final = {"enum": list(MODELS)}
+_COMPAT_MODEL: Final = {"enum": [f"workers-ai/{name}" for name in MODELS]}
 _ACCOUNT: Final = parameter("account", "path")
 _ONE: Final = parameter("finetune", "path")
 _CALL: Final = (
     parameter("version", "query", {"const": "3"}),
-    parameter("cf-consn-model-id", "header", {"const": MODEL}),
+    parameter("cf-consn-model-id", "header", _MODEL),
 )
 _TRUTH: Final = {"type": "boolean"}
 _LOOKING: Final = (400, 401, 403, 405)
@@ -64,7 +66,7 @@ _FINETUNE: Final = record(
     }
 )
 _NEW_FINETUNE: Final = record(
-    {"model": {"const": MODEL}, "name": {"type": "string", "minLength": 1, "maxLength": 200}},
+    {"model": _MODEL, "name": {"type": "string", "minLength": 1, "maxLength": 200}},
     {"description": {"type": ["string", "null"], "maxLength": 2000}, "public": {"type": ["boolean", "null"]}},
 )
 _ASSET_FORM: Final = record(
@@ -83,7 +85,7 @@ _CHAT: Final = record(
 
 _CHAT_BODY: Final = {
     **CHAT_BODY,
-    "properties": {**CHAT_BODY["properties"], "model": {"const": MODEL}},
+    "properties": {**CHAT_BODY["properties"], "model": _MODEL},
     "additionalProperties": True,
 }
 
@@ -107,7 +109,7 @@ _RUN: Final = operation(
     "Run the model", answers(_enveloped(_RESULT), _REST_ERROR, _ANSWERING, can_stream=True), SCHEMA["input"]
 )
 _STEP: Final = record(
-    {"provider": {"const": "workers-ai"}, "endpoint": {"const": MODEL}, "query": SCHEMA["input"]},
+    {"provider": {"const": "workers-ai"}, "endpoint": _MODEL, "query": SCHEMA["input"]},
     {"headers": {"type": "object"}},
 )
 _CHATTING: Final = operation("Chat", answers(_CHAT, _REST_ERROR, _ANSWERING, can_stream=True), _CHAT_BODY)
@@ -115,7 +117,7 @@ _CHATTING: Final = operation("Chat", answers(_CHAT, _REST_ERROR, _ANSWERING, can
 PATHS: Final = {
     _AI + "/run/{model}": path(
         _ACCOUNT,
-        parameter("model", "path", {"const": MODEL}),
+        parameter("model", "path", _MODEL),
         *queries("lora"),
         post=_RUN,
     ),
@@ -163,7 +165,7 @@ PATHS: Final = {
     _GATEWAY + "/{model}": path(
         _ACCOUNT,
         parameter("gateway", "path"),
-        parameter("model", "path", {"const": MODEL}),
+        parameter("model", "path", _MODEL),
         *queries("lora"),
         post=_RUN,
     ),
@@ -174,7 +176,13 @@ PATHS: Final = {
         post=operation(
             "Chat, by AI Gateway's names of models",
             answers(_CHAT, _REST_ERROR, _ANSWERING, can_stream=True),
-            {**_CHAT_BODY, "properties": {**_CHAT_BODY["properties"], "model": {"const": f"workers-ai/{MODEL}"}}},
+            {
+                **_CHAT_BODY,
+                "properties": {
+                    **_CHAT_BODY["properties"],
+                    "model": _COMPAT_MODEL,
+                },
+            },
         ),
     ),
     "/v1/{account}/{gateway}": path(

@@ -13,7 +13,7 @@ from runtime.cloudflare.run import answer, refuse_if_busy
 from runtime.cloudflare.wire import check_model, parse_inputs, render_envelope
 from runtime.web.body import parse_json
 from runtime.web.dialect import ErrorAnswer, ErrorFormat
-from runtime.web.keys import LIMITS
+from runtime.web.keys import LIMITS, SETTINGS
 from runtime.web.limits import read_body
 
 _GATEWAY: Final = "/v1/{account}/{gateway}/workers-ai"  # AI Gateway's, for clients whose host is rewritten
@@ -25,7 +25,7 @@ async def run(request: web.Request) -> web.StreamResponse:
     """``POST .../ai/run/{model}``, the model's id plain or percent-encoded, with or without a trailing slash."""
     inputs = parse_json(await read_body(request, request.app[LIMITS]))
     run_input = parse_inputs(inputs, query_lora=request.query.get("lora", ""))
-    check_model(request.match_info["model"].rstrip("/"))
+    check_model(request.match_info["model"].rstrip("/"), request.app[SETTINGS].cloudflare_model)
     if isinstance(inputs, dict):
         refuse_if_busy(request, inputs.get("options"))
     return await answer(request, run_input, render_envelope)

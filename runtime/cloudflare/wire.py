@@ -24,6 +24,9 @@ from runtime.web.body import parse_json, render_json
 from runtime.web.streams import TextEnd, TextPiece
 
 MODEL: Final = "@cf/google/gemma-7b-it-lora"
+MODEL_2B: Final = "@cf/google/gemma-2b-it-lora"
+MODELS: Final = (MODEL, MODEL_2B)
+"""The original's names of the two sizes of Gemma 1; they share their schema."""
 SCHEMA: Final[dict[str, Any]] = json.loads((Path(__file__).parent / "schema.json").read_text(encoding="utf-8"))
 DONE: Final = b"data: [DONE]\n\n"
 
@@ -79,14 +82,20 @@ def parse_inputs(inputs: Any, *, query_lora: str = "") -> RunInput:
     )
 
 
-def check_model(model: str) -> None:
-    """Let the one model that is served here pass.
+def names_of(choice: str) -> tuple[str, ...]:
+    """The names that the model answers by; ``choice`` is the setting ``cloudflare_model``."""
+    return MODELS if choice == "auto" else (choice,)
+
+
+def check_model(model: str, choice: str) -> None:
+    """Let a name of the model that is served here pass; ``choice`` is as for ``names_of``.
 
     Raises:
-        UnknownModel: it is another.
+        UnknownModel: it is another model's.
     """
-    if model != MODEL:
-        raise UnknownModel(f"this server has only {MODEL}", model)
+    names = names_of(choice)
+    if model not in names:
+        raise UnknownModel(f"this server has only {' and '.join(names)}", model)
 
 
 def parse_messages(items: Any) -> tuple[Message, ...]:

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import ClientSession
 
 from runtime.cloudflare.wire import MODEL
+from runtime.errors import EngineDied
 from tests.runtime.conftest import Serve
 from tests.runtime.double import READY, ScriptedEngine
 
@@ -101,3 +102,13 @@ async def test_a_request_that_will_not_wait(
         assert (response.status, (await response.json())["errors"][0]["code"]) == (429, 3040)
     async with client.post(path, data=json.dumps(body)) as response:
         assert response.status == 200
+
+
+async def test_a_stream_that_breaks_ends_the_list(client: ClientSession, engine: ScriptedEngine) -> None:
+    """A step whose stream has begun is the answer, with its error as the last event; no later step is tried."""
+    engine.script = ["Hello", EngineDied("killed")]
+    steps = [STEP | {"query": {"prompt": "hi", "stream": True}}, STEP]
+    async with client.post("/v1/account/gateway", json=steps) as response:
+        received = await response.read()
+    assert received.endswith(b'"AiError: Internal server error: killed","code":3043}],"success":false}\n\n')
+    assert len(engine.requests) == 1
