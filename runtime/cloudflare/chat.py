@@ -22,7 +22,7 @@ from runtime.errors import MethodNotAllowed, UnknownModel, UnsupportedGrammar, U
 from runtime.generation import FinishReason, GenerationRequest, Usage
 from runtime.prompt import gemma
 from runtime.prompt.gemma import SystemRole
-from runtime.web.answers import Ask, collect, stream
+from runtime.web.answers import Ask, collect, refuse_oversized, stream
 from runtime.web.body import parse_json_object, render_json
 from runtime.web.keys import IGNORED, LIMITS, REQUEST_ID, SETTINGS, STORE
 from runtime.web.limits import read_body
@@ -95,6 +95,7 @@ async def answer_chat(request: web.Request, body: Mapping[str, Any]) -> web.Stre
     messages = parse_messages(body.get("messages"))
     check_model(asked.model, request.app[SETTINGS].cloudflare_model)
     _refuse_choices(asked)
+    refuse_oversized(request, [message.content for message in messages])
     refuse_if_busy(request, body.get("options"))
     request[IGNORED] = asked.ignored
     lora = asked.lora or parse_lora(request.query.get("lora"))

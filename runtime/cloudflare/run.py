@@ -15,7 +15,7 @@ from runtime.errors import Overloaded
 from runtime.generation import GenerationRequest
 from runtime.prompt import gemma
 from runtime.prompt.gemma import Message, SystemRole
-from runtime.web.answers import Ask, collect, stream
+from runtime.web.answers import Ask, collect, refuse_oversized, stream
 from runtime.web.keys import ENGINE, REQUEST_ID, SETTINGS, STORE
 
 NEURONS: Final = {"cf-ai-neurons": "0.00"}
@@ -64,6 +64,8 @@ async def answer(
     Raises:
         GemlaneError: the adapter, the prompt or the engine.
     """
+    if run_input.messages is not None:
+        refuse_oversized(request, [message.content for message in run_input.messages])
     generation = to_generation(run_input, request[REQUEST_ID], request.app[STORE], request.app[SETTINGS])
     if run_input.is_stream:
         return await stream(request, [Ask(generation)], RunFrames())

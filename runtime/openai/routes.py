@@ -19,7 +19,7 @@ from runtime.openai.models import blend_of_model, context_of, get_model, list_mo
 from runtime.openai.wire import ChatFrames, Head, TextFrames, render_chat, render_text
 from runtime.prompt import gemma
 from runtime.prompt.gemma import SystemRole
-from runtime.web.answers import Ask, collect_all, stream
+from runtime.web.answers import Ask, collect_all, refuse_oversized, stream
 from runtime.web.body import parse_json_object
 from runtime.web.dialect import ErrorAnswer, ErrorFormat
 from runtime.web.keys import IGNORED, LIMITS, REQUEST_ID, SETTINGS
@@ -37,7 +37,9 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     """``POST /v1/chat/completions``."""
     body = parse_json_object(await read_body(request, request.app[LIMITS]))
     asked = parse_chat(body)
-    prompt = gemma.render(parse_messages(body.get("messages")), SystemRole(request.app[SETTINGS].system_role))
+    messages = parse_messages(body.get("messages"))
+    refuse_oversized(request, [message.content for message in messages])
+    prompt = gemma.render(messages, SystemRole(request.app[SETTINGS].system_role))
     asks = _asks(request, asked, [prompt], context_of(request))
     head = _head("chatcmpl-", request, asked)
     frames = ChatFrames(head, len(asks), includes_usage=asked.includes_usage)
@@ -48,7 +50,10 @@ async def completions(request: web.Request) -> web.StreamResponse:
     """``POST /v1/completions``: each prompt as it stands, without a template."""
     body = parse_json_object(await read_body(request, request.app[LIMITS]))
     asked = parse_text(body)
-    asks = _asks(request, asked, parse_prompts(body), _DEFAULT_TEXT_TOKENS)
+    prompts = parse_prompts(body)
+    for prompt in prompts:
+        refuse_oversized(request, [prompt.text], len(prompt.tokens))
+    asks = _asks(request, asked, prompts, _DEFAULT_TEXT_TOKENS)
     head = _head("cmpl-", request, asked)
     frames = TextFrames(head, includes_usage=asked.includes_usage)
     return await _answer(request, asked, asks, head, render_text, frames)

@@ -15,12 +15,16 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from runtime.engines.protocol import Engine, Restarted
-from runtime.errors import EngineError, RequestTimeout
+from runtime.errors import ContextExceeded, EngineError, RequestTimeout
 from runtime.generation import GenerationRequest, Usage
 from runtime.messages import Accepted, Finished, PromptScores, Started, Text, TokenScore
 from runtime.web.keys import ENGINE, FRAMES, LIMITS, STREAM
 from runtime.web.streams import Answer, Frames, TextEnd, TextPiece, total_usage
 
+_MIN_MESSAGE_TOKENS = 4
+"""Two control tokens, the role and a line break: what Gemma's template puts around a message at least."""
+_MAX_TOKEN_CHARACTERS = 128
+"""No token of Gemma's vocabulary stands for more: its longest has 48 bytes."""
 _DEFAULT_AT_ONCE = 8
 """Answers of one request that run at once while the engine has not yet said how many it decodes."""
 
@@ -46,6 +50,29 @@ class _Again:
 
 
 _Event = _Open | _Again | TextPiece | TextEnd
+
+
+def refuse_oversized(request: web.Request, texts: Sequence[str], n_tokens: int = 0) -> None:
+    """Refuse a conversation that cannot fit into the context window, before it is put into the template.
+
+    Args:
+        request: of the client.
+        texts: of the messages, or of the one prompt.
+        n_tokens: token ids besides.
+
+    Raises:
+        ContextExceeded: the number of messages, characters or ids alone says that it cannot fit.
+    """
+    ready = request.app[ENGINE].ready
+    if ready is None:
+        return
+    n_least = n_tokens + sum(len(text) // _MAX_TOKEN_CHARACTERS for text in texts)
+    n_least += _MIN_MESSAGE_TOKENS * (len(texts) - 1)
+    if n_least >= ready.model.n_ctx:
+        raise ContextExceeded(
+            f"the prompt has at least {n_least} tokens; at most {ready.model.n_ctx - 1} leave room for an answer "
+            f"in the context window of {ready.model.n_ctx}"
+        )
 
 
 async def collect(request: web.Request, generation: GenerationRequest) -> Answer:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from runtime.errors import InvalidRequest, MissingBody
+from runtime.errors import InvalidRequest, MissingBody, RequestTooLarge
 
+MAX_COLONS, MAX_COMMAS = 100_000, 500_000
+"""A body with more of these is not parsed: that would stop all streams. 3 MB of text have some 50,000 commas, 4 MB of
+JSON inside a text some 90,000 colons; each member of an object needs a colon, each item of a list a comma."""
 _MAX_EXACT_DIGITS = 400
 """Past this many digits a whole number is infinite as a double (1.8e308); Python alone would keep or refuse it."""
 
@@ -16,10 +19,13 @@ def parse_json(body: bytes) -> Any:
 
     Raises:
         MissingBody: nothing came.
+        RequestTooLarge: more members or items than any request has.
         InvalidRequest: not UTF-8, not JSON, or nested deeper than any request is.
     """
     if not body.strip():
         raise MissingBody("the request has no body; send a JSON object")
+    if body.count(b":") > MAX_COLONS or body.count(b",") > MAX_COMMAS:
+        raise RequestTooLarge(f"a body may hold {MAX_COLONS} colons and {MAX_COMMAS} commas at most")
     try:
         return json.loads(body.decode("utf-8-sig"), parse_int=_parse_int, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:

@@ -113,6 +113,17 @@ def test_miniflare(server: Server, command: Command, needs: Needs, ran: Ran) -> 
     ran("npm miniflare", installed.version("miniflare"), "the page's Worker; base, adapter, stream, errors, models")
 
 
+def test_miniflare_with_a_token(guarded: Server, command: Command, needs: Needs, ran: Ran) -> None:
+    """The URL that Miniflare is given holds the token; without it the Worker's call is refused."""
+    needs("npm")
+    program = installed.program("npm", "miniflare.mjs")
+    done = command(*program, PAGE, GEMLANE_URL=f"{guarded.url}/?token=token")
+    assert done.returncode == 0, done.stderr + done.stdout
+    check_page(json.loads(done.stdout))
+    assert command(*program, PAGE, GEMLANE_URL=f"{guarded.url}/?token=wrong").returncode != 0
+    ran("npm miniflare, tokens", installed.version("miniflare"), "the page's Worker, the token in the URL")
+
+
 def test_the_ai_sdk_inside_a_worker(server: Server, command: Command, needs: Needs, ran: Ran) -> None:
     """``workers-ai-provider`` over ``env.AI``, where its ``lora`` setting travels among the options."""
     needs("npm")

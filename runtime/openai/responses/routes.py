@@ -13,7 +13,7 @@ from runtime.openai.responses.body import ResponseInput, parse_response
 from runtime.openai.responses.wire import ResponseFrames, ResponseHead, render_response
 from runtime.prompt import gemma
 from runtime.prompt.gemma import SystemRole
-from runtime.web.answers import Ask, collect, stream
+from runtime.web.answers import Ask, collect, refuse_oversized, stream
 from runtime.web.body import parse_json_object
 from runtime.web.keys import IGNORED, LIMITS, REQUEST_ID, SETTINGS
 from runtime.web.limits import read_body
@@ -58,6 +58,7 @@ def add_routes(app: web.Application) -> None:
 
 
 def _generation(request: web.Request, asked: ResponseInput) -> GenerationRequest:
+    refuse_oversized(request, [message.content for message in asked.messages])
     return GenerationRequest(
         request_id=request[REQUEST_ID],
         prompt=gemma.render(asked.messages, SystemRole(request.app[SETTINGS].system_role)),
