@@ -232,7 +232,7 @@ def _warn_of_unknown_variables(environment: Mapping[str, str], known: Set[str]) 
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
         if variable.startswith(ENVIRONMENT_PREFIX) and name not in {*known, *_NO_SETTINGS}:
             wanted = {ENVIRONMENT_PREFIX + one.upper() for one in known}
-            _LOG.warning("the environment variable %s is no setting%s", variable, _nearest(variable, wanted))
+            _LOG.warning("the environment variable %s is not a setting%s", variable, _nearest(variable, wanted))
 
 
 def _all_fields() -> Iterator[tuple[dataclasses.Field[Any], type]]:

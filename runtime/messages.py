@@ -53,7 +53,7 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Nobody waits for this answer any more; its sequence is freed at the next step."""
+    """The client has left; the sequence is freed at the next step."""
 
     request_id: str
 
@@ -104,7 +104,7 @@ class ModelInfo:
     device: str
     """The devices that hold layers, their cards, and how many layers; or ``CPU``."""
     warnings: tuple[str, ...] = ()
-    """What may make its answers worse than they should be, for whoever runs the server."""
+    """What may make answers worse than they should be, for the server's operator."""
     cache_bytes: int = 0
     """Of the key-value cache."""
     lanes_bytes: int = 0

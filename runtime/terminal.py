@@ -40,7 +40,7 @@ class Serving:
 def loading_bar() -> Iterator[Callable[[float], None]]:
     """A progress bar for the model file; the context gives the function that moves it to a fraction, 0 to 1.
 
-    Log lines appear above the bar. It is silent where standard error is no terminal.
+    Log lines appear above the bar. It is silent where standard error is not a terminal.
     """
     form = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
     with (

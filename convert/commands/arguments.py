@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         code = handler(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has seen enough (`| head`); what is still buffered has nowhere to go.
+        # The reader of our output has closed it (`| head`); what is still buffered is dropped.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except ConvertError as error:

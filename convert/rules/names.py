@@ -38,7 +38,7 @@ def parse_name(name: str) -> GemmaName | None:
 
 
 def names_differ(made_for: str | None, base: str | None) -> bool:
-    """Say whether two names speak of different Gemmas; False where one of them does not tell."""
+    """Return whether two names mean different Gemmas; False where a name does not say which."""
     ours, theirs = parse_name(made_for or ""), parse_name(base or "")
     if ours is None or theirs is None:
         return False

@@ -42,7 +42,7 @@ def parse_lora(value: Any) -> tuple[BlendTerm, ...]:
     """The terms that a JSON value names; none for the base model, which ``null``, ``""`` and ``[]`` stand for.
 
     Raises:
-        InvalidRequest: the value is neither a string nor a list of objects, a name is missing, a scale is no number
+        InvalidRequest: the value is neither a string nor a list of objects, a name is missing, a scale is not a number
             or out of its range, or there are more than ``MAX_TERMS`` terms.
     """
     if value is None or value == "":

@@ -161,7 +161,7 @@ class AdapterFolder:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._is_readable = True
         self.others: dict[str, str] = {}
-        """Why each other entry of the folder is no adapter, by file name."""
+        """Why each other entry of the folder is not an adapter, by file name."""
 
     async def start(self) -> None:
         """Take in what lies there; returns once each of them is served, refused, or waits for files."""

@@ -344,7 +344,7 @@ class Store:
                 self._start(self._settle(generation, self._offer(generation)))
 
     def _give_up(self, adapter: AdapterEntry, generation: Generation, error: BaseException) -> None:
-        """A generation could not be brought in, and that is no fault of its own: its adapter is as it was before."""
+        """A generation could not be brought in, for a reason outside of it: its adapter is as it was before."""
         if generation is adapter.candidate:
             adapter.candidate = None
         else:

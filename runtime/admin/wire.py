@@ -46,7 +46,7 @@ def render_list(views: Iterable[AdapterView], resident: frozenset[str], limits: 
 
 
 def render_llama_server(views: Iterable[AdapterView]) -> list[dict[str, Any]]:
-    """llama-server's list. ``path`` is the name, since ours are host paths of nobody's business; no scale is global."""
+    """llama-server's list. ``path`` is the name, since clients see no server paths; no scale is global."""
     return [{"id": index, "path": view.name, "scale": 0.0} for index, view in enumerate(views)]
 
 

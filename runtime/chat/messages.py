@@ -51,7 +51,7 @@ def parse_content(content: Any, place: str, *, may_be_null: bool = False) -> str
     """The text of one message.
 
     Raises:
-        InvalidParameter: it is no string and no list of text parts.
+        InvalidParameter: it is neither a string nor a list of text parts.
     """
     if isinstance(content, str):
         return content

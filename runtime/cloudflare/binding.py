@@ -49,7 +49,7 @@ async def direct(request: web.Request) -> web.StreamResponse:
 
 
 async def proxied(request: web.Request) -> web.StreamResponse:
-    """A call by Miniflare's remote proxy; anything else at ``/`` is nobody's.
+    """A call by Miniflare's remote proxy; any other POST to ``/`` is unknown.
 
     Raises:
         UnknownRoute: no ``MF-URL`` came.

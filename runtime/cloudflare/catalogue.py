@@ -98,7 +98,7 @@ async def authors_search(_request: web.Request) -> web.Response:
 
 
 async def accounts(_request: web.Request) -> web.Response:
-    """``GET /client/v4/accounts``, by which wrangler finds an account that nobody named."""
+    """``GET /client/v4/accounts``, by which wrangler finds an account when none is named."""
     return _answer([{"id": "0" * 32, "name": "local"}], result_info={"page": 1, "per_page": 20, "count": 1})
 
 
@@ -108,7 +108,7 @@ async def memberships(_request: web.Request) -> web.Response:
 
 
 async def verify_token(_request: web.Request) -> web.Response:
-    """``GET /client/v4/user/tokens/verify``: whoever comes this far has a token that works."""
+    """``GET /client/v4/user/tokens/verify``: a request that reaches this handler has a valid token."""
     return _answer({"id": "0" * 32, "status": "active"})
 
 

@@ -128,7 +128,7 @@ def _check_range(rule: Schema, number: float, path: Path) -> None:
 
 
 def _is_binary(items: list[Any]) -> bool:
-    """Whether the original takes a list for bytes: its first item that is no string or number is missing or null."""
+    """Whether the original takes a list for bytes: all items are text or numbers, up to the first null."""
     for item in items:
         if isinstance(item, bool) or not isinstance(item, str | int | float):
             return item is None

@@ -102,7 +102,7 @@ def parse_messages(items: Any) -> tuple[Message, ...]:
     """The messages that the template can show.
 
     The validator lets some lists pass unseen (their first item null, say); the first-party template then shows
-    nothing for what is no message, and so do we.
+    nothing for an item that is not a message, and so do we.
     """
     fields = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
     turns = [(item.get("role"), item.get("content")) for item in fields]

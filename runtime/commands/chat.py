@@ -245,7 +245,7 @@ def _show_one(_chat: Chat, answers: Sequence[StreamedAnswer], threads: Sequence[
 def _show_columns(
     chat: Chat, answers: Sequence[StreamedAnswer], threads: Sequence[threading.Thread], out: TextIO
 ) -> None:
-    """Draw the answers side by side again and again; where ``out`` is no terminal, once at the end."""
+    """Draw the answers side by side again and again; where ``out`` is not a terminal, once at the end."""
     n_drawn = 0
     while True:
         is_running = any(thread.is_alive() for thread in threads)

@@ -67,7 +67,7 @@ def check_adapters(settings: Settings) -> Iterator[Finding]:
 
 
 def check_tokens(settings: ServerSettings) -> Finding:
-    """Whether the token file is there, readable, and nobody else's."""
+    """Whether the token file is there, and readable by its owner alone."""
     try:
         tokens = load_tokens(settings)
     except ConfigError as error:

@@ -26,7 +26,7 @@ _EXIT_TIMEOUT_S = 5.0
 _LOG_TIMEOUT_S = 1.0
 _MAX_WORDS = 300
 _SIGNALS: dict[int, str] = {
-    signal.SIGKILL: "killed from outside (signal 9); out of memory, if nobody did it",
+    signal.SIGKILL: "killed from outside (signal 9); out of memory, unless a user did it",
     signal.SIGABRT: "aborted by llama.cpp (signal 6)",
     signal.SIGSEGV: "ended by a segmentation fault (signal 11)",
     signal.SIGBUS: "ended by a bus error (signal 7): its model file became shorter, or memory is short",
@@ -168,7 +168,7 @@ class EngineChild:
             await asyncio.wait_for(self._relay, _LOG_TIMEOUT_S)
 
     def _hangs(self, now: float, waited_from: float) -> bool:
-        """Whether the engine hangs. A pause of our own event loop is no silence of the engine's."""
+        """Whether the engine hangs. A pause of our own event loop does not count."""
         if now - waited_from > _MAX_OWN_PAUSE_S:
             self._heard_at += now - waited_from
         silent_s = now - self._heard_at

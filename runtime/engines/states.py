@@ -75,7 +75,7 @@ class EngineStatus:
     reason: str = ""
     """Why the engine ended last, or why it is degraded; empty if it never ended."""
     n_deaths: int = 0
-    """How often an engine process ended that nobody stopped."""
+    """How often an engine process ended without being stopped."""
     n_fallbacks: int = 0
     """How often it was started without lanes because it had crashed with them."""
     n_starts: int = 0

@@ -57,7 +57,7 @@ def _top(score: TokenScore) -> dict[str, float] | None:
 
 
 def _token_text(piece: bytes) -> str:
-    r"""A token's text; bytes that are no whole character in OpenAI's notation, ``bytes:\xe2\x80``."""
+    r"""A token's text; bytes of an incomplete character in OpenAI's notation, ``bytes:\xe2\x80``."""
     try:
         return piece.decode()
     except UnicodeDecodeError:

@@ -134,14 +134,14 @@ async def listen(
 
 
 def bind_socket(path: str) -> socket.socket:
-    """A Unix socket at ``path`` that only this user may connect to. A socket that nobody listens on is replaced.
+    """A Unix socket at ``path`` that only this user may connect to. A socket without a listener is replaced.
 
     Raises:
         OSError: something else lies there, another server listens there, or the folder cannot be written.
     """
     if os.path.lexists(path):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise OSError(errno.EEXIST, "a file that is no socket lies there")
+            raise OSError(errno.EEXIST, "a file that is not a socket is there")
         with socket.socket(socket.AF_UNIX) as probe:
             try:
                 probe.connect(path)

@@ -1,9 +1,9 @@
 """Which web pages may ask, and by which names: cross-origin rules (CORS) and the guard against DNS rebinding. Pure.
 
 A server with tokens lets every page ask: the token is the protection, and there are no cookies. A server without
-tokens trusts whoever reaches loopback, and a page in a browser of this machine does. So it answers its own pages and
-those of ``--allow-origin`` alone, and only under a name of loopback: a page whose owner points its name at 127.0.0.1
-(DNS rebinding) has no foreign origin, but it cannot hide its name.
+tokens trusts every client that reaches loopback, and a page in a browser of this machine does. So it answers its own
+pages and those of ``--allow-origin`` alone, and only under a name of loopback: a page whose owner points its name at
+127.0.0.1 (DNS rebinding) has no foreign origin, but it cannot hide its name.
 
 Source: WHATWG Fetch, "CORS protocol"; W3C Private Network Access, for ``Access-Control-Allow-Private-Network``.
 """
@@ -39,7 +39,7 @@ class Origins:
         """Let a request pass that comes from no web page, from one of our own, or from an allowed one.
 
         Raises:
-            ForeignOrigin: the Host is no name of loopback, or a page of another origin asks.
+            ForeignOrigin: the Host is not a name of loopback, or a page of another origin asks.
         """
         host = headers.get("Host", "")
         if host and not self.has_any_name and not is_own_name(host):
@@ -70,7 +70,7 @@ def parse_origins(text: str, *, has_any_name: bool = False) -> Origins:
     for entry in entries:
         if not _ORIGIN.fullmatch(entry):
             raise ConfigError(
-                f"--allow-origin: {entry!r} is no origin; "
+                f"--allow-origin: {entry!r} is not an origin; "
                 "write https://page.example, app:// for all of a scheme, or null"
             )
     return Origins(entries, has_any_name)

@@ -31,7 +31,7 @@ def reload_tls(context: ssl.SSLContext, settings: ServerSettings) -> None:
     """
     names = f"--tls-cert {settings.tls_cert} and --tls-key {settings.tls_key}"
     try:
-        # A password prompt would stop a server that nobody watches.
+        # A password prompt would stop a server without a terminal.
         context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: "")
     except ssl.SSLError as error:
         raise ConfigError(f"{names} cannot be used: {error.reason or error}") from error

@@ -20,7 +20,7 @@ FLAGS = (
     *("--disable-component-update", "--disable-sync"),
     *(("--no-sandbox",) if os.geteuid() == 0 else ()),
 )
-"""Chromium asks nobody but the page's server; its sandbox does not start for root."""
+"""Chromium connects to the page's server alone; its sandbox does not start for root."""
 TIMEOUT_MS = 20_000
 
 OpenPage = Callable[..., Playground]

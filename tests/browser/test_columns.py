@@ -153,7 +153,7 @@ def test_an_answer_too_short_to_measure_says_so(playground: Playground) -> None:
 
 
 def test_answers_come_whole_where_streaming_is_off(playground: Playground) -> None:
-    """Without streams the answers are the same, and show no time to a first token that nobody saw."""
+    """Without streams the answers are the same, and show no time to a first token, since none was seen."""
     playground.set_parameter("Temperature", "0")
     playground.page.get_by_label("Stream the answers").uncheck()
     assert playground.ask(CAPITAL) == [ANSWERS[voice][CAPITAL] for voice in ("base", "pirate", "shout")]

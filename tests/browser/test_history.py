@@ -111,7 +111,7 @@ def test_export_and_import_carry_a_conversation_to_another_browser(
 def test_a_wrong_file_is_refused_with_its_fault(
     playground: Playground, tmp_path: Path, content: str, words: str
 ) -> None:
-    """A file that is no export changes nothing, and the page says what is wrong with it."""
+    """A file that is not an export changes nothing, and the page says what is wrong with it."""
     wrong = tmp_path / "wrong.json"
     wrong.write_text(content)
     playground.page.get_by_role("button", name="History").click()

@@ -97,7 +97,9 @@ def test_settings_never_change() -> None:
 def test_an_unknown_variable_is_warned_of_with_the_nearest_name(caplog: pytest.LogCaptureFixture) -> None:
     """A misspelt environment variable changes nothing, so the log names the setting that was probably meant."""
     assert resolve(GEMLANE_N_CTXX="5", HOME="/").engine.n_ctx == 0
-    assert caplog.messages == ["the environment variable GEMLANE_N_CTXX is no setting; did you mean 'GEMLANE_N_CTX'?"]
+    assert caplog.messages == [
+        "the environment variable GEMLANE_N_CTXX is not a setting; did you mean 'GEMLANE_N_CTX'?"
+    ]
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_name(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_conversation_and_a_limit(gemma: LocalGemma) -> None:
 
 
 def test_mistakes_are_typed(gemma: LocalGemma, tmp_path: Path) -> None:
-    """An unknown name, a file that is no adapter and a prompt that is too long each have their class."""
+    """An unknown name, a file that is not an adapter and a prompt that is too long each have their class."""
     with pytest.raises(UnknownAdapter, match="adapters here are pirate, shout"):
         gemma.answer(QUESTION, lora="nobody")
     with pytest.raises(InvalidAdapter, match=r"cannot read .*none\.gguf|no such file"):

@@ -153,7 +153,7 @@ class ProvisionalAdapters:
         self._on_settled(self.mode, reason)
 
     def forget(self, blend: Blend) -> None:
-        """Drop what was prepared for a blend that nobody uses any more."""
+        """Drop what was prepared for a blend that no sequence uses any more."""
         self._current.forget(blend)
 
     def pin(self, digest: str, *, is_pinned: bool) -> None:

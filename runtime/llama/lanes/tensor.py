@@ -48,7 +48,7 @@ OP_OFFSET: int = Tensor.op.offset
 
 
 class LayoutError(Exception):
-    """The loaded library lays tensors out otherwise than we do; they must not be touched."""
+    """The loaded library has another layout of tensors than we know; they must not be touched."""
 
 
 @dataclass(frozen=True, slots=True)

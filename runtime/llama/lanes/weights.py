@@ -54,7 +54,7 @@ class AdapterFile:
         Args:
             path: a GGUF adapter.
             base: the header of its base model.
-            digest: the SHA-256 of its content in hexadecimal; None for a file that nobody else can write.
+            digest: the SHA-256 of its content in hexadecimal; None for a file that only this process can write.
 
         Raises:
             InvalidAdapter: the file cannot be read, or breaks a rule that its message names.
@@ -90,7 +90,7 @@ class AdapterFile:
     @property
     def open_path(self) -> Path:
         """A path that leads to the open file, whatever has become of its name."""
-        # Where opening it only duplicates the descriptor (macOS), whoever read it before has left the offset behind.
+        # Where opening it only duplicates the descriptor (macOS), the last reader's offset is still set.
         os.lseek(self._file.fileno(), 0, os.SEEK_SET)
         return Path(f"/dev/fd/{self._file.fileno()}")
 

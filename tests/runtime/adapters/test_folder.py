@@ -357,7 +357,7 @@ async def test_a_folder_with_nothing_usable_says_why(house: House, caplog: pytes
 
 
 async def test_an_empty_folder_is_said_to_be_empty(house: House, caplog: pytest.LogCaptureFixture) -> None:
-    """Adapters may still come, so this is no error."""
+    """An empty folder is not an error, since adapters may still come."""
     await house.folder.start()
     assert "holds no adapter: it is empty" in caplog.text
 

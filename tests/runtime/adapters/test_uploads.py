@@ -314,7 +314,7 @@ async def test_a_finetune_that_was_refused_gives_way_to_its_successor(house: Hou
 
 
 async def test_a_finetune_left_half_filled_by_an_earlier_run_gives_way(house: House) -> None:
-    """Whoever began it has gone."""
+    """A conversion goes on when its caller has gone."""
     first = await house.uploads.create("mine", MODEL)
     await house.send(first.id, CONFIG_NAME)
     await house.restart()

@@ -147,7 +147,7 @@ async def test_strangers_at_the_root(client: ClientSession) -> None:
 
 
 async def test_miniflares_token_stands_in_its_url(serve: Serve, tmp_path: Path) -> None:
-    """Its remote proxy sets no header, so the URL that it is given holds the token; nobody else's URL may."""
+    """Miniflare's remote proxy sets no header, so its URL holds the token; no other URL may."""
     (tmp_path / "tokens").write_text("secret\n")
     client = await serve(token_file=str(tmp_path / "tokens"))
     headers = {"MF-URL": "https://workers-binding.ai/run?version=3", "MF-Header-cf-consn-model-id": MODEL}

@@ -34,7 +34,7 @@ _BOS = 2
 _ENDS = [1, 107]
 """``<eos>`` and ``<end_of_turn>``."""
 _MIN_GAP = 0.1
-"""A greedy answer whose most likely tokens are closer than this is no fair comparison."""
+"""A greedy answer whose most likely tokens are closer than this is not compared."""
 
 
 def load(folder: Path) -> GemmaForCausalLM:

@@ -33,7 +33,7 @@ def test_the_last_whole_invocation_sequence_counts(prompt: list[int], expected: 
 
 
 def test_a_match_is_one_of_tokens_and_not_of_bytes() -> None:
-    """Bytes that look like the sequence across the borders of tokens are no match."""
+    """Bytes that equal the sequence across the borders of tokens do not match."""
     assert cover(A, (0x01000000,), [0x00000001, 0x00000000]) == BASE_COVERAGE
     assert cover(A, (0,), [0x00000100, 0x00010000]) == BASE_COVERAGE
     assert cover(A, (0x100,), [0x100, 0x10000, 0x1]) == Coverage(A, 0)

@@ -179,7 +179,7 @@ def test_a_known_adapter_is_read_from_the_file_that_was_added_last(
 
 
 def test_a_bad_adapter_file_is_refused_by_name(driver: Driver, tmp_path: Path, tiny_adapters: Path) -> None:
-    """A file that is no adapter, or is cut, is refused by name and never reaches llama.cpp."""
+    """A file that is not an adapter, or is cut, is refused by name and never reaches llama.cpp."""
     whole = (tiny_adapters / "tag.gguf").read_bytes()
     for name, content in (("empty", b""), ("bad", b"BAD!"), ("cut", whole[:-100])):
         path = tmp_path / f"{name}.gguf"

@@ -154,7 +154,7 @@ def test_loading_sends_its_progress(child: Child, tiny_model: Path) -> None:
 
 
 def broken_models(folder: Path, model: Path) -> dict[str, tuple[Path, str]]:
-    """Return files that are no base model, and a word of the error for each."""
+    """Return files that are not a base model, and a word of the error for each."""
     content = model.read_bytes()
     files = {"empty": b"", "text": b"hello\n" * 100, "half": content[: len(content) // 2], "header": content[:500]}
     for name, data in files.items():
@@ -169,7 +169,7 @@ CASES = ("empty", "text", "half", "header", "fifo", "missing", "folder")
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_no_model_is_one_clear_line(child: Child, tiny_model: Path, tmp_path: Path, case: str) -> None:
-    """A file that is no model gives LoadFailed, exit code 1, and neither a traceback nor native output."""
+    """A file that is not a model gives LoadFailed, exit code 1, and neither a traceback nor native output."""
     path, word = broken_models(tmp_path, tiny_model)[case]
     child.send(load(path))
     failed = child.next()

@@ -99,7 +99,7 @@ async def test_events_arrive_in_order_and_end(tmp_path: Path) -> None:
 
 
 async def test_progress_of_loading_is_told(tmp_path: Path) -> None:
-    """Fractions reach whoever draws the bar."""
+    """Fractions of the loading reach the function that draws the bar."""
     seen: list[float] = []
     async with running(tmp_path, on_loading=seen.append) as engine:
         await engine.start()
@@ -140,7 +140,7 @@ async def test_an_abort_before_it_is_ready_costs_only_the_lanes(
 
 
 async def test_a_change_of_batching_is_what_the_engine_tells_from_then_on(tmp_path: Path) -> None:
-    """``/health`` reads it from the engine; nobody has to ask for it again."""
+    """``/health`` reads the fact from the engine's last report, without another request."""
     async with running(tmp_path) as engine:
         ready = await engine.start()
         await ask(engine, "r", "mix")

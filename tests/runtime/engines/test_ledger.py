@@ -175,7 +175,7 @@ async def test_a_request_runs_twice_at_most() -> None:
 
 
 def test_the_refusal_ends_after_a_while() -> None:
-    """A request that was running when somebody killed the engine twice is not refused for ever."""
+    """A request that was running when a user killed the engine twice is not refused for ever."""
     ledger = Ledger()
     for now in (1.0, 2.0):
         if now == 1.0:

@@ -65,7 +65,7 @@ def test_the_ends_of_an_answer(model: Model) -> None:
 
 
 def test_loading_can_be_stopped(library: Library, tiny_model_f32: Path) -> None:
-    """By whoever is told the progress."""
+    """The function that gets the progress can stop the loading."""
     with pytest.raises(ModelLoadError, match="cannot load"):
         Model(library, tiny_model_f32, on_progress=lambda _: False)
 

@@ -33,7 +33,7 @@ async def test_other_clients_hear_that_the_path_is_wrong(client: ClientSession, 
 
 
 async def test_the_bindings_proxy_keeps_its_calls_at_the_root(client: ClientSession) -> None:
-    """A GET with ``MF-URL`` is the Worker binding's, whatever it accepts; a POST without it is nobody's."""
+    """A GET with ``MF-URL`` is the Worker binding's, whatever it accepts; a POST without it is unknown."""
     headers = {**BROWSER, "MF-URL": "https://workers-binding.ai/ai-api/models/search"}
     async with client.get("/", headers=headers) as response:
         assert response.status == 200
@@ -76,7 +76,7 @@ async def test_an_unchanged_file_is_not_sent_again(client: ClientSession) -> Non
 
 @pytest.mark.parametrize("path", ["nothing.js", "../files.py", "%2e%2e/routes.py", "css", "vendor/", "css/base.css%00"])
 async def test_only_files_of_the_page_are_served(client: ClientSession, path: str) -> None:
-    """A path that is no file of the page is a 404, also one that climbs out of it."""
+    """A path that is not a file of the page is a 404, also one that climbs out of it."""
     async with client.get(f"/playground/{path}", headers=BROWSER) as response:
         assert response.status == 404
 

@@ -49,7 +49,7 @@ async def test_what_a_client_writes_never_becomes_a_label(client: ClientSession)
 
 
 async def test_the_engines_report_is_shown(client: ClientSession, engine: ScriptedEngine) -> None:
-    """Adapters of running and waiting sequences appear by name; the base model is no adapter."""
+    """Adapters of running and waiting sequences appear by name; the base model is not an adapter."""
     pirate = Blend((BlendMember(PIRATE_FILE.digest),))
     engine.stats = Stats(2, 1, 10, 5, 3, 30, 20, 4, ((2, 3),), LaneStats(6, 0, 1, 1, 2), (BASE, pirate), (pirate,))
     lines = await metrics_of(client)

@@ -1,4 +1,4 @@
-"""``/openapi.json`` against the routes: everything is described, and nothing answers otherwise than described."""
+"""``/openapi.json`` against the routes: every route is described, and answers as described."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_another_file_is_never_replaced(tmp_path: Path) -> None:
     file.write_text("mine")
     link.symlink_to("nowhere")
     for path in (file, link):
-        with pytest.raises(OSError, match="a file that is no socket lies there"):
+        with pytest.raises(OSError, match="a file that is not a socket is there"):
             bind_socket(str(path))
     assert file.read_text() == "mine"
     assert link.is_symlink()

@@ -95,7 +95,7 @@ def test_unusable_files(tmp_path: Path, content: bytes | None, text: str) -> Non
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])  # noqa: S104 - the very case
 def test_outside_addresses_need_tokens(host: str) -> None:
-    """Nobody serves the neighbourhood by accident."""
+    """A server that other machines can reach does not start without tokens."""
     with pytest.raises(ConfigError, match="--token-file"):
         load_tokens(ServerSettings(host=host))
 
