@@ -57,6 +57,8 @@ def collect(root: Path, folder: Path, cache: Path, *, is_native: bool) -> list[W
     """
     if not is_native:
         shutil.copy2(_portable_llama(_pin(root, _LLAMA), cache), folder)
+    elif (wheel := _wheel_of_setup(root)) is not None:
+        shutil.copy2(wheel, folder)
     _pip("wheel", "--wheel-dir", str(folder), "--find-links", str(folder), str(root))
     _pip("wheel", "--wheel-dir", str(folder), "--no-deps", "pip")
     return [read_wheel(path) for path in sorted(folder.glob("*.whl"))]
@@ -86,6 +88,14 @@ def _pip(*arguments: str, environment: dict[str, str] | None = None) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
     if subprocess.run(command, env=os.environ | (environment or {}), check=False).returncode:
         raise BundleError(f"pip could not make the wheels: pip {' '.join(arguments)}")
+
+
+def _wheel_of_setup(root: Path) -> Path | None:
+    """The wheel of llama.cpp that ``scripts/setup`` built, which it names in the third line of its stamp."""
+    stamp = root / ".venv" / ".gemlane-installed"
+    lines = stamp.read_text().splitlines() if stamp.is_file() else []
+    wheel = Path(lines[2]) if len(lines) > 2 and lines[2] else None
+    return wheel if wheel is not None and wheel.is_file() else None
 
 
 def read_wheel(path: Path) -> Wheel:
