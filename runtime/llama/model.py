@@ -57,6 +57,7 @@ class Model:
             reason = library.take_errors() or "loading was stopped"
             raise ModelLoadError(f"llama.cpp cannot load {path}: {reason}")
         self.library = library
+        self.placement = placement
         self.vocabulary = native.llama_model_get_vocab(self.handle)
         """llama.cpp's own, for what is made from it."""
         self._vocab = self.vocabulary

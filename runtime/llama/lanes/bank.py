@@ -14,9 +14,8 @@ import numpy.typing as npt
 
 from runtime.errors import ModelLoadError
 from runtime.llama import ggml
-from runtime.llama.lanes.graph import Pair
 from runtime.llama.lanes.nodes import LaneWeight
-from runtime.llama.lanes.tensor import buffer_type_of, columns_of, plane_bytes_of, rows_of
+from runtime.llama.lanes.tensor import columns_of, plane_bytes_of, rows_of
 
 LANE_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 _F32, _I32 = 0, 26
@@ -51,11 +50,13 @@ class LanePart:
 class Bank:
     """Owns the lanes' native memory. Lanes that no running batch uses may be written from any one thread."""
 
-    def __init__(self, pairs: Mapping[str, Pair], shapes: Mapping[str, tuple[int, int]], shape: BankShape) -> None:
-        """Allocate all lanes, zeroed.
+    def __init__(
+        self, buffer_types: Mapping[str, int], shapes: Mapping[str, tuple[int, int]], shape: BankShape
+    ) -> None:
+        """Allocate all lanes; lane 0 is zeroed, the others are when they are first filled.
 
         Args:
-            pairs: the template's tensors, which say where each weight's share of the bank has to be.
+            buffer_types: where each weight's share of the bank has to be.
             shapes: ``(n_in, n_out)`` of each weight.
             shape: how much to hold.
 
@@ -69,9 +70,11 @@ class Bank:
         self.rank = _ROW_GROUP
         """Rows of A that some lane has ever used."""
         self._touched: dict[int, set[str]] = defaultdict(set)
+        self._filled = {0}
+        """Lanes that have been written as a whole."""
         by_type: dict[int, list[str]] = defaultdict(list)
-        for name, pair in pairs.items():
-            by_type[buffer_type_of(pair.a)].append(name)
+        for name, buffer_type in buffer_types.items():
+            by_type[buffer_type].append(name)
         for buffer_type, names in by_type.items():
             self._allocate(buffer_type, {name: shapes[name] for name in names}, shape)
 
@@ -103,10 +106,16 @@ class Bank:
                 "start with a smaller --lanes or --max-lora-rank, or with --adapter-batching grouped"
             )
         self._buffers.append(buffer)
-        ggml.clear_buffer(buffer, 0)
+        if not ggml.is_host(buffer_type):
+            # Kernels of GPUs read a little beyond a lane's last row, and what lies there must be numbers. The memory of
+            # the processor is left alone: lanes that no adapter has used take none.
+            ggml.clear_buffer(buffer, 0)
         self._ids.append(ids)
+        for tensor in {one for pair in results.values() for one in (*pair, *ids) if one}:
+            _write_zeros(tensor, 0, ggml.nbytes(tensor))
         for name, (a, b) in stacks.items():
             self.weights[name] = LaneWeight(a, b, ids[0], ids[1], *results[modules[name]])
+            self._clear(0, name)
 
     def _results(self, context: int, buffer_type: int, stack: tuple[int, int], shape: BankShape) -> tuple[int, int]:
         """Memory for the results of ``a`` and ``b`` at the largest batch; 0 where the graph's own is large enough.
@@ -145,11 +154,16 @@ class Bank:
             self.rank = max(self.rank, min(n_rows, rows_of(self.weights[part.name].a)))
             self._write(lane, part)
             touched.add(part.name)
-        for name in self._touched[lane] - touched:
-            weight = self.weights[name]
-            zeros = np.zeros(plane_bytes_of(weight.b), np.uint8)
-            ggml.write(weight.b, zeros.ctypes.data, lane * zeros.size, zeros.size)
+        is_new = lane not in self._filled
+        self._filled.add(lane)
+        for name in set(self.weights if is_new else self._touched[lane]) - touched:
+            self._clear(lane, name)
         self._touched[lane] = touched
+
+    def _clear(self, lane: int, name: str) -> None:
+        """Let a weight of a lane change nothing. A too, which may hold what is no number in memory that is new."""
+        for stack in (self.weights[name].a, self.weights[name].b):
+            _write_zeros(stack, lane * plane_bytes_of(stack), plane_bytes_of(stack))
 
     def _write(self, lane: int, part: LanePart) -> None:
         weight = self.weights[part.name]
@@ -187,6 +201,11 @@ class Bank:
             ggml.free(context)
         self._buffers.clear()
         self._contexts.clear()
+
+
+def _write_zeros(tensor: int, offset: int, n_bytes: int) -> None:
+    zeros = np.zeros(n_bytes, np.uint8)
+    ggml.write(tensor, zeros.ctypes.data, offset, n_bytes)
 
 
 def _module_of(weight: str) -> str:

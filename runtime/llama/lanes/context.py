@@ -11,13 +11,14 @@ import numpy as np
 
 from runtime.errors import DecodeError, ModelLoadError
 from runtime.generation import Prompt
+from runtime.llama import ggml
 from runtime.llama.adapter import NativeAdapter
 from runtime.llama.context import Chunk, Context, ContextShape
 from runtime.llama.lanes.bank import Bank, BankShape
-from runtime.llama.lanes.graph import LaneGraph, Pair
+from runtime.llama.lanes.graph import LaneGraph
 from runtime.llama.lanes.nodes import Plan
 from runtime.llama.lanes.template import Shapes, write_template
-from runtime.llama.lanes.tensor import LayoutError, prove_layout
+from runtime.llama.lanes.tensor import LayoutError, buffer_type_of, prove_layout
 from runtime.llama.model import Model
 
 
@@ -47,19 +48,21 @@ class LanedContext:
             undo.callback(self.context.free)
             self._template = _load_template(model, shapes)
             undo.callback(self._template.free)
-            self.bank = Bank(self._find_pairs(model), shapes, bank_shape)
+            self.bank = Bank(self._find_buffer_types(model), shapes, bank_shape)
             undo.pop_all()
         self._graph.attach(self.bank.weights)
 
-    def _find_pairs(self, model: Model) -> Mapping[str, Pair]:
-        """Run one token under the template to see where its tensors are."""
+    def _find_buffer_types(self, model: Model) -> Mapping[str, int]:
+        """Where the template's tensors are: in the processor's memory, or where a token's run shows them."""
         self.context.set_adapters([(self._template, 1.0)])
+        if not model.placement.n_layers:
+            return dict.fromkeys(self.shapes, ggml.cpu_buffer_type())
         self.context.decode([Chunk(0, model.tokenize(Prompt(())), 0, wants_logits=True)])
         self.context.remove(0)
         missing = set(self.shapes) - {name for name, pair in self._graph.found.items() if pair.b}
         if missing:
             raise ModelLoadError(f"llama.cpp's graph has no LoRA nodes for {min(missing)}")
-        return self._graph.found
+        return {name: buffer_type_of(pair.a) for name, pair in self._graph.found.items()}
 
     def decode(self, chunks: Sequence[Chunk], lanes: Sequence[int]) -> list[int]:
         """Run one batch, each chunk under its own lane; the row of each chunk's logits, or -1.
