@@ -54,7 +54,7 @@ def add_routes(app: web.Application) -> None:
     for slash in ("", "/"):
         app.router.add_post("/v1/responses" + slash, create)
     for method in ("GET", "POST", "DELETE"):
-        app.router.add_route(method, "/v1/responses/{response:.+}", no_response)
+        app.router.add_route(method, r"/v1/responses/{response:[\s\S]+}", no_response)
 
 
 def _generation(request: web.Request, asked: ResponseInput) -> GenerationRequest:
