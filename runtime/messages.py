@@ -126,6 +126,11 @@ class Ready:
     """The commit of llama.cpp."""
 
 
+LANES_WAITING = "lanes are proven as soon as there is an adapter"
+LANES_PROVING = "lanes are being proven on this machine, once; until then one adapter a batch"
+"""Reasons of a way of batching that may still change."""
+
+
 @dataclass(frozen=True, slots=True)
 class BatchingChanged:
     """How adapters share batches has changed, or the reason for it."""

@@ -39,7 +39,7 @@ _UNFINISHED: Final = (".part", ".partial", ".tmp", ".crdownload", ".download", "
 _STILL_S: Final = 0.3
 """How long a file must not have changed. A copy in progress changes its file every few milliseconds."""
 _POLL_S: Final = 2.0
-_HIDDEN: Final = "hidden"
+HIDDEN: Final = "hidden"
 _RETRY_S: Final = 60.0
 """After how long a conversion is tried again that failed for want of disk or memory."""
 
@@ -91,7 +91,7 @@ def candidates(folder: Path) -> tuple[dict[str, Candidate], dict[str, str]]:
 
 def _candidate(path: Path) -> Candidate | str:
     if path.name.startswith(".") or path.name.endswith(_RECORD):
-        return _HIDDEN
+        return HIDDEN
     if path.name.endswith(_UNFINISHED):
         return "not finished, by its name"
     status = path.stat()
@@ -218,7 +218,7 @@ class AdapterFolder:
             return
         self._is_readable = True
         for name in sorted(set(others) - set(self.others)):
-            if others[name] != _HIDDEN:
+            if others[name] != HIDDEN:
                 log.warning("%s in the adapters folder is left out: %s", name, others[name])
         self.others = others
         moving = self._moving

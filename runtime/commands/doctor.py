@@ -13,9 +13,10 @@ from typing import Final
 from tqdm import tqdm
 
 from convert.cores import n_physical_cores
+from convert.gguf.header import GgufHeader
 from runtime import config
 from runtime.config import Settings
-from runtime.doctor import build, files, memory
+from runtime.doctor import adapters, build, files, memory
 from runtime.doctor.engine import check_engine
 from runtime.doctor.finding import Finding, Severity, fault, note, render
 from runtime.doctor.machine import CPU_FLAGS, check_processor, check_threads, read_machine
@@ -59,17 +60,19 @@ def _examine(arguments: argparse.Namespace) -> Iterator[Finding]:
     yield finding
     if model is not None:
         yield memory.check_memory(settings.engine, *model, machine)
-        yield from files.check_adapters(settings)
+        yield from adapters.check_adapters(settings, converts=not arguments.quick)
     yield from files.check_prefix_dir(settings.engine.prefix_dir)
     yield files.check_tokens(settings.server)
     yield files.check_address(settings.server)
     if model is not None and not library.error:
-        yield from _start(arguments, settings)
+        yield from _start(arguments, settings, model[0])
 
 
-def _start(arguments: argparse.Namespace, settings: Settings) -> Iterator[Finding]:
+def _start(arguments: argparse.Namespace, settings: Settings, header: GgufHeader) -> Iterator[Finding]:
     if arguments.quick:
         yield note("engine", "not started", "Leave --quick out to load the model and prove the lanes")
         return
     with tqdm(total=100, desc="loading", unit="%", leave=False, disable=None, file=sys.stderr) as bar:
-        yield from check_engine(settings.engine, lambda fraction: bar.update(max(0, round(fraction * 100) - bar.n)))
+        yield from check_engine(
+            settings.engine, header, lambda fraction: bar.update(max(0, round(fraction * 100) - bar.n))
+        )

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from convert.gguf.header import GgufHeader
 from runtime.config import EngineSettings
 from runtime.doctor.finding import Finding, fault, note, ok
 from runtime.engines.supervisor import ChildEngine
 from runtime.errors import GemlaneError, ModelLoadError
 from runtime.generation import GenerationRequest, Sampling
-from runtime.messages import Finished, Ready, Started
+from runtime.llama.lanes.template import lora_shapes, write_probe
+from runtime.messages import LANES_PROVING, LANES_WAITING, Finished, Ready, Started
 from runtime.prompt.gemma import Message, SystemRole, render
 
 _N_TOKENS = 16
+_PROOF_TIMEOUT_S = 600.0
+_POLL_S = 0.1
 
 
-def check_engine(settings: EngineSettings, on_loading: Callable[[float], None]) -> Iterator[Finding]:
-    """Load the model as the server would, and say how it went."""
+def check_engine(
+    settings: EngineSettings, header: GgufHeader, on_loading: Callable[[float], None]
+) -> Iterator[Finding]:
+    """Load the model as the server would, and say how it went; ``header`` is the model's."""
     try:
-        ready, words = asyncio.run(_try(settings, on_loading))
+        ready, words = asyncio.run(_try(settings, header, on_loading))
     except ModelLoadError as error:
         yield fault("engine", str(error))
         return
@@ -40,7 +49,7 @@ def check_engine(settings: EngineSettings, on_loading: Callable[[float], None]) 
         )
 
 
-async def _try(settings: EngineSettings, on_loading: Callable[[float], None]) -> tuple[Ready, str]:
+async def _try(settings: EngineSettings, header: GgufHeader, on_loading: Callable[[float], None]) -> tuple[Ready, str]:
     engine = ChildEngine(settings, max_in_flight=1, on_loading=on_loading)
     began = time.monotonic()
     try:
@@ -57,7 +66,23 @@ async def _try(settings: EngineSettings, on_loading: Callable[[float], None]) ->
                     first = last
                 elif isinstance(event, Finished):
                     n_tokens = event.usage.n_completion_tokens
+        ready = await _prove(engine, ready, header)
     finally:
         await engine.stop()
     speed = f", {n_tokens} tokens at {n_tokens / max(last - first, 1e-3):.1f} a second"
     return ready, f"{ready.model.name} on {ready.model.device}, loaded in {loaded_s:.1f} s{speed}"
+
+
+async def _prove(engine: ChildEngine, ready: Ready, header: GgufHeader) -> Ready:
+    """Let the lanes prove themselves, which they do for the first adapter: one made up for this model."""
+    if ready.batching_reason not in (LANES_WAITING, LANES_PROVING):
+        return ready
+    with tempfile.TemporaryDirectory(prefix="gemlane-doctor-") as folder:
+        path = Path(folder) / "probe.gguf"
+        write_probe(path, lora_shapes(header), seed=0)
+        await engine.add_adapter(hashlib.sha256(path.read_bytes()).hexdigest(), path)
+        deadline = time.monotonic() + _PROOF_TIMEOUT_S
+        while ready.batching_reason in (LANES_WAITING, LANES_PROVING) and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_S)
+            ready = engine.ready or ready
+    return ready

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import socket
 import stat
@@ -12,12 +11,10 @@ from pathlib import Path
 
 from convert.gguf.header import GgufHeader
 from convert.rules.model import ModelSummary
-from runtime.adapters.check import make_check
-from runtime.adapters.lock import check_locked, read_lock
 from runtime.config import ServerSettings, Settings
 from runtime.doctor.finding import Finding, fault, note, ok
 from runtime.engine.start.model_file import check_model_file
-from runtime.errors import ConfigError, GemlaneError, ModelLoadError
+from runtime.errors import ConfigError, ModelLoadError
 from runtime.web.tokens import load_tokens
 
 
@@ -33,37 +30,6 @@ def check_model(settings: Settings) -> tuple[tuple[GgufHeader, ModelSummary] | N
     if summary.warnings:
         return (header, summary), note("model", f"{words}: {'; '.join(summary.warnings)}", "")
     return (header, summary), ok("model", f"{words}, sound")
-
-
-def check_adapters(settings: Settings) -> Iterator[Finding]:
-    """Every adapter of the folder that cannot be served, and how many can."""
-    folder = Path(settings.server.adapters)
-    if not settings.server.adapters:
-        yield note("adapters", "no folder is named", "Name one with --adapters DIR")
-        return
-    if not folder.is_dir():
-        yield fault("adapters", f"{folder}: no such folder", "Make it, or name another with --adapters")
-        return
-    check = make_check(Path(settings.engine.model))
-    try:
-        lock = read_lock(Path(settings.server.require_locked)) if settings.server.require_locked else None
-    except ConfigError as error:
-        yield fault("adapters", str(error))
-        return
-    n_sound = 0
-    for path in sorted(folder.glob("*.gguf")):
-        try:
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise ConfigError("not a regular file")
-            check(path)
-            if lock is not None:
-                check_locked(lock, path.stem, digest_of(path))
-            n_sound += 1
-        except (GemlaneError, OSError) as error:
-            yield fault("adapters", f"{path.name} is refused: {error}")
-    yield ok("adapters", f"{n_sound} sound in {folder}")
-    if not os.access(folder, os.W_OK):
-        yield note("adapters", f"{folder} is read-only", "Uploads need a writable folder")
 
 
 def check_tokens(settings: ServerSettings) -> Finding:
@@ -112,9 +78,3 @@ def check_prefix_dir(folder: str) -> Iterator[Finding]:
         yield fault("prefixes", f"others may write to {folder}, which the server trusts", f"chmod 700 {folder}")
     else:
         yield ok("prefixes", folder)
-
-
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

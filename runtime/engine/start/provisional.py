@@ -19,11 +19,9 @@ from runtime.errors import AdapterError
 from runtime.generation import Blend
 from runtime.llama.context import Chunk
 from runtime.llama.lanes.context import LanedContext
-from runtime.messages import LaneStats
+from runtime.messages import LANES_PROVING, LaneStats
 
 _LOG = logging.getLogger("gemlane.engine")
-WAITING = "lanes are proven as soon as there is an adapter"
-PROVING = "lanes are being proven on this machine, once; until then one adapter a batch"
 
 
 class ProvisionalPlaces:
@@ -122,7 +120,7 @@ class ProvisionalAdapters:
         if not self._is_settled or self._current is self._grouped:
             self._grouped.add(digest, path)
         if not self._is_settled and self._proof.start():
-            self._on_settled(self.mode, PROVING)
+            self._on_settled(self.mode, LANES_PROVING)
 
     def check(self, blend: Blend) -> tuple[int, ...]:
         """The token sequence that invokes a blend.

@@ -24,7 +24,7 @@ from runtime.engine.start.model_file import check_model_file
 from runtime.engine.start.offload import place, with_fewer_layers
 from runtime.engine.start.proof import Proof, ProofRecords, key_of
 from runtime.engine.start.prove import ProofTask, prove
-from runtime.engine.start.provisional import WAITING, ProvisionalAdapters
+from runtime.engine.start.provisional import ProvisionalAdapters
 from runtime.engine.start.selfcheck import SelfCheckError, Verdict, prove_lanes
 from runtime.engine.start.trials import N_PROBES, N_SEQUENCES, WHOLE_MODEL
 from runtime.errors import ConfigError, DecodeError, InvalidAdapter, ModelLoadError
@@ -36,7 +36,7 @@ from runtime.llama.lanes.context import LanedContext
 from runtime.llama.lanes.template import lora_shapes
 from runtime.llama.library import COMMIT, VERSION, Library
 from runtime.llama.model import Model
-from runtime.messages import ModelInfo, Ready
+from runtime.messages import LANES_WAITING, ModelInfo, Ready
 
 _LOG = logging.getLogger("gemlane.engine")
 
@@ -208,7 +208,7 @@ def _make_lanes(
         return laned.context, mixed, str(proof)
     laned.use_native([])
     grouped = GroupedAdapters(model, laned.context, header, settings.lanes)
-    return laned.context, ProvisionalAdapters(grouped, mixed, laned, proof, hooks.on_batching), WAITING
+    return laned.context, ProvisionalAdapters(grouped, mixed, laned, proof, hooks.on_batching), LANES_WAITING
 
 
 def _proof_of(

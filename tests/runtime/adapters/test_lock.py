@@ -14,7 +14,7 @@ from runtime.adapters.life import AdapterState
 from runtime.adapters.lock import check_locked, read_lock
 from runtime.adapters.store import Store
 from runtime.config import EngineSettings, ServerSettings, Settings
-from runtime.doctor import files
+from runtime.doctor.adapters import check_adapters
 from runtime.doctor.finding import Severity
 from runtime.errors import ConfigError, InvalidAdapter
 from tests.end_to_end.serving import serving
@@ -108,7 +108,7 @@ async def test_a_server_serves_the_locked_adapters_alone(tiny_model: Path, tiny_
     settings = Settings(
         EngineSettings(model=str(tiny_model)), ServerSettings(adapters=str(folder), require_locked=str(lock))
     )
-    refused, sound = files.check_adapters(settings)
+    refused, sound = check_adapters(settings, converts=True)
     assert refused.severity is Severity.FAULT
     assert refused.words.startswith("shout.gguf is refused: adapter shout is not in the list of --require-locked")
-    assert sound.words == f"1 sound in {folder}"
+    assert sound.words == "1 of 2 sound"

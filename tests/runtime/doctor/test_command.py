@@ -29,7 +29,7 @@ def test_a_healthy_setup_has_no_fault(
     assert {one["severity"] for one in found.values()} <= {"ok", "note"}
     assert "tokens at" in found["engine"]["words"]
     assert found["lanes"]["words"].startswith("the self-check found lanes within")
-    assert found["adapters"]["words"] == f"3 sound in {tiny_adapters}"
+    assert found["adapters"]["words"] == "3 of 3 sound"
 
 
 def test_a_fault_is_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,9 +81,11 @@ def test_memory_that_does_not_suffice_is_told_with_the_way_out(tiny_model: Path)
     assert roomy.severity is Severity.OK
 
 
-def test_an_engine_that_cannot_load_says_why(tmp_path: Path) -> None:
+def test_an_engine_that_cannot_load_says_why(tiny_model: Path, tmp_path: Path) -> None:
     """The engine's own words are the fault."""
-    (finding,) = check_engine(EngineSettings(model=str(tmp_path / "none.gguf")), lambda _fraction: None)
+    (finding,) = check_engine(
+        EngineSettings(model=str(tmp_path / "none.gguf")), read_header(tiny_model), lambda _fraction: None
+    )
     assert finding.severity is Severity.FAULT
     assert "none.gguf" in finding.words
 
@@ -91,6 +93,6 @@ def test_an_engine_that_cannot_load_says_why(tmp_path: Path) -> None:
 def test_grouped_batches_are_a_note(tiny_model: Path) -> None:
     """Where lanes are switched off, that is told."""
     settings = EngineSettings(model=str(tiny_model), adapter_batching="grouped", threads=1)
-    findings = list(check_engine(settings, lambda _fraction: None))
+    findings = list(check_engine(settings, read_header(tiny_model), lambda _fraction: None))
     assert [one.severity for one in findings] == [Severity.OK, Severity.NOTE]
     assert findings[1].words == "off: --adapter-batching grouped"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
@@ -39,26 +38,6 @@ def test_no_model_is_a_note() -> None:
     model, finding = files.check_model(settings())
     assert model is None
     assert finding.severity is Severity.NOTE
-
-
-def test_every_refused_adapter_is_named(tiny_model: Path, tiny_adapters: Path, tmp_path: Path) -> None:
-    """A sound adapter counts; a broken one and a FIFO are named with their reasons, and nothing blocks."""
-    good = next(tiny_adapters.glob("*.gguf"))
-    (tmp_path / "good.gguf").write_bytes(good.read_bytes())
-    (tmp_path / "broken.gguf").write_bytes(good.read_bytes()[:1000])
-    os.mkfifo(tmp_path / "pipe.gguf")
-    found = list(files.check_adapters(settings(str(tiny_model), adapters=str(tmp_path))))
-    assert [one.severity for one in found] == [Severity.FAULT, Severity.FAULT, Severity.OK]
-    assert found[0].words.startswith("broken.gguf is refused: ")
-    assert found[1].words == "pipe.gguf is refused: not a regular file"
-    assert found[2].words == f"1 sound in {tmp_path}"
-
-
-def test_a_missing_folder_of_adapters_is_a_fault(tmp_path: Path) -> None:
-    """The folder is named, with the option that names another."""
-    (finding,) = files.check_adapters(settings(adapters=str(tmp_path / "none")))
-    assert (finding.severity, finding.words) == (Severity.FAULT, f"{tmp_path / 'none'}: no such folder")
-    assert "--adapters" in finding.advice
 
 
 def test_tokens_are_checked_as_the_server_does(tmp_path: Path) -> None:

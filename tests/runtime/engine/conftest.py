@@ -14,11 +14,11 @@ import pytest
 
 from runtime.config import EngineSettings
 from runtime.engine.engine import LlamaEngine
-from runtime.engine.start.provisional import PROVING
 from runtime.engine.start.startup import Hooks, start
 from runtime.generation import BASE, Blend, BlendMember, FinishReason, GenerationRequest, Prompt, Sampling, Segment
 from runtime.llama.library import Library
 from runtime.messages import (
+    LANES_PROVING,
     Accepted,
     AdapterAdded,
     AdapterRemoved,
@@ -110,7 +110,7 @@ class Driver:
 
     def await_change(self) -> None:
         """Step until the way adapters share batches has been settled."""
-        while not self.batching or self.batching[-1][1] == PROVING:
+        while not self.batching or self.batching[-1][1] == LANES_PROVING:
             self.await_wake()
             self.step()
 

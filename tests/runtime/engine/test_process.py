@@ -14,9 +14,10 @@ import pytest
 
 from runtime.config import EngineSettings
 from runtime.engine.process import raise_file_limit
-from runtime.engine.start.provisional import PROVING, WAITING
 from runtime.generation import FinishReason, GenerationRequest, Prompt, Sampling, Segment
 from runtime.messages import (
+    LANES_PROVING,
+    LANES_WAITING,
     Accepted,
     AdapterAdded,
     AddAdapter,
@@ -100,7 +101,7 @@ def test_a_session_from_load_to_end_of_file(child: Child, tiny_model: Path) -> N
     child.send(load(tiny_model))
     ready = child.next()
     assert isinstance(ready, Ready)
-    assert (ready.adapter_batching, ready.batching_reason) == ("grouped", WAITING)
+    assert (ready.adapter_batching, ready.batching_reason) == ("grouped", LANES_WAITING)
     assert ready.model.n_layers == 2
     child.send(generate("one"))
     assert isinstance(child.next(besides=(Working,)), Accepted)
@@ -120,7 +121,7 @@ def test_lanes_are_proven_once_an_adapter_comes(child: Child, tiny_model: Path, 
     child.send(load(tiny_model))
     assert isinstance(child.next(), Ready)
     child.send(AddAdapter("a" * 64, str(tiny_adapters / "shout.gguf")))
-    assert child.next() == BatchingChanged("grouped", PROVING)
+    assert child.next() == BatchingChanged("grouped", LANES_PROVING)
     assert child.next() == AdapterAdded("a" * 64)
     changed = child.next()
     assert isinstance(changed, BatchingChanged)
@@ -137,7 +138,7 @@ def test_an_engine_that_ends_while_lanes_are_proven_leaves_no_process(
     child.send(load(tiny_model))
     assert isinstance(child.next(), Ready)
     child.send(AddAdapter("a" * 64, str(tiny_adapters / "shout.gguf")))
-    assert child.next() == BatchingChanged("grouped", PROVING)
+    assert child.next() == BatchingChanged("grouped", LANES_PROVING)
     child.process.kill()
     # communicate() returns once every process that holds standard error has ended.
     child.process.communicate(timeout=TIMEOUT_S)

@@ -16,11 +16,12 @@ from runtime.engine.start.few_layers import choose_layers, write_few_layers
 from runtime.engine.start.model_file import check_model_file
 from runtime.engine.start.proof import Proof, ProofRecords, key_of
 from runtime.engine.start.prove import ProofTask, decode_task
-from runtime.engine.start.provisional import PROVING, WAITING, ProvisionalPlaces
+from runtime.engine.start.provisional import ProvisionalPlaces
 from runtime.engine.start.selfcheck import Verdict
 from runtime.generation import BASE, Blend, BlendMember
 from runtime.llama.devices import Placement
 from runtime.llama.library import Library
+from runtime.messages import LANES_PROVING, LANES_WAITING
 from tests.runtime.engine.conftest import Driver, MakeDriver
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS, STYLES
 
@@ -147,8 +148,8 @@ def test_a_few_layers_are_a_model(tiny_model: Path, tmp_path: Path) -> None:
 def test_requests_are_answered_while_lanes_are_proven_and_after(make_driver: MakeDriver, tmp_path: Path) -> None:
     """One adapter a batch at first, mixed from the moment the proof ends; the next start knows it."""
     driver = make_driver(adapter_batching="auto", state_dir=tmp_path)
-    assert (driver.ready.adapter_batching, driver.ready.batching_reason) == ("grouped", WAITING)
-    assert driver.batching == [("grouped", PROVING)]
+    assert (driver.ready.adapter_batching, driver.ready.batching_reason) == ("grouped", LANES_WAITING)
+    assert driver.batching == [("grouped", LANES_PROVING)]
     ask_everyone(driver, QUESTIONS[0])
     running = [driver.submit(f"running {style}", QUESTIONS[1], driver.voice(style)) for style in STYLES]
     driver.step()
@@ -184,7 +185,7 @@ def test_without_an_adapter_nothing_is_proven(library: Library, tiny_model: Path
     hooks = startup.Hooks(on_batching=lambda _mode, reason: changes.append(reason))
     settings = EngineSettings(model=str(tiny_model), threads=1)
     engine, ready = startup.start(library, settings, hooks)
-    assert ready.batching_reason == WAITING
+    assert ready.batching_reason == LANES_WAITING
     engine.step()
     engine.close()
     assert changes == []
