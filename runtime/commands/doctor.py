@@ -46,15 +46,17 @@ def run(arguments: argparse.Namespace) -> int:
 def _examine(arguments: argparse.Namespace) -> Iterator[Finding]:
     machine, library = read_machine(), build.probe_library()
     yield from build.check_build(library)
-    yield check_processor(machine, build.wanted_flags(library, CPU_FLAGS))
+    wanted = build.wanted_flags(library, CPU_FLAGS)
+    if wanted or not library.error:
+        yield check_processor(machine, wanted)
     yield build.check_http()
     try:
         settings = config.resolve(arguments)
     except ConfigError as error:
         yield fault("settings", str(error))
         return
-    yield from build.check_devices(library, settings.engine.gpu_layers)
     if not library.error:
+        yield from build.check_devices(library, settings.engine.gpu_layers)
         yield check_threads(machine, settings.engine.threads, n_physical_cores())
     model, finding = files.check_model(settings)
     yield finding

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from runtime.errors import DecodeError, ModelLoadError
 from runtime.llama.adapter import NativeAdapter
+from runtime.llama.limits import MAX_SCORED
 from runtime.llama.model import Model
 
 # ggml.h, enum ggml_type.
@@ -20,8 +21,6 @@ KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 # llama-cparams.h, LLAMA_MAX_SEQ. Batches take ids below ``n_sequences``; a unified cache can hold the others too.
 MAX_SEQUENCE_IDS = 256
-# Tokens of one batch, beside one for each sequence, whose logits can be had: with 256,000 of vocabulary 1 MB each.
-MAX_SCORED = 32
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from convert.gguf.header import GgufHeader
 from convert.rules.model import ModelSummary
 from runtime.config import EngineSettings
 from runtime.engine.scheduler import EngineLimits
-from runtime.llama.context import MAX_SCORED
 from runtime.llama.lanes.template import lora_shapes
+from runtime.llama.limits import MAX_SCORED
 
 _LOG = logging.getLogger("gemlane.engine")
 _VALUE_BYTES: Final = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}

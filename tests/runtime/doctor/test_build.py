@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from runtime.doctor.build import (
 )
 from runtime.doctor.finding import Severity
 from runtime.doctor.machine import CPU_FLAGS
+from tests.end_to_end.serving import COMMAND, environment
 
 FACTS = {
     "version": "0.3.36",
@@ -42,6 +44,21 @@ def test_a_library_that_cannot_be_loaded_is_a_fault(monkeypatch: pytest.MonkeyPa
     assert finding.severity is Severity.FAULT
     assert "llama" in finding.words
     assert "scripts/setup" in finding.advice
+
+
+def test_doctor_outlives_a_broken_library(tmp_path: Path) -> None:
+    """The whole command runs without llama.cpp's library, and names the fault: nothing it imports loads the library."""
+    done = subprocess.run(
+        [*COMMAND, "doctor", "--port", "0"],
+        env=environment() | {"LLAMA_CPP_LIB_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "fault llama.cpp" in done.stdout
+    assert "scripts/setup" in done.stdout
 
 
 @pytest.mark.parametrize(

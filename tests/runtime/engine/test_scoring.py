@@ -8,7 +8,8 @@ import pytest
 
 from runtime.errors import InvalidParameter, InvalidRequest
 from runtime.generation import Prompt, Sampling, Segment, TokenBias
-from runtime.llama.context import MAX_SCORED, Chunk
+from runtime.llama.context import Chunk
+from runtime.llama.limits import MAX_SCORED
 from tests.runtime.engine.conftest import Driver, MakeDriver, Outcome, chat
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS, STYLES
 
