@@ -28,7 +28,9 @@ def n_in_flight(server: Server) -> int:
 def test_a_first_visit_shows_the_base_beside_the_first_adapters(playground: Playground) -> None:
     """The columns of a first visit are the base model and the first two adapters by name."""
     assert playground.titles() == ["Base model", "pirate", "shout"]
-    expect(playground.page.get_by_role("button", name=re.compile(r"^Server: .*mixed in one batch"))).to_be_visible()
+    expect(playground.page.get_by_role("button", name=re.compile(r"^Server: .*mixed in one batch"))).to_be_visible(
+        timeout=15_000
+    )
 
 
 def test_every_column_answers_in_its_own_voice(playground: Playground) -> None:

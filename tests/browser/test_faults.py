@@ -59,7 +59,9 @@ def test_the_server_goes_and_comes_back(
         expect(fault).to_contain_text("Is the server running")
         expect(playground.page.get_by_role("button", name="Server: no connection")).to_be_visible()
     with serving(tiny_model, tiny_adapters, "--port", str(unused_port)):
-        expect(playground.page.get_by_role("button", name=re.compile("mixed in one batch"))).to_be_visible()
+        expect(playground.page.get_by_role("button", name=re.compile("mixed in one batch"))).to_be_visible(
+            timeout=15_000
+        )
         expect(playground.page.locator("#banner")).to_be_hidden()
         playground.set_parameter("Temperature", "0")
         assert playground.ask(CAPITAL)[0] == ANSWERS["base"][CAPITAL]

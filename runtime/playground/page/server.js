@@ -4,6 +4,7 @@ import { byId } from "./dom.js";
 
 const POLL_MS = 10_000;
 const POLL_TROUBLED_MS = 1_000;
+const POLL_GROUPED_MS = 2_000; // lanes are proven with the first adapter, and then the server batches otherwise
 const SERVING = ["ok", "degraded"];
 const ENGINE_WORDS = {
   starting: "engine starting",
@@ -39,7 +40,7 @@ export class ServerWatch extends EventTarget {
       this.state = "gone";
     }
     this.#show();
-    this.#timer = setTimeout(() => this.look(), this.state === "ok" ? POLL_MS : POLL_TROUBLED_MS);
+    this.#timer = setTimeout(() => this.look(), this.#pause);
     if (this.state !== before) this.dispatchEvent(new Event("change"));
   }
 
@@ -59,6 +60,11 @@ export class ServerWatch extends EventTarget {
     const reason = this.health.engine?.reason ? ` (${this.health.engine.reason})` : "";
     if (this.health.status === "failed") return `The engine cannot be started${reason}. The server tries again.`;
     return `The engine is not ready yet${reason}. Prompts that are sent now wait for it.`;
+  }
+
+  get #pause() {
+    if (this.state !== "ok") return POLL_TROUBLED_MS;
+    return this.health.adapter_batching === "mixed" ? POLL_MS : POLL_GROUPED_MS;
   }
 
   #show() {
