@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 
 from tests.browser.fixtures import OpenPage
 from tests.browser.playground import Playground
-from tests.browser.slow import slowed
+from tests.browser.slow import at_half_speed, slowed
 from tests.end_to_end.serving import Server
 from tests.tiny_gemma.facts import ANSWERS
 
@@ -76,12 +76,13 @@ def test_axe_finds_no_fault(open_page: OpenPage, server: Server, kind: str) -> N
     expect_no_fault(playground, "a parameter out of its range")
     page.get_by_role("button", name="Close the parameters").click()
     with slowed(server):
-        playground.stream_for_long("60")
+        playground.stream_for_long("200")
         playground.expect_streaming(3)
         expect_no_fault(playground, "streaming")
         playground.wait_until_done()
+    with at_half_speed(server):
         page.get_by_role("button", name="Measure what mixing costs").click()
-        page.locator(".cost-table").wait_for(timeout=60_000)
+        page.locator(".cost-table").wait_for(timeout=120_000)
     expect_no_fault(playground, "measured")
     for opening in DIALOGS:
         opening(playground)

@@ -6,13 +6,14 @@ import json
 import re
 import time
 import urllib.request
+from pathlib import Path
 
 from playwright.sync_api import expect
 
 from tests.browser.fixtures import OpenPage
 from tests.browser.playground import Playground
-from tests.browser.slow import slowed
-from tests.end_to_end.serving import Server
+from tests.browser.slow import at_half_speed, slowed
+from tests.end_to_end.serving import Server, serving
 from tests.tiny_gemma.facts import ANSWERS
 
 CAPITAL = "What is the capital of France?"
@@ -133,16 +134,34 @@ def test_a_column_changes_its_adapter_and_leaves(playground: Playground) -> None
 def test_mixing_is_measured_on_demand(playground: Playground, server: Server) -> None:
     """The row below the answers measures the columns mixed, as many base columns, and each one alone."""
     page = playground.page
-    playground.stream_for_long("60")
+    playground.stream_for_long()
     playground.wait_until_done()
     expect(page.locator(".cost-line")).to_contain_text("3 columns")
-    with slowed(server):
+    with at_half_speed(server):
         page.get_by_role("button", name="Measure what mixing costs").click()
-        expect(page.get_by_role("row", name=re.compile("mixed in one batch"))).to_contain_text("tok/s", timeout=60_000)
+        expect(page.get_by_role("row", name=re.compile("mixed in one batch"))).to_contain_text("tok/s", timeout=120_000)
     expect(page.get_by_role("row", name=re.compile("columns of the base model"))).to_contain_text("mixing costs")
     expect(page.get_by_role("row", name=re.compile("one after another"))).to_contain_text("one batch is")
     for foot in page.locator(".answer-foot").all():
         expect(foot).to_contain_text("tok/s alone")
+
+
+def test_a_server_that_groups_is_not_said_to_mix(open_page: OpenPage, tiny_model: Path, tiny_adapters: Path) -> None:
+    """Where adapters take turns, the state and the measured row say so; the answers are the same."""
+    with serving(tiny_model, tiny_adapters, "--adapter-batching", "grouped") as server:
+        playground = open_page(server.url)
+        page = playground.page
+        playground.wait_for_columns(3)
+        expect(page.get_by_role("button", name=re.compile(r"^Server: .*adapters take turns"))).to_be_visible()
+        playground.set_parameter("Temperature", "0")
+        assert playground.ask(CAPITAL) == [ANSWERS[voice][CAPITAL] for voice in ("base", "pirate", "shout")]
+        page.get_by_role("button", name="New").click()
+        playground.stream_for_long()
+        playground.wait_until_done()
+        with at_half_speed(server):
+            page.get_by_role("button", name="Measure what mixing costs").click()
+            row = page.get_by_role("row", name=re.compile("These columns"))
+            expect(row).to_contain_text("adapters in turns", timeout=120_000)
 
 
 def test_an_answer_too_short_to_measure_says_so(playground: Playground) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,40 @@ def test_one_column_is_asked_again_alone(playground: Playground) -> None:
     playground.wait_until_done()
     assert len(asked) == 1
     assert playground.answers() == [ANSWERS[voice][CAPITAL] for voice in ("base", "pirate", "shout")]
+
+
+def test_the_focus_comes_back_to_the_button_that_asked(playground: Playground) -> None:
+    """A button that goes away while its answer runs has the focus again afterwards, for readers without a mouse."""
+    greedy(playground).ask(CAPITAL)
+    again = playground.page.get_by_role("button", name="Ask pirate again")
+    again.focus()
+    playground.page.keyboard.press("Enter")
+    playground.wait_until_done()
+    expect(again).to_be_focused()
+
+
+def test_a_long_conversation_stays_quick(playground: Playground, tmp_path: Path) -> None:
+    """With a hundred turns of four columns a prompt is asked, and its refusal shown, within five seconds."""
+    columns = [{"id": str(number), "members": []} for number in range(4)]
+    answer = {"status": "done", "text": "- one **bold** claim\n" * 8, "members": [], "nTokens": 5}
+    turns = [
+        {"prompt": f"prompt {turn}", "answers": {str(number): answer for number in range(4)}} for turn in range(100)
+    ]
+    conversation = {"mode": "chat", "title": "long", "columns": columns, "turns": turns}
+    kept = tmp_path / "long.json"
+    kept.write_text(json.dumps({"format": "gemlane-conversations", "version": 1, "conversations": [conversation]}))
+    page = playground.page
+    page.get_by_role("button", name="History").click()
+    page.locator("#import-file").set_input_files(kept)
+    page.locator(".kept-open").first.click()
+    expect(page.locator(".turn")).to_have_count(100)
+    playground.may_log("400")
+    started = time.monotonic()
+    playground.send(CAPITAL)
+    page.locator('.answer[data-status="failed"]').nth(3).wait_for()  # past the tiny Gemma's context
+    assert time.monotonic() - started < 5
+    page.get_by_role("button", name="Remove the column Base model").first.click()
+    expect(playground.heads).to_have_count(3)
 
 
 def test_a_column_added_later_can_answer_earlier_prompts(playground: Playground) -> None:

@@ -27,7 +27,8 @@ export function costRow(session, turn, index, actions) {
     {
       type: "button",
       class: "small",
-      disabled: session.isRunning || columns.length < 2,
+      disabled: session.isRunning,
+      "data-idle": true,
       "data-focus": `measure-${turn.id}`,
       onclick: () => actions.measure(index, columns, (step, n_steps) => byStep(turn, step, n_steps)),
     },
@@ -40,7 +41,7 @@ export function costRow(session, turn, index, actions) {
     together,
     cost.measured && table(cost),
     cost.fault && element("p", { class: "cost-fault" }, cost.fault),
-    measure,
+    columns.length > 1 && measure,
     progress,
   );
 }

@@ -10,8 +10,8 @@ const RENDER_EVERY_MS = 100; // Markdown of a growing answer, ten times a second
 
 /** Shows the turns of `session`. `actions`: {edit(index), ask(index, columns), measure(index, columns)}. */
 export class Thread {
-  #cells = new Map(); // `${turn.id}/${column.id}` to the cell's parts
-  #due = new Map(); // cells with text that is not shown yet
+  #turns = new WeakMap(); // a turn to what is shown of it: {whole, cells by column id, state}
+  #due = new Map(); // answers with text that is not shown yet, to their turn and column
   #timer = null;
   #lost = null; // the button that had the focus and is away while its answer runs
   #markdown = new WeakMap(); // an answer to its text and nodes, as last shown
@@ -29,23 +29,54 @@ export class Thread {
 
   /** A piece of text came: show it with the next batch of pieces. */
   onpiece(turn, column) {
-    this.#due.set(`${turn.id}/${column.id}`, [turn, column]);
+    this.#due.set(turn.answers[column.id], [turn, column]);
     this.#timer ??= setTimeout(() => {
       this.#timer = null;
       this.#flush();
     }, RENDER_EVERY_MS);
   }
 
+  /** Show every turn. Those of which nothing has changed stay as they are, so that long conversations stay quick. */
   render() {
     const isAtEnd = this.#isAtEnd();
     const focused = document.activeElement?.dataset?.focus ?? this.#lost;
-    const { turns } = this.session;
-    this.#cells.clear();
+    const { turns, isRunning } = this.session;
     this.#due.clear();
     byId("welcome").hidden = turns.length > 0;
-    this.place.replaceChildren(...turns.map((turn, index) => this.#turn(turn, index)));
+    const children = turns.map((turn, index) => this.#shown(turn, index));
+    children.forEach((child, place) => {
+      const before = this.place.children[place] ?? null;
+      if (before !== child) this.place.insertBefore(child, before);
+    });
+    while (this.place.children.length > children.length) this.place.lastElementChild.remove();
+    for (const button of this.place.querySelectorAll("[data-idle]")) button.disabled = isRunning;
     if (focused) this.#focus(focused);
     if (isAtEnd) this.#scrollToEnd();
+  }
+
+  /** The element of a turn, made anew where something of it has changed. */
+  #shown(turn, index) {
+    const { mode, columns } = this.session.conversation;
+    const answers = columns.map(({ id }) => turn.answers[id]);
+    const state = JSON.stringify([
+      index,
+      mode,
+      columns,
+      turn.cost,
+      answers.map((one) => one && [one.status, one.text.length]),
+    ]);
+    const known = this.#turns.get(turn);
+    if (known?.state === state) return known.whole;
+    const cells = new Map(columns.map((column, place) => [column.id, this.#cell(turn, index, column, place)]));
+    const whole = element(
+      "article",
+      { class: "turn", "aria-label": `Prompt ${index + 1}` },
+      this.#prompt(turn, index),
+      ...[...cells.values()].map((cell) => cell.whole),
+      costRow(this.session, turn, index, this.actions),
+    );
+    this.#turns.set(turn, { whole, cells, state });
+    return whole;
   }
 
   /** Give the focus back to the button that had it; while it is away or off, remember which one it was. */
@@ -61,23 +92,12 @@ export class Thread {
 
   #flush() {
     const isAtEnd = this.#isAtEnd();
-    for (const [key, [turn, column]] of this.#due) {
-      const cell = this.#cells.get(key);
-      if (cell) this.#fill(cell, turn.answers[column.id]);
+    for (const [answer, [turn, column]] of this.#due) {
+      const cell = this.#turns.get(turn)?.cells.get(column.id);
+      if (cell) this.#fill(cell, answer);
     }
     this.#due.clear();
     if (isAtEnd) this.#scrollToEnd();
-  }
-
-  #turn(turn, index) {
-    const { columns } = this.session;
-    return element(
-      "article",
-      { class: "turn", "aria-label": `Prompt ${index + 1}` },
-      this.#prompt(turn, index),
-      ...columns.map((column, place) => this.#cell(turn, index, column, place)),
-      costRow(this.session, turn, index, this.actions),
-    );
   }
 
   #prompt(turn, index) {
@@ -91,10 +111,12 @@ export class Thread {
         { class: "asked-actions" },
         iconButton("edit", "Edit this prompt", () => this.actions.edit(index), {
           disabled: isRunning,
+          "data-idle": true,
           "data-focus": `edit-${turn.id}`,
         }),
         iconButton("again", "Ask every column again", () => this.actions.ask(index, columns), {
           disabled: isRunning,
+          "data-idle": true,
           "data-focus": `again-${turn.id}`,
         }),
       ),
@@ -121,9 +143,8 @@ export class Thread {
       element("div", { class: "answer-end" }, foot, tools),
     );
     const cell = { whole, body, foot, fault, tools, turn, index, column };
-    this.#cells.set(`${turn.id}/${column.id}`, cell);
     this.#fill(cell, turn.answers[column.id]);
-    return whole;
+    return cell;
   }
 
   #fill(cell, answer) {
@@ -165,6 +186,7 @@ export class Thread {
       {
         type: "button",
         disabled: this.session.isRunning,
+        "data-idle": true,
         "data-focus": `ask-${turn.id}-${column.id}`,
         onclick: () => this.actions.ask(index, [column]),
       },
@@ -180,11 +202,18 @@ export class Thread {
     const ask = answer
       ? iconButton("again", `Ask ${title} again`, () => this.actions.ask(index, [column]), {
           disabled: isRunning,
+          "data-idle": true,
           "data-focus": `ask-${turn.id}-${column.id}`,
         })
       : element(
           "button",
-          { type: "button", class: "small", disabled: isRunning, onclick: () => this.actions.ask(index, [column]) },
+          {
+            type: "button",
+            class: "small",
+            disabled: isRunning,
+            "data-idle": true,
+            onclick: () => this.actions.ask(index, [column]),
+          },
           icon("send"),
           "Ask this column",
         );
