@@ -55,7 +55,7 @@ def _let_run(server: Server, run_s: float) -> None:
 
 
 def _processor_s(server: Server) -> float:
-    """Processor time of the engine process, in seconds. Source: Linux, ``posix-cpu-timers.h``, MAKE_PROCESS_CPUCLOCK."""
+    """Processor time of the engine process, in seconds. Source: Linux, ``posix-timers.h``, MAKE_PROCESS_CPUCLOCK."""
     total = 0.0
     for pid in server.engine_pids():
         with contextlib.suppress(OSError):
