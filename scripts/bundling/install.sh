@@ -16,17 +16,22 @@ fail() {
     exit "${2:-1}"
 }
 
+absolute() { # a path as seen from where the user stands, since this script goes elsewhere
+    case $1 in /*) printf %s "$1" ;; *) printf %s "$PWD/$1" ;; esac
+}
+
 prefix='' python='' key='' rollback=''
 while [ $# -gt 0 ]; do
     case $1 in
-    --prefix) prefix=${2:?--prefix needs a folder} && shift 2 ;;
+    --prefix) prefix=$(absolute "${2:?--prefix needs a folder}") && shift 2 ;;
     --python) python=${2:?--python needs a command} && shift 2 ;;
-    --key) key=${2:?--key needs a file} && shift 2 ;;
+    --key) key=$(absolute "${2:?--key needs a file}") && shift 2 ;;
     --rollback) rollback=1 && shift ;;
     -h | --help) sed -n '2,/^set -eu/s/^# \{0,1\}//p' "$0" && exit 0 ;;
     *) fail "unknown option $1; --help lists them" 2 ;;
     esac
 done
+case $python in */*) python=$(absolute "$python") ;; esac
 if [ -z "$prefix" ]; then
     if [ "$(id -u)" = 0 ]; then prefix=/opt/gemlane; else prefix=$HOME/.local/share/gemlane; fi
 fi

@@ -256,6 +256,18 @@ def test_a_signature_is_checked_first(unpacked: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "opt").exists()
 
 
+def test_paths_are_seen_from_where_the_user_stands(unpacked: Path, tmp_path: Path) -> None:
+    """A relative --key and --prefix mean the folder in which the installer was called, not that of the bundle."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "ours")], check=True)
+    (tmp_path / "ours.signers").write_text(f"gemlane {(tmp_path / 'ours.pub').read_text()}")
+    sign(unpacked / "SHA256SUMS", tmp_path / "ours")
+    (tmp_path / "python").symlink_to("/nonexistent")
+    command = [str(unpacked / "install.sh"), "--key", "ours.signers", "--prefix", "opt", "--python", "./python"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert "signature: good" in done.stderr
+    assert f"{tmp_path}/./python cannot be run" in done.stderr
+
+
 def test_the_bill_of_materials_names_everything(unpacked: Path) -> None:
     """Each locked wheel is a component with its hash; llama.cpp, the page's JavaScript, model and adapters are too."""
     bill = json.loads((unpacked / "sbom.cdx.json").read_text())
