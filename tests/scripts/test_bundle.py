@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import plistlib
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime import config
 from scripts.bundling.__main__ import sign, write_sums
 from tests.end_to_end.serving import ROOT, environment
 
@@ -302,3 +305,18 @@ def test_the_systemd_unit_is_valid_and_tight(tmp_path: Path) -> None:
         check=False,
     )
     assert rated.returncode == 0, rated.stdout[-300:]
+
+
+def test_the_launchd_agent_is_a_property_list() -> None:
+    """The agent starts ``gemlane serve`` and is kept alive after a failure only."""
+    agent = plistlib.loads((ROOT / "scripts/units/com.gemlane.serve.plist").read_bytes())
+    assert agent["ProgramArguments"][1] == "serve"
+    assert agent["KeepAlive"] == {"SuccessfulExit": False}
+
+
+def test_the_services_settings_are_settings() -> None:
+    """Every key of the service's TOML file is a setting, with a value of its type."""
+    parser = argparse.ArgumentParser()
+    config.add_arguments(parser)
+    found = config.choices(parser.parse_args(["--config", str(ROOT / "scripts/units/gemlane.toml")]), {})
+    assert {one.name for one in found if one.source != config.DEFAULT} >= {"model", "adapters", "log_format"}
