@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
 import shutil
@@ -199,11 +200,11 @@ def drop(name: str, voice: str, folder: Path, ggufs: Path) -> None:
 
 
 def memory_mib(server: Server) -> Iterator[str]:
-    """Resident memory of the web process and of the engine, in MiB."""
-    for what, pid in (("web", server.process.pid), *(("engine", pid) for pid in server.engine_pids())):
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        size = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
-        yield f"{what} {size / 1024:.0f}"
+    """Resident memory of the web process and of its children, in MiB: the engine, and perhaps a conversion."""
+    for what, pid in (("web", server.process.pid), *(("child", pid) for pid in server.engine_pids())):
+        with contextlib.suppress(OSError):  # a conversion may end meanwhile
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            yield from (f"{what} {int(line.split()[1]) / 1024:.0f}" for line in lines if line.startswith("VmRSS:"))
 
 
 async def run(server: Server, seconds: float, quiet_seconds: float, folder: Path, ggufs: Path) -> Report:
