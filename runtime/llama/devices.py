@@ -46,6 +46,9 @@ class Placement:
     devices: tuple[Device, ...] = ()
     tensor_split: tuple[float, ...] = ()
     """Each device's share of the layers, in the order of ``devices``; empty: by free memory."""
+    is_as_in_file: bool = False
+    """Whether the processor's weights stay as the file has them, mapped, instead of being arranged for its kernels: two
+    processes then share them."""
 
     @property
     def is_remote(self) -> bool:
@@ -142,6 +145,7 @@ def _check_reachable(endpoint: str) -> None:
 def apply_placement(placement: Placement, parameters: native.llama_model_params) -> tuple[object, ...]:
     """Write a placement into llama.cpp's parameters of a model; what they point at, to be kept until it is loaded."""
     parameters.n_gpu_layers = placement.n_layers
+    parameters.use_extra_bufts = not placement.is_as_in_file
     addresses = (device.address for device in placement.devices)
     device_list = (ctypes.c_void_p * (len(placement.devices) + 1))(*addresses, None)
     parameters.devices = ctypes.addressof(device_list)

@@ -14,17 +14,18 @@ import os
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from convert.cores import n_physical_cores
 from convert.errors import ConvertError
-from convert.gguf.header import read_header
+from convert.gguf.header import GgufHeader, read_header
 from runtime.config import EngineSettings
 from runtime.engine.start.few_layers import choose_layers, write_few_layers
 from runtime.engine.start.model_file import check_model_file
 from runtime.engine.start.selfcheck import SelfCheckError, Verdict, prove_lanes
-from runtime.engine.start.trials import N_PROBES, N_SEQUENCES, trials
+from runtime.engine.start.trials import N_PROBES, N_SEQUENCES, WHOLE_MODEL, Trial, trials
 from runtime.errors import GemlaneError
 from runtime.llama.context import ContextShape
 from runtime.llama.devices import Device, Placement, add_rpc_servers, choose
@@ -67,27 +68,42 @@ def decode_task(line: bytes) -> ProofTask:
 
 
 def prove(library: Library, task: ProofTask) -> Verdict:
-    """Run every trial.
+    """Run every trial on few layers, and a short one on the whole model where that costs no memory twice.
+
+    The processor maps the model's file, which costs nothing a second time; where devices hold layers, the engine itself
+    runs the short one.
 
     Raises:
         SelfCheckError: lanes are wrong, or the disk has no room for the model of few layers.
         GemlaneError: a batch failed, or the model or its lanes cannot be loaded.
     """
-    settings = task.settings
-    header, _ = check_model_file(Path(settings.model))
-    devices = choose(settings.device) if task.n_device_layers else []
+    path = Path(task.settings.model)
+    header, _ = check_model_file(path)
+    devices = choose(task.settings.device) if task.n_device_layers else []
     is_whole = task.n_device_layers > task.n_layers
     layers = choose_layers(header, max(_MIN_LAYERS, len(devices) + (not is_whole)))
     with tempfile.TemporaryDirectory(prefix="gemlane-", dir=task.folder or None) as folder:
-        path = Path(folder) / "few-layers.gguf"
+        few = Path(folder) / "few-layers.gguf"
         try:
-            write_few_layers(path, header, layers)
+            write_few_layers(few, header, layers)
         except (ConvertError, OSError) as error:
             raise SelfCheckError(f"a model of few layers cannot be written: {error}") from error
-        few = read_header(path)
-        model = Model(library, path, placement=_place(task, devices, len(layers)), on_progress=lambda _: True)
+        few_header = read_header(few)
+        model = Model(library, few, placement=_place(task, devices, len(layers)), on_progress=lambda _: True)
+    n_lanes = max(task.settings.lanes, N_PROBES)
+    verdict = _run(task, model, few_header, trials(task.n_batch), n_lanes=n_lanes)
+    if devices:
+        return verdict
+    whole = Model(library, path, placement=Placement(is_as_in_file=True), on_progress=lambda _: True)
+    short = dataclasses.replace(task, n_batch=N_SEQUENCES)
+    return max(verdict, _run(short, whole, header, (WHOLE_MODEL,), n_lanes=N_PROBES), key=lambda one: one.worst)
+
+
+def _run(task: ProofTask, model: Model, header: GgufHeader, of: Sequence[Trial], *, n_lanes: int) -> Verdict:
+    """Run trials on a model, and free it."""
+    settings = task.settings
     try:
-        bank_shape = BankShape(max(settings.lanes, N_PROBES), settings.max_lora_rank, settings.lane_type, task.n_batch)
+        bank_shape = BankShape(n_lanes, settings.max_lora_rank, settings.lane_type, task.n_batch)
         shape = ContextShape(
             n_kv_cells=task.n_batch + _SPARE_CELLS,
             n_batch=task.n_batch,
@@ -97,9 +113,9 @@ def prove(library: Library, task: ProofTask) -> Verdict:
             flash_attention=settings.flash_attn,
             is_kv_on_device=settings.kv_offload == "on",
         )
-        laned = LanedContext(model, shape, lora_shapes(few), bank_shape)
+        laned = LanedContext(model, shape, lora_shapes(header), bank_shape)
         try:
-            return prove_lanes(model, laned, bank_shape, few, trials(task.n_batch))
+            return prove_lanes(model, laned, bank_shape, header, of)
         finally:
             laned.free()
     finally:

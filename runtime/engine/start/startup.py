@@ -227,7 +227,8 @@ def _proof_of(
     records, key = ProofRecords(state_dir), key_of(task, identity, placement)
     if known := records.find(key):
         return known
-    prove_whole_model()
+    if placement.n_layers:
+        prove_whole_model()
     if placement.is_remote:
         # An RPC server serves one process at a time, and this one is connected.
         verdict = prove(beginning.library, task)

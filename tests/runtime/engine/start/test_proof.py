@@ -6,18 +6,21 @@ import dataclasses
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from convert.gguf.header import read_header
 from runtime.config import EngineSettings
-from runtime.engine.start import startup
+from runtime.engine.start import prove as prove_module
+from runtime.engine.start import selfcheck, startup
 from runtime.engine.start.few_layers import choose_layers, write_few_layers
 from runtime.engine.start.model_file import check_model_file
 from runtime.engine.start.proof import Proof, ProofRecords, key_of
 from runtime.engine.start.prove import ProofTask, decode_task
 from runtime.engine.start.provisional import ProvisionalPlaces
 from runtime.engine.start.selfcheck import Verdict
+from runtime.errors import ModelLoadError
 from runtime.generation import BASE, Blend, BlendMember
 from runtime.llama.devices import Placement
 from runtime.llama.library import Library
@@ -235,3 +238,30 @@ def test_whoever_runs_when_places_change_has_a_lane() -> None:
     assert places.has_place(two)
     places.leave(three)
     assert three not in later.users
+
+
+def test_mixed_batches_that_are_insisted_on_need_the_proof(
+    library: Library, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``mixed`` the start waits for the proof, and ends with its reason if it fails."""
+    fail = python("""print('{"error": "a batch of 33: wrong"}')""")
+    monkeypatch.setattr(startup, "Proof", lambda task, on_passed, on_end: Proof(task, on_passed, on_end, fail))
+    settings = EngineSettings(model=str(tiny_model), threads=1, adapter_batching="mixed")
+    with pytest.raises(ModelLoadError, match="mixed batches are not possible here: a batch of 33: wrong"):
+        startup.start(library, settings, startup.Hooks())
+
+
+def test_the_whole_model_is_tried_once(library: Library, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After all trials on few layers, a short one runs on the model itself, whose weights stay as its file has them."""
+    runs: list[tuple[bool, tuple[str, ...]]] = []
+    prove_lanes = selfcheck.prove_lanes
+
+    def note(model: Any, laned: Any, bank_shape: Any, base: Any, trials: Any) -> Verdict:
+        runs.append((model.placement.is_as_in_file, tuple(trial.name for trial in trials)))
+        return prove_lanes(model, laned, bank_shape, base, trials)
+
+    monkeypatch.setattr(prove_module, "prove_lanes", note)
+    prove_module.prove(library, task_of(tiny_model))
+    few, whole = runs
+    assert len(few[1]) > 5
+    assert (few[0], whole) == (False, (True, ("one token of each sequence",)))

@@ -139,18 +139,18 @@ def narrow_kernel(patch: pytest.MonkeyPatch) -> None:
 OFF = r"sequence \d is [\d.e+-]+ off, where probes change"
 AT_ONCE = {
     wrong_layout: "a tensor takes 376 bytes, not 368",
+    no_memory: "not enough memory for 8 lanes of rank 32",
+}
+"""Faults that show before anything is served, each with the words that its reason holds."""
+IN_TRIALS = {
+    wrong_layout: "a tensor takes 376 bytes, not 368",
+    wrong_lane: OFF,
     wrong_offset: OFF,
     wrong_op: OFF,
     unknown_op: "0 of 14 weights found in the graph",
     wrong_ids: f"{OFF}.*it is as in lane 1",
     corrupted_bank: r"the bank does not hold what was written for blk\.1\.ffn_down\.weight",
-    no_memory: "not enough memory for 8 lanes of rank 32",
     blind_walk: "0 of 14 weights found in the graph",
-}
-"""Faults that the model itself shows before it is served, each with the words that its reason holds."""
-IN_TRIALS = {
-    **{fault: words for fault, words in AT_ONCE.items() if fault is not no_memory},
-    wrong_lane: OFF,
     kept_graph: f"one lane after the other.*{OFF}.*it is as in lane 1",
     stale_base: f"one lane after the other.*{OFF}",
     narrow_kernel: f"a batch of 33.*{OFF}",
@@ -165,7 +165,7 @@ def task_of(path: Path) -> ProofTask:
 
 
 @pytest.mark.parametrize(("fault", "words"), AT_ONCE.items(), ids=[fault.__name__ for fault in AT_ONCE])
-def test_a_fault_of_the_model_means_grouped_batches_and_right_answers(
+def test_a_fault_at_the_start_means_grouped_batches_and_right_answers(
     fault: Fault, words: str, make_driver: MakeDriver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A fault is logged in one line that names it, and every adapter answers as it should."""
@@ -205,10 +205,10 @@ def test_sound_lanes_pass_whatever_their_type(library: Library, tiny_model: Path
 def test_mixed_batches_that_are_insisted_on_are_a_failed_start(
     library: Library, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With ``mixed`` a failed self-check ends the start; nothing falls back."""
-    wrong_ids(monkeypatch)
+    """With ``mixed`` lanes that cannot be had end the start; nothing falls back."""
+    wrong_layout(monkeypatch)
     settings = EngineSettings(model=str(tiny_model), threads=1, adapter_batching="mixed")
-    with pytest.raises(ModelLoadError, match="mixed batches are not possible here: one token of each sequence"):
+    with pytest.raises(ModelLoadError, match=r"mixed batches are not possible here: this llama\.cpp is not the one"):
         start(library, settings, Hooks())
 
 
