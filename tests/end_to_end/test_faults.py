@@ -25,8 +25,8 @@ LONG = {"prompt": "capital of capital of", "raw": True, "temperature": 0, "max_t
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("missing", "No such file"),
-        ("folder", "is a folder"),
+        ("missing", "no such file"),
+        ("folder", "an empty folder"),
         ("text", "GGUF"),
         ("empty", "GGUF"),
         ("truncated", ""),
