@@ -10,8 +10,13 @@ from runtime.errors import GemlaneError
 from runtime.generation import GenerationRequest, Grammar
 from runtime.llama.grammar import GrammarMatcher
 
-MAX_COMPILING_S = 60.0
-"""Longest that compiling takes, the vocabulary's first reading included: 2 s for 256,000 tokens on an idle machine."""
+_MIN_LIMIT_S, _LIMIT_S_PER_TOKEN = 2.0, 8e-5
+"""The vocabulary's first reading takes 2 s for 256,000 tokens on an idle machine; ten times that is a hang."""
+
+
+def compiling_limit_s(n_vocab: int) -> float:
+    """How long compiling may keep the engine's thread from its work, for a vocabulary of that many tokens."""
+    return _MIN_LIMIT_S + _LIMIT_S_PER_TOKEN * n_vocab
 
 
 class Compiler(Protocol):

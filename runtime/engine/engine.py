@@ -17,7 +17,7 @@ from runtime.engine.answering import Answering, ChosenToken
 from runtime.engine.cache.disk import PrefixStore
 from runtime.engine.cache.prefixes import Drop, Prefixes, Share
 from runtime.engine.cache.saver import PrefixSaver
-from runtime.engine.compiling import MAX_COMPILING_S, Compiling
+from runtime.engine.compiling import Compiling, compiling_limit_s
 from runtime.engine.coverage import cover
 from runtime.engine.pace import Pace
 from runtime.engine.scheduler import BatchPart, EngineLimits, Scheduler
@@ -201,7 +201,7 @@ class LlamaEngine:
     def _announce(self, limit_s: float, *request_ids: str) -> None:
         """Say which requests take part in the work that follows, and how long it may take."""
         running = [sequence.request_id for sequence in self._scheduler.running]
-        limit_s += MAX_COMPILING_S if self._compiling else 0
+        limit_s += compiling_limit_s(self._model.n_vocab) if self._compiling else 0
         work = Working((*running, *self._compiling.request_ids, *request_ids), limit_s)
         if work != self._announced:
             self._announced = work
