@@ -133,6 +133,9 @@ class ServerSettings:
     )
     max_queue: int = option(64, "requests that may wait beyond those that run; more are answered 429", metavar="N")
     request_timeout_s: int = option(600, "longest a request may take, in seconds", metavar="S")
+    drain_s: int = option(
+        10, "how long running answers may go on after SIGTERM, in seconds; a second signal cuts them", metavar="S"
+    )
     max_body_mib: int = option(4, "largest request body, uploads aside, in MiB", metavar="MIB")
     max_adapters: int = option(
         100, "most adapters, above which no upload is taken; those of the folder are always served", metavar="N"
@@ -300,6 +303,7 @@ def _check(settings: Settings) -> None:
         ("--port", server.port, 0, 65_535),
         ("--max-queue", server.max_queue, 0, 100_000),
         ("--request-timeout-s", server.request_timeout_s, 1, 86_400),
+        ("--drain-s", server.drain_s, 0, 86_400),
         ("--max-body-mib", server.max_body_mib, 1, 1024),
         ("--max-adapters", server.max_adapters, 1, 100_000),
         ("--max-adapter-mib", server.max_adapter_mib, 1, 16_384),

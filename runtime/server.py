@@ -23,6 +23,7 @@ from runtime.engines.supervisor import ChildEngine
 from runtime.errors import ConfigError
 from runtime.messages import Ready
 from runtime.observe.log import set_up as set_up_logging
+from runtime.systemd import Systemd
 from runtime.terminal import Serving, greeting, loading_bar
 from runtime.web.keys import SETTINGS, TOKENS
 from runtime.web.listener import Listener, listen
@@ -30,8 +31,6 @@ from runtime.web.tls import load_tls, reload_tls
 
 log = logging.getLogger("gemlane")
 
-_DRAIN_TIMEOUT_S = 10.0
-"""How long running answers may go on after the first signal to stop; a second signal cuts them."""
 _FILL_TIMEOUT_S = 10.0
 """How long the greeting waits for the adapters folder once the engine is ready."""
 
@@ -50,7 +49,7 @@ async def serve(settings: Settings) -> None:
     """
     set_up_logging(settings.server.log_level, settings.server.log_format, settings.server.log_file)
     _check_places(settings)
-    tls, stop = load_tls(settings.server), _stop_event()
+    tls, stop, systemd = load_tls(settings.server), _stop_event(), Systemd()
     max_in_flight = settings.engine.parallel + settings.server.max_queue
     async with contextlib.AsyncExitStack() as stack:
         loading = stack.enter_context(contextlib.ExitStack())
@@ -61,7 +60,7 @@ async def serve(settings: Settings) -> None:
         adapters = await stack.enter_async_context(adapters_of(settings, engine))
         app = build_app(engine, adapters, settings.server)
         listener = await stack.enter_async_context(_listening(app, settings.server, tls))
-        _reload_on_hangup(app, adapters, tls)
+        _reload_on_hangup(app, adapters, tls, systemd)
         filling = asyncio.create_task(_fill(adapters))
         try:
             log.info("loading %s", settings.engine.model)
@@ -71,11 +70,15 @@ async def serve(settings: Settings) -> None:
             loading.close()
             if starting.done():
                 _greet(starting.result(), adapters, listener.url, settings.server)
+                systemd.ready(f"serving on {listener.url}")
                 watching = asyncio.create_task(watch(adapters))
+                living = asyncio.create_task(systemd.keep_alive())
                 await stopping
+                systemd.stopping()
                 watching.cancel()
                 listener.close()
-                await _drain(engine, stop)
+                await _drain(engine, stop, settings.server.drain_s)
+                living.cancel()
         finally:
             filling.cancel()
             await engine.stop()
@@ -140,15 +143,17 @@ def _stop_event() -> asyncio.Event:
     return stop
 
 
-async def _drain(engine: ChildEngine, stop: asyncio.Event) -> None:
-    """Let running answers end, for a while."""
+async def _drain(engine: ChildEngine, stop: asyncio.Event, drain_s: int) -> None:
+    """Let running answers end, for at most ``drain_s`` seconds or until the next signal."""
     if not engine.n_in_flight:
         return
     stop.clear()
     log.info(
-        "finishing %d running requests, for at most %.0f s; again to cut them", engine.n_in_flight, _DRAIN_TIMEOUT_S
+        "finishing %d running requests, for at most %d s (--drain-s); a second signal cuts them",
+        engine.n_in_flight,
+        drain_s,
     )
-    deadline = asyncio.get_running_loop().time() + _DRAIN_TIMEOUT_S
+    deadline = asyncio.get_running_loop().time() + drain_s
     while engine.n_in_flight and not stop.is_set() and asyncio.get_running_loop().time() < deadline:
         try:
             await asyncio.wait_for(stop.wait(), timeout=0.05)
@@ -167,11 +172,14 @@ def _greet(ready: Ready, adapters: AdapterService, url: str, settings: ServerSet
         print(shown, file=sys.stderr, flush=True)
 
 
-def _reload_on_hangup(app: web.Application, adapters: AdapterService, tls: ssl.SSLContext | None) -> None:
+def _reload_on_hangup(
+    app: web.Application, adapters: AdapterService, tls: ssl.SSLContext | None, systemd: Systemd
+) -> None:
     """Let SIGHUP read tokens, certificate and adapters folder again; what cannot be read stays as it was."""
     tasks: set[asyncio.Task[None]] = set()
 
     def reload() -> None:
+        systemd.reloading()
         try:
             log.info("reloading: %d tokens", app[TOKENS].reload())
             if tls is not None:
@@ -182,5 +190,6 @@ def _reload_on_hangup(app: web.Application, adapters: AdapterService, tls: ssl.S
             task = asyncio.create_task(adapters.folder.look())
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+        systemd.ready("reloaded")
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
