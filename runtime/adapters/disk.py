@@ -57,6 +57,8 @@ class StateDir:
             StorageError: it cannot be written.
         """
         self.root = root
+        self._arriving: set[str] = set()
+        """Digests of blobs that an adapter is about to have; the event loop's."""
         self.blobs, self.uploads, self.incoming = root / "blobs", root / "uploads", root / "incoming"
         with storage_errors():
             root.mkdir(parents=True, exist_ok=True)
@@ -105,6 +107,15 @@ class StateDir:
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
+    @contextlib.contextmanager
+    def arriving(self, digest: str) -> Iterator[None]:
+        """Let no ``drop_blob`` take that content while the context lasts: an adapter is about to have it."""
+        self._arriving.add(digest)
+        try:
+            yield
+        finally:
+            self._arriving.discard(digest)
+
     def keep_blob(self, gguf: Path, digest: str) -> Path:
         """Move a GGUF of that content, and the record beside it, to its place; the place.
 
@@ -122,7 +133,9 @@ class StateDir:
         return place
 
     def drop_blob(self, digest: str) -> None:
-        """Delete the GGUF of that content; nothing happens if there is none."""
+        """Delete the GGUF of that content; nothing happens if there is none, or one is arriving."""
+        if digest in self._arriving:
+            return
         with contextlib.suppress(OSError):
             self.blob(digest).unlink(missing_ok=True)
             self.blobs.joinpath(digest + _RECORD_SUFFIX).unlink(missing_ok=True)

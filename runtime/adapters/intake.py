@@ -113,7 +113,8 @@ class Intake:
                 raise InvalidAdapter(f"its files cannot be read: {error.strerror}") from error
             known = self._known.conversion_of(source_digest)
             if known is not None and self._state.blob(known).exists():
-                return await self._open_blob(known)
+                with self._state.arriving(known):
+                    return await self._open_blob(known)
             self._check_budget(sum(path.stat().st_size for path in source.files))
             with self._state.workplace() as place:
                 gguf = place / _GGUF_NAME
@@ -159,9 +160,10 @@ class Intake:
 
     async def _keep(self, gguf: Path) -> CheckedAdapter:
         checked = await self._read(gguf)
-        path = await asyncio.to_thread(self._state.keep_blob, gguf, checked.digest)
-        checked = replace(checked, path=path)
-        self._note(path, stamp_of(path), checked)
+        with self._state.arriving(checked.digest):  # the last adapter with that content may go just now
+            path = await asyncio.to_thread(self._state.keep_blob, gguf, checked.digest)
+            checked = replace(checked, path=path)
+            self._note(path, stamp_of(path), checked)
         return checked
 
     async def _read_gguf(self, path: Path) -> CheckedAdapter:
