@@ -40,8 +40,10 @@ async def begin_streams(world: World, n_streams: int) -> list[asyncio.Task[End]]
                 ask_openai(world, prompt, stream=True, has_begun=has_begun, max_tokens=300, ignore_eos=True)
             )
         )
-        async with asyncio.timeout(30):
-            await has_begun.wait()
+        begun = asyncio.create_task(has_begun.wait())
+        await asyncio.wait((ends[-1], begun), timeout=30, return_when=asyncio.FIRST_COMPLETED)
+        begun.cancel()
+        assert has_begun.is_set(), f"a stream did not begin: {ends[-1]}, {await world.health()}, {world.server.log[-40:]}"
     return ends
 
 

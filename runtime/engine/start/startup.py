@@ -6,11 +6,12 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from convert.cores import n_physical_cores
 from convert.gguf.header import GgufHeader
+from convert.rules.model import ModelSummary
 from runtime.config import EngineSettings
 from runtime.engine.adapters.grouped import GroupedAdapters
 from runtime.engine.adapters.mixed import MixedAdapters
@@ -20,6 +21,7 @@ from runtime.engine.compiling import Compiling
 from runtime.engine.engine import LlamaEngine
 from runtime.engine.scheduler import EngineLimits
 from runtime.engine.start.limits import limits_of, need_of
+from runtime.engine.start.memory import fit_memory, free_memory
 from runtime.engine.start.model_file import check_model_file
 from runtime.engine.start.offload import place, with_fewer_layers
 from runtime.engine.start.proof import Proof, ProofRecords, key_of
@@ -89,7 +91,10 @@ def start(
         _LOG.warning("%s: %s", path.name, warning)
     limits = limits_of(settings, summary.hyperparameters.n_ctx)
     beginning = _Start(library, settings, header, limits, hooks, state_dir)
-    model, context, adapters, reason, placement = _load(beginning, _place(beginning))
+    placement = _place(beginning)
+    beginning = beginning if placement.n_layers else _fitted(beginning, summary)
+    settings, limits = beginning.settings, beginning.limits
+    model, context, adapters, reason, placement = _load(beginning, placement)
     engine = LlamaEngine(model, context, adapters, limits, Compiling(GrammarCompiler(model), hooks.on_prepared))
     if settings.prefix_dir:
         _keep_prefixes(engine, settings, header)
@@ -125,6 +130,12 @@ def _place(beginning: _Start) -> Placement:
         return place(settings, beginning.header, beginning.limits, choose(settings.device), has_backend=has_backend)
     except ConfigError as error:
         raise ModelLoadError(str(error)) from error
+
+
+def _fitted(beginning: _Start, summary: ModelSummary) -> _Start:
+    """The start as it fits into the host's memory; raises as `fit_memory`."""
+    settings = fit_memory(beginning.settings, beginning.header, summary, free_memory())
+    return replace(beginning, settings=settings, limits=limits_of(settings, summary.hyperparameters.n_ctx))
 
 
 def _load(beginning: _Start, placement: Placement) -> tuple[Model, Context, Adapters, str, Placement]:
