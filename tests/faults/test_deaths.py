@@ -43,7 +43,7 @@ async def begin_streams(world: World, n_streams: int) -> list[asyncio.Task[End]]
         begun = asyncio.create_task(has_begun.wait())
         await asyncio.wait((ends[-1], begun), timeout=30, return_when=asyncio.FIRST_COMPLETED)
         begun.cancel()
-        assert has_begun.is_set(), f"a stream did not begin: {ends[-1]}, {await world.health()}, {world.server.log[-40:]}"
+        assert has_begun.is_set(), f"a stream did not begin: {ends[-1]}, {await world.health()}"
     return ends
 
 
