@@ -22,8 +22,7 @@ from runtime.playground import routes as playground
 from runtime.playground.dialect import DIALECT as PLAYGROUND
 from runtime.web import health, metrics, openapi, plain
 from runtime.web.dialect import Dialect
-from runtime.web.first_request import FirstRequestTimeout
-from runtime.web.keys import ADAPTERS, ENGINE, FIRST_REQUEST_TIMEOUT, LIMITS, OBSERVER, SETTINGS, STORE, TOKENS
+from runtime.web.keys import ADAPTERS, ENGINE, LIMITS, OBSERVER, SETTINGS, STORE, TOKENS
 from runtime.web.limits import HttpLimits, limits_of
 from runtime.web.middleware import make_middleware, make_prepare_hook
 from runtime.web.tokens import TokenCheck
@@ -57,7 +56,6 @@ def build_app(
     app[ENGINE], app[OBSERVER] = ObservedEngine(engine, observer), observer
     app[SETTINGS], app[LIMITS], app[TOKENS] = settings, limits, tokens
     app[ADAPTERS], app[STORE] = adapters, store
-    app[FIRST_REQUEST_TIMEOUT] = FirstRequestTimeout(limits.header_s)
     app.on_response_prepare.append(make_prepare_hook(formats, tokens))
     health.add_routes(app)
     metrics.add_routes(app, exporter, store.count_by_state, store.name_of)

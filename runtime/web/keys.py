@@ -11,7 +11,6 @@ from runtime.adapters.store import Store
 from runtime.config import ServerSettings
 from runtime.engines.protocol import Engine
 from runtime.observe.events import Observer
-from runtime.web.first_request import FirstRequestTimeout
 from runtime.web.limits import HttpLimits
 from runtime.web.streams import Frames
 from runtime.web.tokens import TokenCheck
@@ -23,7 +22,6 @@ SETTINGS: Final = web.AppKey("settings", ServerSettings)
 TOKENS: Final = web.AppKey("tokens", TokenCheck)
 OBSERVER: Final = web.AppKey[Observer]("observer", Observer)
 LIMITS: Final = web.AppKey("limits", HttpLimits)
-FIRST_REQUEST_TIMEOUT: Final = web.AppKey("first_request_timeout", FirstRequestTimeout)
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 """A UUID, the same in the answer's headers, in error texts, in the log and in the engine."""

@@ -31,7 +31,8 @@ class HttpLimits:
     """How long a client may leave a full send buffer unread before it is cut."""
     request_s: float = 600.0
     """A whole answer, waiting in the queue included."""
-    n_connections: int = 1000
+    n_connections: int = 2000
+    """Served at a time; one client may hold half of them."""
 
 
 def limits_of(settings: ServerSettings) -> HttpLimits:

@@ -12,8 +12,9 @@ from aiohttp import web
 from runtime.errors import GemlaneError, InvalidRequest, MethodNotAllowed, RequestTooLarge, UnknownRoute
 from runtime.observe.events import RequestEnded
 from runtime.web.answers import break_off
+from runtime.web.connection import Connection
 from runtime.web.dialect import ErrorFormat, format_of
-from runtime.web.keys import FIRST_REQUEST_TIMEOUT, HEADERS, IGNORED, OBSERVER, REQUEST_ID, STREAM
+from runtime.web.keys import HEADERS, IGNORED, OBSERVER, REQUEST_ID, STREAM
 from runtime.web.origins import is_preflight, preflight_headers
 from runtime.web.tokens import TokenCheck
 
@@ -30,7 +31,9 @@ def make_middleware(formats: Sequence[ErrorFormat], tokens: TokenCheck) -> Calla
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request.app[FIRST_REQUEST_TIMEOUT].end(request)
+        connection = request.protocol
+        if isinstance(connection, Connection):
+            connection.begin(request)
         error_format = format_of(request, formats)
         request[REQUEST_ID] = str(uuid.uuid4())
         began_at = time.perf_counter()
@@ -50,6 +53,8 @@ def make_middleware(formats: Sequence[ErrorFormat], tokens: TokenCheck) -> Calla
             status, code = response.status, _code_of(typed)
         finally:
             _report(request, status, code, time.perf_counter() - began_at)
+            if isinstance(connection, Connection):
+                connection.end()
         return response
 
     return middleware

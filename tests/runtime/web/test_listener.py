@@ -66,15 +66,19 @@ async def test_a_client_that_never_finishes_its_body(serve: Serve, engine: Scrip
 
 
 async def test_too_many_connections(serve: Serve) -> None:
-    """The one too many is told to come back; when one leaves, another may come."""
-    client = await serve(limits=HttpLimits(n_connections=2))
+    """A client gets half of all places, and 429 for one more; when a connection leaves, another may come."""
+    client = await serve(limits=HttpLimits(n_connections=4))
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(connection(client))
         for reader, writer in (first, await stack.enter_async_context(connection(client))):
             writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-        async with connection(client) as (reader, _):
-            assert (await reader.read()).startswith(b"HTTP/1.1 503")
+        async with connection(client) as (reader, writer):
+            writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            refusal = await reader.read()
+            assert refusal.startswith(b"HTTP/1.1 429")
+            assert b"\r\nRetry-After: 1\r\n" in refusal
+            assert b'"code":"overloaded"' in refusal
         first[1].write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         await first[0].read()
         async with connection(client) as (reader, writer):
