@@ -10,6 +10,7 @@ there counts as one that went away.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any, Final
 
 from aiohttp import web
@@ -17,15 +18,15 @@ from aiohttp.http import HttpVersion11
 
 from runtime.errors import InvalidRequest, Overloaded
 from runtime.web import plain
-from runtime.web.connections import MIN_IDLE_S, Connections
+from runtime.web.connections import MIN_UNUSED_S, Connections
 
 _SERVER_ERROR: Final = 500
 _MAX_ECHO: Final = 200
 _INTERIM: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _ASK_AFTER_S: Final = (0.05, 0.1, 1.0)
 """Seconds before each interim response; the last one repeats. The second one finds the reset that the first causes."""
-_FLUSH_S: Final = 1.0
-"""How long a connection that gives way may take to send what it has left."""
+_LINGER_S: Final = 2.0
+"""How long a connection without a place is kept: for its first request, and until the client has read the answer."""
 
 
 class Connection(web.RequestHandler):
@@ -55,8 +56,8 @@ class Connection(web.RequestHandler):
 
     @property
     def is_working(self) -> bool:
-        """Whether a request is being answered."""
-        return self._request is not None
+        """Whether it is being opened, or a request is being answered."""
+        return self.transport is None or self._request is not None or bool(self._messages)
 
     def limit_first_request(self, limit_s: float) -> None:
         """Close the connection unless its first request is whole within ``limit_s`` seconds."""
@@ -77,15 +78,19 @@ class Connection(web.RequestHandler):
             self.close()
 
     def give_way(self) -> None:
-        """Close an idle connection."""
-        transport = self.transport
-        self.force_close()
-        if transport is not None:
-            self._loop.call_later(_FLUSH_S, transport.abort)
+        """Become a refusal, so that a request that is under way is answered and not reset."""
+        transport, self.transport = self.transport, None
+        assert transport is not None
+        refusal = Refusal(self._connections, MIN_UNUSED_S)
+        transport.set_protocol(refusal)
+        refusal.connection_made(transport)
+        self.connection_lost(None)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came; an event of the transport."""
         self._is_fed = self._is_fed or bool(data)
+        if self.n_requests:
+            self.since = self._loop.time()
         super().data_received(data)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's own protocol says so
@@ -151,10 +156,12 @@ class Connection(web.RequestHandler):
 
 
 class Refusal(asyncio.Protocol):
-    """A connection without a place: its first request is answered 429, and the rest is read, so that nothing resets."""
+    """A connection without a place: its next request is answered 429, and the rest is read, so that nothing resets."""
 
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
+    def __init__(self, connections: Connections, wait_s: float) -> None:
+        """A refusal that tells its client to come back in ``wait_s`` seconds."""
+        self._connections, self._wait_s = connections, max(math.ceil(wait_s), 1)
+        connections.add_refused(self)
         self._transport: asyncio.Transport | None = None
         self._is_answered = False
 
@@ -162,14 +169,14 @@ class Refusal(asyncio.Protocol):
         """The connection is open; an event of the transport."""
         if isinstance(transport, asyncio.Transport):
             self._transport = transport
-            asyncio.get_running_loop().call_later(MIN_IDLE_S, transport.close)
+            asyncio.get_running_loop().call_later(_LINGER_S, transport.close)
 
     def data_received(self, _data: bytes) -> None:
         """Bytes came; an event of the transport."""
         if self._is_answered or self._transport is None:
             return
         self._is_answered = True
-        self._transport.write(_FULL)
+        self._transport.write(_render_refusal(self._wait_s))
         if self._transport.can_write_eof():
             self._transport.write_eof()
 
@@ -178,18 +185,15 @@ class Refusal(asyncio.Protocol):
         self._connections.remove(self)
 
 
-def _render_refusal() -> bytes:
-    words = f"too many connections are open; close idle ones, or try again in {MIN_IDLE_S:.0f} s"
+def _render_refusal(wait_s: int) -> bytes:
+    words = f"too many connections are open; close idle ones, or try again in {wait_s} s"
     body = plain.render_error(Overloaded(words), "").body
     lines = (
         "HTTP/1.1 429 Too Many Requests",
         "Server: gemlane",
-        f"Retry-After: {MIN_IDLE_S:.0f}",
+        f"Retry-After: {wait_s}",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
         "Connection: close",
     )
     return "\r\n".join((*lines, "", "")).encode() + body
-
-
-_FULL: Final = _render_refusal()

@@ -1,9 +1,9 @@
 """Which connections are open, whose they are, and which one gives way to a newcomer. Pure: the caller gives the time.
 
 A connection is *working* from a request's headers to its answer, and *idle* before and after. One client may hold half
-of all places, so that no client fills the server. A newcomer without a place gets that of an idle connection: first of
-one that never sent a request, then of the one that has been idle longest. A connection that became idle a moment ago
-keeps its place, since its next request may be under way.
+of all places, so that no client fills the server. A newcomer without a place gets that of an idle connection of the
+client that holds most: first of one that never sent a request, then of the one that has been idle longest. A connection
+that became idle a moment ago keeps its place, since its next request may be under way.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import ipaddress
 from collections import Counter
 from typing import Any, Final, Protocol
 
-MIN_IDLE_S: Final = 1.0
-"""How long a connection has been idle before it gives way; also what a refused client is told to wait."""
+MIN_UNUSED_S: Final = 1.0
+"""How long a connection has sent no request before it gives way."""
+MIN_IDLE_S: Final = 5.0
+"""How long a connection has been idle after a request before it gives way."""
 
 
 class Place(Protocol):
@@ -24,14 +26,14 @@ class Place(Protocol):
     """Who holds it, as `client_of` says."""
     n_requests: int
     since: float
-    """When it was made or its last request ended, on the event loop's clock."""
+    """When it was made or, after its first request, last used; on the event loop's clock."""
 
     @property
     def is_working(self) -> bool:
-        """Whether a request is being answered."""
+        """Whether it is being opened, or a request is being answered."""
 
     def give_way(self) -> None:
-        """Close it."""
+        """Lose the place."""
 
 
 class Connections:
@@ -45,22 +47,19 @@ class Connections:
         self._n_of_client: Counter[str] = Counter()
         self._someone_left = asyncio.Event()
 
-    def is_admitted(self, client: str, now: float) -> bool:
-        """Whether ``client`` has a place for one more connection; an idle one has given way if that was needed."""
+    def make_place(self, client: str, now: float) -> float:
+        """Seconds until ``client`` gets one more place; 0: it has one, for which an idle connection may have left."""
         has_share = self._n_of_client[client] < self._share_of(client)
         if has_share and len(self._served) < self._max_served:
-            return True
-        idle = [
-            place
-            for place in self._served
-            if not place.is_working and now - place.since >= MIN_IDLE_S and (has_share or place.client == client)
-        ]
-        if not idle:
-            return False
-        leaving = min(idle, key=lambda place: (place.n_requests > 0, place.since))
+            return 0.0
+        idle = [place for place in self._served if not place.is_working and (has_share or place.client == client)]
+        may_leave = [place for place in idle if _stays_until(place) <= now]
+        if not may_leave:
+            return min((_stays_until(place) - now for place in idle), default=MIN_UNUSED_S)
+        leaving = min(may_leave, key=self._order)
         self.remove(leaving)
         leaving.give_way()
-        return True
+        return 0.0
 
     def add(self, place: Place) -> None:
         """Keep an admitted connection until it is removed."""
@@ -87,9 +86,17 @@ class Connections:
             self._someone_left.clear()
             await self._someone_left.wait()
 
+    def _order(self, place: Place) -> tuple[int, bool, float]:
+        """The smallest one gives way first."""
+        return -self._n_of_client[place.client], place.n_requests > 0, place.since
+
     def _share_of(self, client: str) -> int:
         """How many connections a client may hold; a Unix socket has only clients of this user."""
         return max(self._max_served // 2, 1) if client else self._max_served
+
+
+def _stays_until(place: Place) -> float:
+    return place.since + (MIN_IDLE_S if place.n_requests else MIN_UNUSED_S)
 
 
 def client_of(address: object) -> str:

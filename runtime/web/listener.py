@@ -172,13 +172,11 @@ class _Server:
 
     def _protocol(self, client: str) -> Connection | Refusal:
         now = asyncio.get_running_loop().time()
-        if not self._connections.is_admitted(client, now):
+        if (wait_s := self._connections.make_place(client, now)) > 0:
             if now >= self._report_at:
                 self._report_at = now + _REPORT_S
                 log.warning("connections of %s are refused: too many are open", client or "this user")
-            refusal = Refusal(self._connections)
-            self._connections.add_refused(refusal)
-            return refusal
+            return Refusal(self._connections, wait_s)
         connection = Connection(
             self._server,
             self._connections,

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from runtime.web.connections import MIN_IDLE_S, Connections, client_of
+from runtime.web.connections import MIN_IDLE_S, MIN_UNUSED_S, Connections, client_of
 
 
 class Seat:
@@ -35,24 +35,24 @@ def test_one_client_gets_half_of_the_places() -> None:
     """A client's connections beyond half of the places are refused, and another client still gets one."""
     connections = Connections(4, 1)
     for _ in range(2):
-        assert connections.is_admitted("a", 0)
+        assert connections.make_place("a", 0) == 0
         connections.add(Seat("a", is_working=True))
-    assert not connections.is_admitted("a", 100)
-    assert connections.is_admitted("b", 100)
+    assert connections.make_place("a", 100) > 0
+    assert connections.make_place("b", 100) == 0
 
 
 def test_clients_of_a_unix_socket_share_all_places() -> None:
     """Without an address there is one user, who may hold every place."""
     connections = Connections(2, 1)
     connections.add(Seat(""))
-    assert connections.is_admitted("", 0)
+    assert connections.make_place("", 0) == 0
 
 
 def test_a_connection_that_asked_nothing_gives_way_first() -> None:
     """Among idle connections the unused one goes before used ones, however long those have been idle."""
     seats = [Seat("a", 0, 1), Seat("b", 5), Seat("c", 4, 1), Seat("d", is_working=True)]
     connections = full_of(*seats)
-    assert connections.is_admitted("e", 10)
+    assert connections.make_place("e", 10) == 0
     assert closed(seats) == [1]
 
 
@@ -60,26 +60,34 @@ def test_the_longest_idle_connection_gives_way() -> None:
     """Among used connections the one that has been idle longest goes; its place is free at once."""
     seats = [Seat("a", 3, 1), Seat("b", 2, 1), Seat("c", 0, 1, is_working=True), Seat("d", 4, 1)]
     connections = full_of(*seats)
-    assert connections.is_admitted("e", 10)
+    assert connections.make_place("e", 10) == 0
     connections.add(Seat("e", 10))
     assert closed(seats) == [1]
-    assert connections.is_admitted("f", 10)
+    assert connections.make_place("f", 10) == 0
     assert closed(seats) == [0, 1]
 
 
 def test_working_and_fresh_connections_stay() -> None:
-    """Nobody gives way who works, or became idle less than a second ago."""
-    seats = [Seat("a", 10 - MIN_IDLE_S / 2), Seat("b", 0, 1, is_working=True)]
+    """A connection stays while it works, for a second after it was made, and for five after its last request."""
+    seats = [Seat("a", 10 - MIN_UNUSED_S / 2), Seat("b", 10 - MIN_IDLE_S / 2, 1), Seat("c", 0, 1, is_working=True)]
     connections = full_of(*seats)
-    assert not connections.is_admitted("c", 10)
+    assert connections.make_place("d", 10) == MIN_UNUSED_S / 2  # until the first of them gives way
     assert closed(seats) == []
+
+
+def test_the_client_that_holds_most_gives_way() -> None:
+    """A client with few connections keeps an idle one, though another client's have been idle for less long."""
+    seats = [Seat("a", 0), Seat("b", 1, 1), Seat("b", 2, 1)]
+    connections = full_of(*seats)
+    assert connections.make_place("c", 100) == 0
+    assert closed(seats) == [1]
 
 
 def test_a_client_over_its_share_takes_a_place_of_its_own() -> None:
     """Its newcomer gets the place of its own idle connection, never that of another client's."""
     seats = [Seat("a", 5), Seat("a", 4), Seat("b", 0), Seat("c", 0)]
     connections = full_of(*seats)
-    assert connections.is_admitted("a", 10)
+    assert connections.make_place("a", 10) == 0
     assert closed(seats) == [1]
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 from aiohttp import ClientSession
 
-from runtime.web.connections import MIN_IDLE_S
+from runtime.web.connections import MIN_UNUSED_S
 from runtime.web.limits import HttpLimits
 from tests.runtime.conftest import Serve
 from tests.runtime.double import ScriptedEngine
@@ -101,11 +101,23 @@ async def test_idle_connections_give_way(serve: Serve) -> None:
     address = address_of(await serve(limits=HttpLimits(n_connections=8)))
     idle = [await asyncio.open_connection(*address) for _ in range(4)]
     assert await status_of(address, HEALTH) == 429
-    await asyncio.sleep(MIN_IDLE_S)  # as Retry-After says
+    await asyncio.sleep(MIN_UNUSED_S)  # as Retry-After says
     assert await status_of(address, HEALTH) == 200
     assert await asyncio.wait_for(idle[0][0].read(), 5) == b""
     for _, writer in idle:
         writer.close()
+
+
+async def test_a_request_on_the_way_to_a_lost_place_is_answered(serve: Serve) -> None:
+    """A connection that has just given way answers a request with 429 instead of a reset."""
+    address = address_of(await serve(limits=HttpLimits(n_connections=2)))
+    reader, writer = await asyncio.open_connection(*address)
+    await asyncio.sleep(MIN_UNUSED_S)
+    assert await status_of(address, HEALTH) == 200
+    writer.write(HEALTH)
+    assert await read_answer(reader) == 429
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
 
 
 async def half_close(address: tuple[str, int], request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
