@@ -144,14 +144,17 @@ class Ledger:
         return self._sent.pop(request_id, None) is not None
 
     def take_sendable(self) -> list[GenerationRequest]:
-        """The requests that the engine may have now; they count as sent."""
+        """The requests that the engine may have now; they count as sent.
+
+        A suspect does not wait for begun streams: they may go on for minutes, and all who come would wait too.
+        """
         if not self._waiting:
             return []
         suspects = [ticket for ticket in self._waiting.values() if ticket.fingerprint in self._suspects]
         held = [ticket for ticket in self._sent.values() if ticket.fingerprint in self._suspects]
         if not suspects and not held:
             chosen = list(self._waiting.values())
-        elif held or any(ticket.would_be_cut for ticket in self._sent.values()):
+        elif held:
             chosen = []
         else:  # those first whose clients would see nothing of another death
             chosen = sorted(suspects, key=lambda ticket: not ticket.can_restart)[:1]

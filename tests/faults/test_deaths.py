@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+import uuid
 
 import pytest
 
 from tests.faults.world import End, World, ask_openai, expected, kill, spread
 
 POISON = "I end the engine"
+
+
+def new_poison() -> str:
+    """A request that no test has asked before, which would be refused at once."""
+    return f"{POISON} {uuid.uuid4()}"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV])
@@ -62,7 +68,7 @@ async def test_eight_run_and_fifty_two_wait(world: World, number: signal.Signals
     poison = None
     if has_poison:
         world.arm("decode", f"abort if {POISON}")
-        poison = asyncio.create_task(ask_openai(world, POISON))
+        poison = asyncio.create_task(ask_openai(world, new_poison()))
         # It ends the engine itself once it is its turn; the signal below comes first.
     n_deaths = (await world.health())["engine"]["n_deaths"]
     struck_at = time.monotonic()
@@ -77,10 +83,11 @@ async def test_eight_run_and_fifty_two_wait(world: World, number: signal.Signals
     for voice, question, task in asked:
         assert await task == End(200, expected(voice, question))
     if poison is not None:
-        assert (await poison).status == 400
+        assert "ended twice while this request was running" in (await poison).error
     done_s = time.monotonic() - struck_at
     print(f"{number.name} poison={has_poison}: seen {seen_s:.1f} s, ready {ready_s:.1f} s, all answered {done_s:.1f} s")
     assert seen_s < 10
+    assert (await world.health())["engine"]["n_deaths"] == n_deaths + (3 if has_poison else 1)
 
 
 @pytest.mark.parametrize("fault", ["abort", "segfault", "hang", "stop"])
@@ -97,7 +104,8 @@ async def test_only_the_request_that_ends_the_engine_is_refused(world: World) ->
     """It is known after two deaths; requests beside it are answered, and the same request is refused at once."""
     world.arm("decode", f"abort if {POISON}")
     n_deaths = (await world.health())["engine"]["n_deaths"]
-    poison = asyncio.create_task(ask_openai(world, POISON))
+    poison_text = new_poison()
+    poison = asyncio.create_task(ask_openai(world, poison_text))
     others = [
         (voice, question, asyncio.create_task(ask_openai(world, question, voice=voice)))
         for voice, question in spread(20)
@@ -109,5 +117,5 @@ async def test_only_the_request_that_ends_the_engine_is_refused(world: World) ->
     )
     for voice, question, task in others:
         assert await task == End(200, expected(voice, question))
-    assert (await ask_openai(world, POISON)).status == 400
+    assert (await ask_openai(world, poison_text)).status == 400
     assert (await world.health())["engine"]["n_deaths"] == n_deaths + 2

@@ -208,8 +208,8 @@ async def test_a_request_waits_for_the_next_engine(tmp_path: Path) -> None:
         await engine.start()
         assert engine.process_id is not None
         os.kill(engine.process_id, signal.SIGKILL)
-        await until(lambda: engine.ready is None)
-        assert engine.status.state is EngineState.RESTARTING
+        await until(lambda: engine.status.state is EngineState.RESTARTING)
+        assert engine.ready is None
         assert "signal 9" in engine.status.reason
         assert len(await ask(engine, "s", "say one")) == 3
         assert (engine.status.state, engine.status.n_deaths, engine.status.n_starts) == (EngineState.READY, 1, 2)

@@ -142,6 +142,35 @@ def test_a_suspect_that_came_further_is_cleared() -> None:
     assert sent(ledger) == ["b"]
 
 
+async def test_a_suspect_does_not_wait_for_streams() -> None:
+    """A client whose stream was cut asks again while another stream runs: both go on, and so does a newcomer."""
+    ledger = Ledger()
+    cut, other = add(ledger, "cut", "other")
+    sent(ledger)
+    ledger.announce(["cut", "other"])
+    for ticket in (cut, other):
+        taker = ticket.take()
+        ledger.deliver(Text(ticket.request_id, "one"))
+        assert isinstance(await next_of(taker), Text)
+    assert ledger.lose_engine(1.0) == Losses(n_again=0, n_cut=2, n_harmful=0)
+    again = ledger.add(request("cut again", "cut"), 2.0, can_restart=False)
+    (long,) = add(ledger, "long")
+    assert sent(ledger) == ["cut again"]
+    ledger.deliver(Text("cut again", "one"))
+    assert sent(ledger) == []
+    ledger.deliver(Text("cut again", "two"))
+    assert sent(ledger) == ["long"]
+    for ticket in (again, long):
+        taker = ticket.take()
+        ledger.deliver(Text(ticket.request_id, "x"))
+        assert isinstance(await next_of(taker), Text)
+    ledger.add(request("other again", "other"), 3.0, can_restart=False)
+    add(ledger, "newcomer")
+    assert sent(ledger) == ["other again"]
+    finish(ledger, "other again")
+    assert sent(ledger) == ["newcomer"]
+
+
 async def test_a_death_of_known_cause_counts_for_no_other() -> None:
     """A request that was cleared and ran beside the cause runs once more."""
     ledger = Ledger()
