@@ -44,6 +44,11 @@ class TextFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        """Render one record's line; a message cannot begin another one, nor command a terminal."""
+        record.message = _on_one_line(record.message)
+        return super().formatMessage(record)
+
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (UTC), level, logger, message, and the fields of a request."""
@@ -77,6 +82,13 @@ class RequestLog:
             case RequestEnded():
                 fields = request_fields(event, self._answers.pop(event.request_id, []), self._name_of)
                 log.info("%s", _render_text(fields), extra={_FIELDS: fields})
+
+
+def _on_one_line(text: str) -> str:
+    """``text`` with line breaks and other control characters written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _request_of(answer_id: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
+from aiohttp.http_exceptions import ContentEncodingError
 
 from runtime.errors import InvalidRequest, Overloaded
 from runtime.web import plain
@@ -122,11 +123,19 @@ class Connection(web.RequestHandler):
         if status >= _SERVER_ERROR:
             return refusal
         words = " ".join((message or "the request cannot be read").split())
-        answer = plain.render_error(InvalidRequest(f"this is not HTTP as the server reads it: {words[:_MAX_ECHO]}"), "")
-        response = web.Response(status=status, body=answer.body, headers={"Content-Type": "application/json"})
-        response.headers["Server"] = "gemlane"
-        response.force_close()
-        return response
+        if isinstance(exc, ContentEncodingError):
+            return _refuse(
+                status, "a body's Content-Encoding may be gzip or deflate; send it as it is, or as one of them"
+            )
+        return _refuse(status, f"this is not HTTP as the server reads it: {words[:_MAX_ECHO]}")
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer; aiohttp refuses an Expect header before any handler sees it, and gets our words."""
+        if isinstance(resp, web.HTTPExpectationFailed):
+            resp = _refuse(resp.status, "the only expectation that the server meets is 100-continue")
+        return await super().finish_response(request, resp, start_time)
 
     def _has_begun(self) -> bool:
         """Whether bytes of the present answer were sent."""
@@ -153,6 +162,15 @@ class Connection(web.RequestHandler):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _refuse(status: int, words: str) -> web.Response:
+    """A refusal of aiohttp's as JSON in our words; the connection closes after it."""
+    answer = plain.render_error(InvalidRequest(words), "")
+    response = web.Response(status=status, body=answer.body, headers={"Content-Type": "application/json"})
+    response.headers["Server"] = "gemlane"
+    response.force_close()
+    return response
 
 
 class Refusal(asyncio.Protocol):

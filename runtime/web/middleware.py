@@ -131,7 +131,7 @@ async def _respond(request: web.Request, error_format: ErrorFormat, error: Excep
     if isinstance(error, ConnectionError):
         return stream if stream is not None else web.Response(status=_CLIENT_WENT_AWAY)
     if not isinstance(error, GemlaneError):
-        log.error("request %s: %s %s", request[REQUEST_ID], request.method, request.path, exc_info=error)
+        log.error("request %s: %s %s", request[REQUEST_ID], request.method, request.rel_url.raw_path, exc_info=error)
     else:
         log.debug("request %s: %s: %s", request[REQUEST_ID], error.code, error)
     if stream is not None:

@@ -110,6 +110,27 @@ def test_an_exception_is_part_of_the_json_line(tmp_path: Path) -> None:
     assert json.loads(line)["exception"].endswith("ValueError: lost")
 
 
+@pytest.mark.parametrize(
+    ("forged", "shown"),
+    [
+        ("a\n2026-01-01 00:00:00 ERROR b", r"a\n2026-01-01 00:00:00 ERROR b"),
+        ("a\r\x1b[2Kb", r"a\r\x1b[2Kb"),
+        ("a\u2028\x00\x9bb", r"a\u2028\x00\x9bb"),
+        ("\u00e4 \U0001f600", "\u00e4 \U0001f600"),
+    ],
+)
+def test_a_message_stays_on_its_line(tmp_path: Path, forged: str, shown: str) -> None:
+    """Control characters in a message are written as escapes, so that no client forges a line or a colour."""
+    for style in ("text", "json"):
+        set_up("info", style, str(tmp_path / style))
+        logging.getLogger("test").error("no adapter %s", forged)
+    text = (tmp_path / "text").read_text(encoding="utf-8")
+    assert text.endswith(f" ERROR no adapter {shown}\n")
+    assert text.removesuffix("\n").isprintable()
+    (line,) = (tmp_path / "json").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    assert json.loads(line)["message"] == f"no adapter {forged}"
+
+
 def test_a_rotated_file_is_opened_again(tmp_path: Path) -> None:
     """After the file was moved away, the next line is in a new file of the same name."""
     path = tmp_path / "log"

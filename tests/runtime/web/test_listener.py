@@ -135,7 +135,7 @@ async def test_http_1_0(client: ClientSession) -> None:
         (b"GET /v1/models HTTP/1.1\r\n\r\n", "Missing 'Host' header"),
         (
             b"POST /v1/models HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: br\r\nContent-Length: 1\r\n\r\nx",
-            "brotli",
+            "may be gzip or deflate",
         ),
         (b"NONSENSE\r\n\r\n", "Invalid method"),
     ],
@@ -154,6 +154,15 @@ async def test_bytes_that_are_not_http_are_refused_as_json(serve: Serve, request
     error = json.loads(body)["error"]
     assert error["code"] == "invalid_request"
     assert words in error["message"]
+
+
+async def test_an_expectation_that_is_not_met(client: ClientSession) -> None:
+    """An Expect header other than 100-continue is refused 417, as JSON of ours."""
+    async with client.get("/health", headers={"Expect": "miracles"}) as response:
+        assert response.status == 417
+        assert (await response.json())["error"]["message"] == (
+            "the only expectation that the server meets is 100-continue"
+        )
 
 
 async def test_a_broken_gzip_body_leaves_no_traceback(client: ClientSession, caplog: pytest.LogCaptureFixture) -> None:
