@@ -10,6 +10,7 @@ import shutil
 import signal
 import ssl
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -56,6 +57,7 @@ async def serve(settings: Settings) -> None:
         on_loading = loading.enter_context(loading_bar())
         # What the engine has proven holds for the machine, whatever the adapters.
         state_dir = settings.server.state_dir or str(platformdirs.user_state_path("gemlane"))
+        _give_temporary_folder(Path(state_dir))
         engine = ChildEngine(settings.engine, max_in_flight=max_in_flight, state_dir=state_dir, on_loading=on_loading)
         adapters = await stack.enter_async_context(adapters_of(settings, engine))
         app = build_app(engine, adapters, settings.server)
@@ -92,6 +94,23 @@ def _check_places(settings: Settings) -> None:
     folder = settings.server.adapters
     if folder and not Path(folder).is_dir():
         raise ConfigError(f"--adapters {folder}: no such folder")
+
+
+def _give_temporary_folder(state_dir: Path) -> None:
+    """Let temporary files, the engine's too, lie in the state folder where /tmp and the like cannot be written.
+
+    Raises:
+        ConfigError: the state folder cannot be written either.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        place = state_dir / "tmp"
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"no folder for temporary files can be written ({error}); name one by TMPDIR") from error
+        os.environ["TMPDIR"] = str(place)
 
 
 @contextlib.asynccontextmanager
