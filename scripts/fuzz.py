@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -119,13 +120,13 @@ def chat(data: bytes) -> None:
 
 
 def prefix(data: bytes) -> None:
-    """A file of the prefix folder; the identity is put in, so that more than its check is reached."""
+    """A file of the prefix folder; the identity and the digest are put in, so that more than its check is reached."""
     folder = PLACE / "prefixes"
     store = PrefixStore(folder, "identity")
     line, _, body = data.partition(b"\n")
     with contextlib.suppress(ValueError, TypeError, RecursionError):
         fields = json.loads(line)
-        fields["identity"] = "identity"
+        fields |= {"identity": "identity", "sha256": hashlib.sha256(body).hexdigest()}
         data = json.dumps(fields).encode() + b"\n" + body
     (folder / ("0" * 40 + ".prefix")).write_bytes(data)
     for _ in store.load():

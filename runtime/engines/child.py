@@ -1,4 +1,4 @@
-"""One run of the engine process: its pipe, its silence, its end. It knows nothing of the requests' callers."""
+"""One run of the engine process: its pipe, its hangs, its end. It knows nothing of the requests' callers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 ENGINE_COMMAND = module_command("runtime.engine")
 MIN_QUIET_S = 6.0
-"""The shortest silence that counts as a hang: longer than a busy machine withholds the processor."""
+"""The shortest time without an event that counts as a hang: longer than a busy machine withholds the processor."""
 _MAX_OWN_PAUSE_S = 2.0
 """The event loop looks at the pipe every second; a longer gap means that the loop itself stood still."""
 _LINE_LIMIT_BYTES = 1 << 20
@@ -63,7 +63,7 @@ class EngineChild:
         Args:
             command: the program and its arguments.
             load: the first command.
-            min_quiet_s: the shortest silence of a loaded engine that counts as a hang.
+            min_quiet_s: the shortest time without an event of a loaded engine that counts as a hang.
 
         Raises:
             OSError: the process cannot be started.
@@ -102,7 +102,7 @@ class EngineChild:
             self._process.stdin.write(messages.encode(command))
 
     def end_rest(self) -> None:
-        """The engine had nothing to do until now; its silence counts from here."""
+        """The engine had nothing to do until now; the time without an event counts from here."""
         self._heard_at = asyncio.get_running_loop().time()
 
     def retire(self) -> None:

@@ -104,7 +104,7 @@ set_eval_callback = _declare("ggml_backend_sched_set_eval_callback", None, _poin
 
 
 def new_context(n_tensors: int) -> int | None:
-    """A context for so many tensors and nodes, whose data lies elsewhere; None if there is not enough memory."""
+    """A context for that number of tensors and nodes, whose data lies elsewhere; None without enough memory."""
     no_alloc = True
     context: int | None = init(InitParameters(n_tensors * tensor_overhead(), None, no_alloc))
     return context

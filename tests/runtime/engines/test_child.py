@@ -343,7 +343,7 @@ async def test_a_hung_engine_is_replaced(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 async def test_a_hang_in_mid_stream_is_seen(tmp_path: Path) -> None:
-    """Text before the silence does not disarm the watch."""
+    """Text before a hang does not disarm the watch."""
     async with running(tmp_path, min_quiet_s=0.3) as engine:
         await engine.start()
         with pytest.raises(EngineDied):
@@ -357,7 +357,7 @@ async def test_a_hang_while_loading_is_seen(tmp_path: Path) -> None:
         assert engine.status.state is EngineState.DEGRADED
 
 
-async def test_rest_before_a_request_is_not_counted_as_silence(tmp_path: Path) -> None:
+async def test_rest_before_a_request_is_not_counted_as_a_hang(tmp_path: Path) -> None:
     """Who asks an engine that has rested gets the whole time for the first word."""
     timeout_s = 0.5
     now = asyncio.get_running_loop().time

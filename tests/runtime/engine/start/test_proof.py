@@ -220,7 +220,7 @@ class Counting:
         return frozenset()
 
 
-def test_whoever_runs_when_places_change_has_a_lane() -> None:
+def test_a_request_that_runs_when_places_change_has_a_lane() -> None:
     """At most as many blends run at first as there are lanes; each sequence enters its blend's lane once."""
     one, two, three = (Blend((BlendMember(letter * 64, 1.0),)) for letter in "abc")
     first, later = Counting(), Counting()
