@@ -5,8 +5,8 @@ the fault, a space, and an optional condition (a text that the prompt of a reque
 with the word ``once`` in front removes its file first. The served code holds nothing of this.
 
 Points: ``decode`` before a batch, ``load`` before the model is loaded, ``prove`` before the lanes are proven, ``step``
-at the end of each step, ``write`` at each write of an uploaded file, ``read`` at each read of a GGUF's bytes.
-Faults: ``abort``, ``segfault``, ``hang``, ``stop`` (SIGSTOP), ``slow SECONDS``, ``nospace``, ``nomemory``, ``short``.
+at the end of each step, ``read`` at each read of a GGUF's bytes.
+Faults: ``abort``, ``segfault``, ``hang``, ``stop`` (SIGSTOP), ``slow SECONDS``, ``nospace``, ``nomemory``.
 """
 
 from __future__ import annotations
