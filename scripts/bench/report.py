@@ -3,10 +3,11 @@
 import json
 import platform
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from runtime.llama.library import VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def machine() -> dict[str, str]:
         "cores": field("/proc/self/status", "Cpus_allowed_list"),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "llama-cpp-python": version("llama-cpp-python"),
+        "llama-cpp-python": VERSION,
     }
 
 
