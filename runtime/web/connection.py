@@ -20,6 +20,7 @@ from aiohttp.http_exceptions import ContentEncodingError
 from runtime.errors import InvalidRequest, Overloaded
 from runtime.web import plain
 from runtime.web.connections import MIN_UNUSED_S, Connections
+from runtime.web.limits import ENCODING_RULE
 
 _SERVER_ERROR: Final = 500
 _MAX_ECHO: Final = 200
@@ -124,9 +125,7 @@ class Connection(web.RequestHandler):
             return refusal
         words = " ".join((message or "the request cannot be read").split())
         if isinstance(exc, ContentEncodingError):
-            return _refuse(
-                status, "a body's Content-Encoding may be gzip or deflate; send it as it is, or as one of them"
-            )
+            return _refuse(status, ENCODING_RULE)
         return _refuse(status, f"this is not HTTP as the server reads it: {words[:_MAX_ECHO]}")
 
     async def finish_response(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Final
 
 from aiohttp import web
 
 from runtime.config import ServerSettings
-from runtime.errors import RequestTimeout, RequestTooLarge
+from runtime.errors import InvalidRequest, RequestTimeout, RequestTooLarge
+
+ENCODING_RULE: Final = "a body's Content-Encoding may be gzip or deflate; send it as it is, or as one of them"
+_DECODED: Final = ("", "identity", "gzip", "deflate")  # by aiohttp, which lets unknown ones pass as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +48,12 @@ async def read_body(request: web.Request, limits: HttpLimits) -> bytes:
     """The whole body.
 
     Raises:
+        InvalidRequest: its encoding is unknown.
         RequestTooLarge: more than ``limits.body_bytes``.
         RequestTimeout: it did not come within ``limits.body_s``.
     """
+    if request.headers.get("Content-Encoding", "").strip().lower() not in _DECODED:
+        raise InvalidRequest(ENCODING_RULE)
     try:
         async with asyncio.timeout(limits.body_s):
             return await request.read()

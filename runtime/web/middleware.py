@@ -119,7 +119,9 @@ def _typed(error: Exception, request: web.Request) -> Exception:
             return MethodNotAllowed(f"that path does not know {error.method}", error.method, allowed)
         case web.HTTPRequestEntityTooLarge():
             return RequestTooLarge("the body is over its limit")
-        case web.HTTPException() | web.RequestPayloadError():
+        case web.RequestPayloadError():
+            return InvalidRequest("the body cannot be read: its Content-Encoding or Transfer-Encoding is broken")
+        case web.HTTPException():
             return InvalidRequest(f"the request cannot be read: {' '.join(str(error).split())}")
         case _:
             return error

@@ -165,13 +165,23 @@ async def test_an_expectation_that_is_not_met(client: ClientSession) -> None:
         )
 
 
+@pytest.mark.parametrize(("encoding", "status"), [("x-none", 400), ("gzip, gzip", 400), ("identity", 200)])
+async def test_an_encoding_that_is_not_known(client: ClientSession, encoding: str, status: int) -> None:
+    """A body in an encoding that the server cannot undo is refused by name, and never read as it is."""
+    headers = {"Content-Encoding": encoding, "Content-Type": "application/json"}
+    body = b'{"model":"gemma-7b-it-lora","prompt":"hi"}'
+    async with client.post("/v1/completions", data=body, headers=headers) as response:
+        assert response.status == status
+        assert ("gzip or deflate" in await response.text()) == (status == 400)
+
+
 async def test_a_broken_gzip_body_leaves_no_traceback(client: ClientSession, caplog: pytest.LogCaptureFixture) -> None:
     """The client is told in one line, and the log holds no error of ours."""
     headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
     async with client.post("/v1/chat/completions", data=b"0123456789", headers=headers) as response:
         assert response.status == 400
         message = (await response.json())["error"]["message"]
-    assert "gzip" in message
+    assert "Content-Encoding" in message
     assert "\n" not in message
     assert [record for record in caplog.records if record.exc_info] == []
 
