@@ -9,7 +9,7 @@ from pathlib import Path
 from scripts.bench.gaps import gaps
 from scripts.bench.many import many
 from scripts.bench.overhead import overhead
-from scripts.bench.plan import SIDES, Plan
+from scripts.bench.plan import N_CLIENTS, SIDES, Plan
 from scripts.bench.prefix import prefix
 from scripts.bench.report import Result, machine, save
 from scripts.bench.sides import SideError
@@ -40,11 +40,14 @@ def main() -> int:
     parser.add_argument("--type", choices=TYPES, default="q4_0", help="default: %(default)s")
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="of the models; default: %(default)s")
     parser.add_argument("--sides", choices=SIDES, default="both", help="default: %(default)s")
+    parser.add_argument("--clients", type=int, default=N_CLIENTS, help="of throughput; default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value to FILE")
     asked = parser.parse_args()
     unknown = set(asked.names) - set(BENCHMARKS)
-    if unknown or min(asked.repeats, asked.threads, asked.tokens - 1) < 1:
-        parser.error(f"no benchmark {min(unknown)!r}" if unknown else "--repeats, --threads >= 1 and --tokens >= 2")
+    if unknown or min(asked.repeats, asked.threads, asked.clients, asked.tokens - 1) < 1:
+        parser.error(
+            f"no benchmark {min(unknown)!r}" if unknown else "--repeats, --threads, --clients >= 1 and --tokens >= 2"
+        )
     plan = Plan(
         asked.folder,
         asked.shape,
@@ -53,6 +56,7 @@ def main() -> int:
         asked.tokens,
         asked.repeats,
         asked.sides,
+        asked.clients,
     )
     results: list[Result] = []
     failed = []

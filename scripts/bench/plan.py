@@ -13,6 +13,8 @@ from scripts.make_shapes import adapter_folder, model_path
 
 SIDES = ("both", "gemlane", "llama-server")
 N_CLIENTS = 8
+N_CELLS = 8192
+CELLS_PER_CLIENT = 256  # prompt and answer of the default 64 tokens each, twice
 RANK = 16
 
 
@@ -27,12 +29,15 @@ class Plan:
     n_tokens: int
     repeats: int
     sides: str
+    n_clients: int = N_CLIENTS
+    """At once, in `throughput`; both servers run as many requests side by side."""
 
     def setup(self, n_adapters: int = N_CLIENTS) -> Setup:
         """The files for a server with `n_adapters` adapters; missing ones are written first."""
         model = model_path(self.folder, self.shape, self.type_name)
         adapters = adapter_folder(self.folder, self.shape, n_adapters, RANK)
-        return Setup(model, adapters, self.n_threads)
+        n_cells = max(N_CELLS, CELLS_PER_CLIENT * self.n_clients)
+        return Setup(model, adapters, self.n_threads, self.n_clients, n_cells)
 
     async def start(self, stack: AsyncExitStack, setup: Setup, *options: str) -> list[Side]:
         """The chosen servers, until the stack is closed; the options are for ours."""

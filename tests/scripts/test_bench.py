@@ -67,9 +67,12 @@ def test_ratios_compare_neighbouring_runs_and_the_median_decides() -> None:
 def test_throughput_is_judged_against_the_peer_only_where_it_ran() -> None:
     """With llama-server there are four claims more, and each has the bound of the README."""
     work = ("8 adapters", "1 shared adapter")
-    rounds = {("gemlane", name): [Round(10.0, 5.0, 1.0)] for name in work}
+    rounds = {("gemlane", name): [Round(10.0, 5.0, 1.0, 64.0)] for name in work}
     assert len(conclude(rounds, []).claims) == 1
-    rounds |= {("llama-server", work[0]): [Round(5.0, 2.5, 4.0)], ("llama-server", work[1]): [Round(10, 5, 1)]}
+    rounds |= {
+        ("llama-server", work[0]): [Round(5.0, 2.5, 4.0, 16.0)],
+        ("llama-server", work[1]): [Round(10, 5, 1, 64)],
+    }
     claims = conclude(rounds, []).claims
     assert [claim.values for claim in claims] == [(1.0,), (1.0,), (2.0,), (1.0,), (0.25,)]
     assert all(claim.is_met for claim in claims)
@@ -122,4 +125,13 @@ def test_a_benchmark_runs_on_our_server(tmp_path: Path) -> None:
     plan = Plan(tmp_path, "tiny", "q4_0", n_threads=1, n_tokens=8, repeats=1, sides="gemlane")
     result = asyncio.run(throughput(plan))
     assert [claim.text for claim in result.claims] == ["throughput of 8 adapters / of 1 shared"]
+    assert all(value > 0 for series in result.series for value in series.values)
+
+
+def test_more_clients_share_the_eight_adapters(tmp_path: Path) -> None:
+    """With ``--clients 10`` ten requests run side by side over eight adapters, and prompts have a rate."""
+    plan = Plan(tmp_path, "tiny", "q4_0", n_threads=1, n_tokens=4, repeats=1, sides="gemlane", n_clients=10)
+    assert plan.setup(8).n_parallel == 10
+    result = asyncio.run(throughput(plan))
+    assert {series.unit for series in result.series} == {"tokens/s", "tokens/CPU s", "s", "GB"}
     assert all(value > 0 for series in result.series for value in series.values)
