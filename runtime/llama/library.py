@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from collections import deque
 from pathlib import Path
 
@@ -32,9 +33,10 @@ class Library:
 
     def __init__(self) -> None:
         self._errors: deque[str] = deque(maxlen=_N_ERRORS_KEPT)
-        # The callback object must live as long as llama.cpp may log.
+        # The callback object must live as long as llama.cpp may log; without it llama.cpp logs to standard error again.
         self._log_callback = native.llama_log_callback(self._log)
         native.llama_log_set(self._log_callback, None)
+        weakref.finalize(self, native.llama_log_set, native.llama_log_callback(), None)
         if not ggml.device_count():
             # Built with GGML_BACKEND_DL: a library for each kind of processor lies beside libllama; the best is taken.
             ggml.load_backends(str(_LIBRARY_FOLDER).encode())
