@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -115,3 +117,13 @@ def now() -> datetime:
 def normal(name: str) -> str:
     """A name in the form in which names are compared: macOS composes accents in file names differently (NFD)."""
     return unicodedata.normalize("NFC", name)
+
+
+def set_digest(adapters: Iterable[AdapterView]) -> str:
+    """The SHA-256, in hexadecimal, of which usable adapters there are and what is in them.
+
+    Servers with the same adapters have the same one, whatever ids and dates they gave them. It is made of lines
+    ``DIGEST  NAME``, as a lock file has them, sorted by name.
+    """
+    usable = sorted((normal(one.name), one.digest or "") for one in adapters if one.is_usable)
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in usable).encode()).hexdigest()

@@ -9,7 +9,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from runtime.adapters.store import Store
-from runtime.adapters.views import AdapterView
+from runtime.adapters.views import AdapterView, set_digest
 from runtime.engines.protocol import Engine
 from runtime.engines.states import EngineState, EngineStatus
 from runtime.errors import ForeignOrigin, Unauthorized
@@ -29,17 +29,22 @@ PATHS: Final = {
 
 
 def health_of(engine: Engine, store: Store) -> dict[str, Any]:
-    """The engine's state, the model, how adapters share batches and why, and the adapters."""
+    """The engine's state, the model, how adapters share batches and why, the adapters, and a digest of their set.
+
+    Servers whose digests are equal have the same adapters.
+    """
     ready, stats, status = engine.ready, engine.stats, engine.status
     shown = {"status": _word(status), "engine": dataclasses.asdict(status)}
     if ready is None:
         return shown
+    usable = tuple(store.usable())
     return {
         **shown,
         "model": dataclasses.asdict(ready.model),
         "adapter_batching": ready.adapter_batching,
         "adapter_batching_reason": ready.batching_reason,
-        "adapters": [_shown(adapter) for adapter in store.usable()],
+        "adapters": [_shown(adapter) for adapter in usable],
+        "adapters_digest": set_digest(usable),
         "requests": {"in_flight": engine.n_in_flight},
         "load": dataclasses.asdict(stats) if stats is not None else None,
     }

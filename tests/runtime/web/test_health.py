@@ -1,12 +1,14 @@
 """What ``/health`` tells, and whom."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
 
+from runtime.adapters.store import Store
 from runtime.engines.states import EngineState
-from tests.runtime.conftest import PIRATE, Serve
+from tests.runtime.conftest import PIRATE, PIRATE_FILE, Serve
 from tests.runtime.double import ScriptedEngine
 
 
@@ -20,6 +22,18 @@ async def test_ready(client: ClientSession) -> None:
     assert (health["adapter_batching"], health["adapter_batching_reason"]) == ("mixed", "the script says so")
     assert health["adapters"] == [{"id": PIRATE.id, "name": "pirate"}]
     assert health["requests"] == {"in_flight": 0}
+
+
+async def test_a_change_of_adapters_changes_their_digest(client: ClientSession, store: Store) -> None:
+    """The digest is that of the adapters that are usable now, with their contents."""
+
+    async def shown() -> str:
+        async with client.get("/health") as response:
+            return str((await response.json())["adapters_digest"])
+
+    assert await shown() == hashlib.sha256(f"{PIRATE_FILE.digest}  pirate\n".encode()).hexdigest()
+    await store.remove(PIRATE.id)
+    assert await shown() == hashlib.sha256(b"").hexdigest()
 
 
 async def test_starting(client: ClientSession, engine: ScriptedEngine) -> None:
