@@ -4,15 +4,14 @@ The server, the engine and the converter check files here: by the rules of `rule
 adapters every value too. Each error names the file, the key or tensor, and the rule.
 """
 
-import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 
-from convert.errors import RejectedAdapter
-from convert.files import open_regular
+from convert.errors import MalformedFile, RejectedAdapter
+from convert.files import open_regular, read_at
 from convert.gguf.finite import is_finite, is_zero
 from convert.gguf.header import GgufHeader, TensorInfo, read_header
 from convert.rules.adapter import AdapterSummary, check_adapter
@@ -38,7 +37,7 @@ def validate_adapter(path: Path, base: GgufHeader) -> AdapterSummary:
     header = read_header(path)
     summary = check_adapter(header, base)
     with open_regular(path) as file:
-        zeros = {name for name, one in header.tensors.items() if _is_zero(header, one, file.fileno())}
+        zeros = {name for name, one in header.tensors.items() if _is_zero(header, one, file)}
     weights = {name.rpartition(".")[0] for name in header.tensors}
     if all(f"{weight}.lora_a" in zeros or f"{weight}.lora_b" in zeros for weight in weights):
         return replace(summary, warnings=(*summary.warnings, CHANGES_NOTHING))
@@ -55,7 +54,7 @@ def validate_model(path: Path) -> ModelSummary:
     return check_model(read_header(path))
 
 
-def _is_zero(header: GgufHeader, tensor: TensorInfo, descriptor: int) -> bool:
+def _is_zero(header: GgufHeader, tensor: TensorInfo, file: BinaryIO) -> bool:
     """Read every value of a tensor; say whether all are zero.
 
     Raises:
@@ -66,10 +65,10 @@ def _is_zero(header: GgufHeader, tensor: TensorInfo, descriptor: int) -> bool:
     only_zeros = True
     for start in range(0, tensor.size_bytes, chunk_bytes):
         n_bytes = min(chunk_bytes, tensor.size_bytes - start)
-        data = os.pread(descriptor, n_bytes, tensor.offset + start)
-        if len(data) != n_bytes:
-            raise RejectedAdapter(f"{header.path}: the file became shorter while it was read")
-        values = np.frombuffer(data, np.uint8)
+        try:
+            values = np.frombuffer(read_at(file, tensor.offset + start, n_bytes), np.uint8)
+        except MalformedFile as error:
+            raise RejectedAdapter(f"{header.path}: the file became shorter while it was read") from error
         if not is_finite(tensor.type, values):
             raise RejectedAdapter(f"{header.path}: {tensor.name!r} holds NaN or infinity")
         only_zeros = only_zeros and is_zero(tensor.type, values)

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from convert.errors import ConvertError
-from convert.files import open_regular
+from convert.errors import ConvertError, MalformedFile
+from convert.files import open_regular, read_at
 from convert.gguf.header import GgufHeader, TensorInfo, read_header
 from convert.gguf.quantisers import Ggml
 from convert.gguf.types import GgmlType
@@ -152,9 +152,10 @@ class AdapterFile:
         Raises:
             InvalidAdapter: the file has become shorter.
         """
-        data = os.pread(self._file.fileno(), tensor.size_bytes, tensor.offset)
-        if len(data) != tensor.size_bytes:
-            raise InvalidAdapter(f"adapter file {self._name} has become shorter since it was checked")
+        try:
+            data = read_at(self._file, tensor.offset, tensor.size_bytes)
+        except MalformedFile as error:
+            raise InvalidAdapter(f"adapter file {self._name} has become shorter since it was checked") from error
         return np.frombuffer(data, np.uint8)
 
 
