@@ -23,6 +23,7 @@
     │   ├── IncompleteAdapter    a finetune whose files are not both uploaded
     │   ├── IncompatibleAdapter  made for another base model, or over the engine's rank
     │   ├── InvalidAdapter       its file breaks a rule
+    │   ├── AdapterChanged       it was replaced or removed while the request waited
     │   ├── AdapterConflict      its name is taken, or it lies in the adapters folder
     │   ├── GenerationMismatch   a change meant for another content than the one that is served
     │   └── AdapterBudget        as many adapters, or as many bytes of them, as there may be
@@ -195,6 +196,13 @@ class InvalidAdapter(AdapterError):
     code = "invalid_adapter"
 
 
+class AdapterChanged(AdapterError):
+    """The adapter was replaced or removed while the request waited, and the content it was to run under is gone."""
+
+    code = "adapter_changed"
+    retry_after_s: ClassVar[int] = 1
+
+
 class AdapterConflict(AdapterError):
     """A name that another adapter has, or an adapter that only a change to the adapters folder can change."""
 
@@ -328,13 +336,6 @@ def _walk(kind: type[GemlaneError]) -> dict[str, type[GemlaneError]]:
 BY_CODE = _walk(GemlaneError)
 
 
-def from_code(code: str, message: str, adapter: str = "") -> GemlaneError:
-    """The error that crossed the pipe as ``code`` and ``message``; an unknown code becomes the root class.
-
-    Args:
-        code: of the class.
-        message: for the user.
-        adapter: what the client called the adapter that an UnknownAdapter is about.
-    """
-    kind = BY_CODE.get(code, GemlaneError)
-    return kind(message, adapter) if issubclass(kind, UnknownAdapter) else kind(message)
+def from_code(code: str, message: str) -> GemlaneError:
+    """The error that crossed the pipe as ``code`` and ``message``; an unknown code becomes the root class."""
+    return BY_CODE.get(code, GemlaneError)(message)

@@ -255,15 +255,11 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """There will be no (further) answer; ``code`` names a class of ``runtime.errors``.
-
-    ``adapter`` is what the client called the adapter that the failure is about; empty if it is about none.
-    """
+    """There will be no (further) answer; ``code`` names a class of ``runtime.errors``."""
 
     request_id: str
     code: str
     message: str
-    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)

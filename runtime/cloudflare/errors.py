@@ -91,6 +91,9 @@ _TABLE: Final[dict[type, Callable[[Any], CloudflareFault]]] = {
     ),
     errors.IncompatibleAdapter: lambda error: CloudflareFault(400, 3030, f"Lora not compatible with model: {error}"),
     errors.AdapterError: lambda error: CloudflareFault(400, 1000, str(error)),
+    errors.AdapterChanged: lambda error: CloudflareFault(
+        500, 3043, f"Internal server error: {error}", retry_after_s=errors.AdapterChanged.retry_after_s
+    ),
     errors.Overloaded: lambda error: CloudflareFault(
         429, 3040, "Capacity temporarily exceeded, please try again.", retry_after_s=error.retry_after_s
     ),

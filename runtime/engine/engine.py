@@ -30,7 +30,6 @@ from runtime.errors import (
     DecodeError,
     GemlaneError,
     InvalidParameter,
-    UnknownAdapter,
     UnsupportedGrammar,
 )
 from runtime.generation import Blend, FinishReason, GenerationRequest, Usage
@@ -351,8 +350,7 @@ class LlamaEngine:
 
 
 def _failed(request: GenerationRequest, error: GemlaneError) -> Failed:
-    name = error.name if isinstance(error, UnknownAdapter) else ""
-    return Failed(request.request_id, error.code, str(error), name)
+    return Failed(request.request_id, error.code, str(error))
 
 
 def _too_long(n_tokens: str, n_ctx: int) -> ContextExceeded:

@@ -171,7 +171,7 @@ class Ledger:
         ticket = self._sent.get(event.request_id)
         if ticket is None:
             return
-        ticket.put(from_code(event.code, event.message, event.adapter) if isinstance(event, Failed) else event)
+        ticket.put(from_code(event.code, event.message) if isinstance(event, Failed) else event)
         is_end = isinstance(event, Finished | Failed)
         if is_end:
             del self._sent[event.request_id]

@@ -39,6 +39,7 @@ _TABLE: Final[dict[type, OpenAIFault]] = {
     errors.UnknownModel: OpenAIFault(404, _INVALID, "model_not_found"),
     errors.AdapterError: OpenAIFault(400, _INVALID, "adapter_unusable"),
     errors.UnknownAdapter: OpenAIFault(404, _INVALID, "model_not_found"),
+    errors.AdapterChanged: OpenAIFault(409, _INVALID, "adapter_changed"),
     errors.Unauthorized: OpenAIFault(401, _INVALID, "invalid_api_key"),
     errors.ForeignOrigin: OpenAIFault(403, _INVALID, "foreign_origin"),
     errors.Forbidden: OpenAIFault(403, _INVALID, "forbidden"),
@@ -52,7 +53,7 @@ _TABLE: Final[dict[type, OpenAIFault]] = {
 def fault_of(error: Exception) -> OpenAIFault:
     """The row of the table that ``error`` belongs to: that of its class, or of the nearest class above it."""
     fault = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), OpenAIFault(500, "server_error"))
-    if isinstance(error, errors.Overloaded | errors.EngineUnavailable | errors.EngineDied):
+    if isinstance(error, errors.Overloaded | errors.EngineUnavailable | errors.EngineDied | errors.AdapterChanged):
         fault = replace(fault, retry_after_s=error.retry_after_s)
     return fault
 

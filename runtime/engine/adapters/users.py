@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from runtime.errors import UnknownAdapter
+from runtime.errors import AdapterChanged
 from runtime.generation import Blend
 
 
@@ -39,12 +39,13 @@ class AdapterUsers:
         """Count one more sequence under ``blend``.
 
         Raises:
-            UnknownAdapter: a member is not known; nothing has been counted.
+            AdapterChanged: a member is not known; nothing has been counted.
         """
         for member in blend.members:
             if member.digest not in self:
-                raise UnknownAdapter(
-                    f"adapter {member.shown_name} was removed while the request came", member.shown_name
+                raise AdapterChanged(
+                    f"adapter {member.shown_name} was replaced or removed while the request waited; "
+                    "send the request again"
                 )
         self._n_users.update(member.digest for member in blend.members)
 

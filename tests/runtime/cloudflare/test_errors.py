@@ -25,6 +25,7 @@ ROWS = [
     ),
     (errors.IncompatibleAdapter("x"), 400, 3030, "Lora not compatible with model: x"),
     (errors.InvalidAdapter("x"), 400, 1000, "x"),
+    (errors.AdapterChanged("x"), 500, 3043, "Internal server error: x"),
     (errors.Unauthorized("x"), 401, 10000, "Authentication error"),
     (errors.MissingCredentials("x"), 400, 9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers"),
     (errors.MalformedCredentials("x"), 400, 6003, "Invalid request headers"),

@@ -114,7 +114,7 @@ def test_an_unknown_adapter_is_an_error(driver: Driver) -> None:
     for under in (Blend((unknown,)), Blend((unknown, *driver.voice("tag").members))):
         outcome = driver.ask(FRANCE, under)
         assert outcome.failed is not None
-        assert outcome.failed.code == "unknown_adapter"
+        assert outcome.failed.code == "adapter_changed"
 
 
 def test_scale_zero_is_the_base_and_a_blend_is_its_own_voice(driver: Driver) -> None:

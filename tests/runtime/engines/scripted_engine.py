@@ -2,8 +2,8 @@
 
 Prompts: ``say WORDS`` answers them word by word; ``begin WORDS`` does so without an end; ``wait`` never answers;
 ``die`` kills the process; ``once FILE`` does so unless the file exists, which it makes, and then answers ``again``;
-``babble`` breaks the protocol; ``fail`` is refused; ``mix`` changes how adapters share batches; ``unknown NAME`` fails
-for want of that adapter. Nothing but its answers tells it apart from the real one.
+``babble`` breaks the protocol; ``fail`` is refused; ``mix`` changes how adapters share batches. Nothing but its
+answers tells it apart from the real one.
 """
 
 from __future__ import annotations
@@ -46,8 +46,6 @@ def answer(request_id: str, order: str) -> None:
     elif words[0] == "fail":
         RUNNING.remove(request_id)
         send(messages.Failed(request_id, "context_exceeded", "too long"))
-    elif words[0] == "unknown":
-        send(messages.Failed(request_id, "unknown_adapter", "removed", words[1]))
     elif words[0] in ("say", "begin"):
         send(messages.Started(request_id, len(words)))
         for word in words[1:]:

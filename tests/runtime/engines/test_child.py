@@ -26,7 +26,6 @@ from runtime.errors import (
     InvalidAdapter,
     ModelLoadError,
     Overloaded,
-    UnknownAdapter,
 )
 from runtime.generation import FinishReason, GenerationRequest, Prompt, Segment, Usage
 
@@ -320,15 +319,6 @@ async def test_a_removal_ends_when_the_engine_has_no_more_use_for_it(tmp_path: P
         removal = asyncio.ensure_future(engine.remove_adapter(DIGEST))
         await kill(engine)
         await removal
-
-
-async def test_an_unknown_adapter_keeps_its_name_on_the_pipe(tmp_path: Path) -> None:
-    """The error says what the client called it."""
-    async with running(tmp_path) as engine:
-        await engine.start()
-        with pytest.raises(UnknownAdapter) as caught:
-            await ask(engine, "r", "unknown pirate")
-        assert caught.value.name == "pirate"
 
 
 async def test_a_hung_engine_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

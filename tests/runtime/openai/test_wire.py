@@ -171,6 +171,7 @@ def test_a_wrong_parameter_is_named() -> None:
         (errors.IncompleteAdapter("x"), 400, "adapter_unusable"),
         (errors.IncompatibleAdapter("x"), 400, "adapter_unusable"),
         (errors.InvalidAdapter("x"), 400, "adapter_unusable"),
+        (errors.AdapterChanged("x"), 409, "adapter_changed"),
         (errors.Unauthorized("x"), 401, "invalid_api_key"),
         (errors.MissingCredentials("x"), 401, "invalid_api_key"),
         (errors.MalformedCredentials("x"), 401, "invalid_api_key"),
