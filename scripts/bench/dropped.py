@@ -33,6 +33,7 @@ TINY_GEMMA = Path("tests/tiny_gemma")
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 NAME_KEY = b"general.name"
 PROMPT = "What is the capital of France?"
+WAIT_S = 300
 
 
 async def first_token(session: aiohttp.ClientSession, url: str, body: dict[str, object]) -> float | None:
@@ -75,7 +76,7 @@ async def dropped(server: Server, source: Path, target: Path, number: int) -> fl
         "model": "gemma-7b-it-lora", "messages": [{"role": "user", "content": PROMPT}], "lora": target.stem,
         "max_tokens": 4, "stream": True,
     }  # fmt: skip
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession() as session, asyncio.timeout(WAIT_S):
         written = await asyncio.to_thread(put, source, target, number)
         while (came := await first_token(session, f"{server.url}/v1/chat/completions", body)) is None:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.005)
@@ -101,7 +102,7 @@ async def restarted(program: str, model: Path, source: Path, target: Path, threa
     written = put(source, target, 0)
     body = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 4, "stream": True}
     with llama_server(program, model, target, threads, target.with_suffix(".log")) as url:
-        async with aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession() as session, asyncio.timeout(WAIT_S):
             while (came := await first_token(session, f"{url}/v1/chat/completions", body)) is None:  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.005)
     return came - written

@@ -21,7 +21,7 @@ import aiohttp
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-P", "-m", "runtime.cli")
 MODEL = "@cf/google/gemma-7b-it-lora"
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 300
 
 
 @dataclass
