@@ -6,21 +6,25 @@ import sys
 import time
 from pathlib import Path
 
+from scripts.bench.eight import mixed, prompts, shared
 from scripts.bench.gaps import gaps
 from scripts.bench.many import many
-from scripts.bench.overhead import overhead
-from scripts.bench.plan import N_CLIENTS, SIDES, Plan
+from scripts.bench.plan import N_CELLS, N_CLIENTS, SIDES, Plan
 from scripts.bench.prefix import prefix
 from scripts.bench.report import Result, machine, save
-from scripts.bench.sides import SideError
+from scripts.bench.sides import PEER, SideError
+from scripts.bench.single import adapter, base, lanes
 from scripts.bench.swap import swap
-from scripts.bench.throughput import throughput
 from scripts.make_shapes import DEFAULT_FOLDER, SHAPES, TYPES
 
 BENCHMARKS = {
-    "throughput": throughput,
+    "base": base,
+    "adapter": adapter,
+    "lanes": lanes,
+    "shared": shared,
+    "mixed": mixed,
+    "prompts": prompts,
     "swap": swap,
-    "overhead": overhead,
     "prefix": prefix,
     "gaps": gaps,
     "many": many,
@@ -33,14 +37,17 @@ def main() -> int:
         prog="python -m scripts.bench", description="Measure this server and llama-server."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; default: all")
-    parser.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--tokens", type=int, default=64, help="of a prompt and of an answer; default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--tokens", type=int, default=64, help="of an answer; default: %(default)s")
+    parser.add_argument("--prompt-tokens", type=int, default=0, metavar="N", help="default: each benchmark's own")
     parser.add_argument("--threads", type=int, default=2, help="of each server; default: %(default)s")
     parser.add_argument("--shape", choices=SHAPES, default="2b", help="default: %(default)s")
     parser.add_argument("--type", choices=TYPES, default="q4_0", help="default: %(default)s")
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="of the models; default: %(default)s")
     parser.add_argument("--sides", choices=SIDES, default="both", help="default: %(default)s")
-    parser.add_argument("--clients", type=int, default=N_CLIENTS, help="of throughput; default: %(default)s")
+    parser.add_argument("--clients", type=int, default=N_CLIENTS, help="at once; default: %(default)s")
+    parser.add_argument("--cells", type=int, default=N_CELLS, help="of each server's cache; default: %(default)s")
+    parser.add_argument("--llama-server", type=Path, default=PEER, metavar="FILE", help="default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value to FILE")
     asked = parser.parse_args()
     unknown = set(asked.names) - set(BENCHMARKS)
@@ -57,6 +64,9 @@ def main() -> int:
         asked.repeats,
         asked.sides,
         asked.clients,
+        asked.prompt_tokens,
+        asked.cells,
+        asked.llama_server,
     )
     results: list[Result] = []
     failed = []

@@ -1,8 +1,8 @@
-"""How long running streams stall while a long prompt is read."""
+"""How fast a long prompt is read while streams run, and how long those stall."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from itertools import pairwise
 
@@ -11,13 +11,14 @@ import numpy as np
 from scripts.bench.asks import Ask, random_prompt
 from scripts.bench.plan import Plan, tell, warm
 from scripts.bench.report import Claim, Result, Series
-from scripts.bench.sides import Side
+from scripts.bench.sides import Side, gemlane, llama_server
 
 N_STREAMS = 4
 N_STREAM_TOKENS = 800  # more than a stream gets while the prompt is read
 N_SETTLED = 8  # tokens that every stream has had before the prompt comes
 N_PROMPT_TOKENS = 2000
 STEP_BUDGET_MS = 250
+SHARED, MIXED = "gemlane, 1 shared adapter", "gemlane, 5 adapters"
 
 
 async def follow(side: Side, ask: Ask, moments: list[float]) -> None:
@@ -27,23 +28,20 @@ async def follow(side: Side, ask: Ask, moments: list[float]) -> None:
             moments.append(time.perf_counter())  # noqa: PERF401 -- it is read meanwhile
 
 
-async def measure_gaps(side: Side, seed: int) -> tuple[float, float]:
+async def measure_gaps(side: Side, adapters: Sequence[int], seed: int) -> tuple[float, float]:
     """Sends a long prompt while streams run; returns their gaps (p99) and the prompt's wait, in seconds.
 
-    Ours runs as many adapters as requests. llama-server gets one for all: with more, a stream waits until those of
-    another adapter have ended, whatever their length.
-
-    Counted are the gaps between a stream's tokens that fall, even in part, in the time the prompt is read.
+    The last of the adapters is the prompt's. Counted are the gaps between a stream's tokens that fall, even in part, in
+    the time the prompt is read.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng((seed, len(set(adapters))))
     moments: list[list[float]] = [[] for _ in range(N_STREAMS)]
-    *adapters, last = range(N_STREAMS + 1) if side.name == "gemlane" else [0] * (N_STREAMS + 1)
-    asks = [Ask(random_prompt(generator, 16), N_STREAM_TOKENS, adapter) for adapter in adapters]
+    asks = [Ask(random_prompt(generator, 16), N_STREAM_TOKENS, adapter) for adapter in adapters[:-1]]
     streams = [asyncio.create_task(follow(side, *each)) for each in zip(asks, moments, strict=True)]
     try:
         await until(streams, lambda: min(map(len, moments)) >= N_SETTLED)
         start_s = time.perf_counter()
-        answer = await side.ask(Ask(random_prompt(generator, N_PROMPT_TOKENS), 1, last))
+        answer = await side.ask(Ask(random_prompt(generator, N_PROMPT_TOKENS), 1, adapters[-1]))
         end_s = start_s + answer.first_token_s
         await until(streams, lambda: min(times[-1] for times in moments) >= end_s)
     finally:
@@ -69,23 +67,52 @@ async def until(streams: list[asyncio.Task[None]], is_reached: Callable[[], bool
 
 
 async def gaps(plan: Plan) -> Result:
-    """Ours against llama-server's."""
+    """Four streams and a prompt of 2,000 tokens: all on one adapter, ours and llama-server's; ours on five.
+
+    llama-server has just that one adapter: with more, a stream waits until those of another have ended.
+    """
     setup = plan.setup()
+    peer = "llama-server with that one, 1 shared adapter"
+    one, five = [0] * (N_STREAMS + 1), list(range(N_STREAMS + 1))
+    works: dict[str, tuple[Side, list[int]]] = {}
     async with AsyncExitStack() as stack:
-        sides = await plan.start(stack, setup, "--step-budget-ms", str(STEP_BUDGET_MS))
-        measured: dict[str, list[tuple[float, float]]] = {side.name: [] for side in sides}
-        for side in sides:
-            await warm(side, [None, *range(N_STREAMS + 1)])
+        if plan.sides != "llama-server":
+            side = await stack.enter_async_context(gemlane(setup, "--step-budget-ms", str(STEP_BUDGET_MS)))
+            works |= {SHARED: (side, one), MIXED: (side, five)}
+        if plan.sides != "gemlane":
+            works[peer] = (await stack.enter_async_context(llama_server(setup, n_adapters=1)), one)
+        measured: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
+        for side, adapters in works.values():
+            await warm(side, [None, *sorted(set(adapters))])
         for repeat in range(plan.repeats):
-            for side in sides:
-                gap_s, first_s = await measure_gaps(side, repeat)
-                measured[side.name].append((gap_s, first_s))
-                tell(f"{side.name}: gaps of {1e3 * gap_s:.0f} ms (p99), prompt read in {first_s:.1f} s")
-    series, claims = [], []
-    for name, values in measured.items():
-        gaps_ms = tuple(1e3 * gap_s for gap_s, _ in values)
-        series.append(Series(f"{name}: gap between tokens, p99, while reading", "ms", gaps_ms))
-        series.append(Series(f"{name}: first token of the long prompt", "s", tuple(first for _, first in values)))
-        if name == "gemlane":
-            claims.append(Claim("gap between tokens, p99", gaps_ms, ceiling=2 * STEP_BUDGET_MS, unit=" ms"))
-    return Result("gaps", tuple(series), tuple(claims))
+            for name in list(works)[:: -1 if repeat % 2 else 1]:
+                gap_s, first_s = await measure_gaps(*works[name], repeat)
+                measured[name].append((1e3 * gap_s, N_PROMPT_TOKENS / first_s))
+                tell(f"{name}: gaps of {1e3 * gap_s:.0f} ms (p99), prompt read in {first_s:.1f} s")
+    return conclude(measured, peer)
+
+
+def conclude(measured: dict[str, list[tuple[float, float]]], peer: str) -> Result:
+    """The series and claims of all rounds: gaps in milliseconds, and prompt tokens a second."""
+    gap, speed = (
+        {
+            name: Series(f"{name}: {title}", unit, tuple(one[index] for one in values))
+            for name, values in measured.items()
+        }
+        for index, title, unit in (
+            (0, "gap between tokens, p99, while reading", "ms"),
+            (1, "prompt beside streams", "tokens/s"),
+        )
+    )
+    ceiling = 2 * STEP_BUDGET_MS
+    claims = [
+        Claim(f"gap between tokens, p99, {name}", gap[name].values, ceiling=ceiling, unit=" ms")
+        for name in (SHARED, MIXED)
+        if name in gap
+    ]
+    if SHARED in speed and peer in speed:
+        claims += [
+            Claim("prompt beside streams, 1 shared / llama-server's", speed[SHARED].over(speed[peer]), floor=0.8),
+            Claim("prompt beside streams, 5 adapters / its 1 shared", speed[MIXED].over(speed[peer])),
+        ]
+    return Result("gaps", (*gap.values(), *speed.values()), tuple(claims))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts.bench.asks import Ask, random_prompt
-from scripts.bench.sides import Setup, Side, gemlane, llama_server
+from scripts.bench.sides import PEER, Setup, Side, gemlane, llama_server
 from scripts.make_shapes import adapter_folder, model_path
 
 SIDES = ("both", "gemlane", "llama-server")
@@ -30,14 +30,20 @@ class Plan:
     repeats: int
     sides: str
     n_clients: int = N_CLIENTS
-    """At once, in `throughput`; both servers run as many requests side by side."""
+    """At once, where several ask; both servers run as many requests side by side."""
+    n_prompt: int = 0
+    """Tokens of a prompt; 0: as many as each benchmark has by itself."""
+    n_cells: int = N_CELLS
+    """Tokens that the cache of each server holds."""
+    peer: Path = PEER
+    """The program llama-server."""
 
     def setup(self, n_adapters: int = N_CLIENTS) -> Setup:
         """The files for a server with `n_adapters` adapters; missing ones are written first."""
         model = model_path(self.folder, self.shape, self.type_name)
         adapters = adapter_folder(self.folder, self.shape, n_adapters, RANK)
-        n_cells = max(N_CELLS, CELLS_PER_CLIENT * self.n_clients)
-        return Setup(model, adapters, self.n_threads, self.n_clients, n_cells)
+        n_cells = max(self.n_cells, CELLS_PER_CLIENT * self.n_clients)
+        return Setup(model, adapters, self.n_threads, self.n_clients, n_cells, self.peer)
 
     async def start(self, stack: AsyncExitStack, setup: Setup, *options: str) -> list[Side]:
         """The chosen servers, until the stack is closed; the options are for ours."""

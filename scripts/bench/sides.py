@@ -17,6 +17,7 @@ from scripts.bench.asks import GEMLANE, LLAMA_SERVER, Answer, Ask, Dialect, Piec
 
 PEER = Path(".gemlane/peers/bin/llama-server")
 START_LIMIT_S = 300
+POLL_S = 0.02
 STOP_LIMIT_S = 15  # ours lets answers finish for 10; llama-server sometimes hangs after cancelled streams
 
 
@@ -33,6 +34,7 @@ class Setup:
     n_threads: int
     n_parallel: int = 8
     n_cells: int = 8192
+    peer: Path = PEER
 
     @property
     def adapter_files(self) -> list[Path]:
@@ -114,18 +116,21 @@ def gemlane_command(setup: Setup, *options: str) -> list[str]:
     return [sys.executable, "-m", "runtime.cli", "serve", *map(str, values + limits), *options]
 
 
-def llama_server_command(setup: Setup) -> list[str]:
+def llama_server_command(setup: Setup, n_adapters: int | None = None) -> list[str]:
     """llama-server, set for its best at this work: one KV buffer for all, no saving of idle prompts.
+
+    It gets the first `n_adapters` adapters, or all. Every adapter that it loads slows every request, the base's too:
+    those that are not asked for are computed at scale 0.
 
     Raises:
         SideError: it was not built yet.
     """
-    if not PEER.exists():
-        raise SideError(f"{PEER} is not there: build it with scripts/peers, or leave it out with --sides gemlane")
-    loras = ",".join(str(path) for path in setup.adapter_files)
+    if not setup.peer.exists():
+        raise SideError(f"{setup.peer} is not there: build it with scripts/peers, or leave it out with --sides gemlane")
+    loras = ",".join(str(path) for path in setup.adapter_files[:n_adapters])
     values = ("-m", setup.model, "-t", setup.n_threads, "-np", setup.n_parallel, "-c", setup.n_cells)
     flags = ("--kv-unified", "--cache-ram", 0, "--no-ui", "--lora-init-without-apply")
-    return [str(PEER), *map(str, values + flags), *(("--lora", loras) if loras else ())]
+    return [str(setup.peer), *map(str, values + flags), *(("--lora", loras) if loras else ())]
 
 
 @asynccontextmanager
@@ -137,10 +142,10 @@ async def gemlane(setup: Setup, *options: str, name: str = "gemlane") -> AsyncIt
 
 
 @asynccontextmanager
-async def llama_server(setup: Setup) -> AsyncIterator[Side]:
-    """llama-server, until the block ends."""
-    name = "llama-server"
-    async with running(name, LLAMA_SERVER, llama_server_command(setup), log_path(setup, name)) as side:
+async def llama_server(setup: Setup, *options: str, n_adapters: int | None = None) -> AsyncIterator[Side]:
+    """llama-server with the first `n_adapters` adapters, or all, until the block ends."""
+    name, command = "llama-server", [*llama_server_command(setup, n_adapters), *options]
+    async with running(name, LLAMA_SERVER, command, log_path(setup, name)) as side:
         yield side
 
 
@@ -211,7 +216,7 @@ async def is_ready(
                     return True
         except aiohttp.ClientError:
             pass
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(POLL_S)
     return False
 
 

@@ -3,16 +3,21 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from scripts.bench.asks import GEMLANE, LLAMA_SERVER, Answer, Ask, Piece, random_prompt
+from scripts.bench.eight import adapters_of, mixed, prompts
 from scripts.bench.many import N_ADAPTERS, power_law
 from scripts.bench.plan import Plan
 from scripts.bench.report import Claim, Result, Series, save
-from scripts.bench.sides import Side, process_tree
-from scripts.bench.throughput import Round, conclude, throughput
+from scripts.bench.rounds import Round, Rounds, Work, read_round
+from scripts.bench.sides import Setup, Side, SideError, llama_server_command, process_tree
+from scripts.bench.single import adapter, lanes
 
 
 def test_both_servers_are_asked_for_the_same_work() -> None:
@@ -64,18 +69,47 @@ def test_ratios_compare_neighbouring_runs_and_the_median_decides() -> None:
     assert not Claim("ours / theirs", ratios, floor=0.51).is_met
 
 
-def test_throughput_is_judged_against_the_peer_only_where_it_ran() -> None:
-    """With llama-server there are four claims more, and each has the bound of the README."""
-    work = ("8 adapters", "1 shared adapter")
-    rounds = {("gemlane", name): [Round(10.0, 5.0, 1.0, 64.0)] for name in work}
-    assert len(conclude(rounds, []).claims) == 1
-    rounds |= {
-        ("llama-server", work[0]): [Round(5.0, 2.5, 4.0, 16.0)],
-        ("llama-server", work[1]): [Round(10, 5, 1, 64)],
-    }
-    claims = conclude(rounds, []).claims
-    assert [claim.values for claim in claims] == [(1.0,), (1.0,), (2.0,), (1.0,), (0.25,)]
-    assert all(claim.is_met for claim in claims)
+def test_a_round_is_split_where_every_request_has_its_first_token() -> None:
+    """Two requests of 30 prompt tokens: 20 tokens/s until the slower one begins, then four tokens in 2 s."""
+    work = Work("work", None, (0, 1), 30, 3)  # type: ignore[arg-type]
+    answers = [
+        Answer("abc", 3, (1.0, 4.0, 5.0), 5.0, 10.0, 9.0),
+        Answer("abd", 3, (3.0, 4.0, 5.0), 5.5, 10.0, 4.0),
+    ]
+    one = read_round(work, answers, 6.0, 12.0)
+    assert (one.rate, one.cpu_rate) == (1.0, 0.5)
+    assert (one.first_token_s, one.prompt_rate, one.prompt_cpu_rate) == (3.0, 20.0, 10.0)
+    assert (one.decode_rate, one.decode_cpu_rate) == (2.0, 4 / 6)
+    assert one.texts == ("abc", "abd")
+
+
+def test_answers_of_one_token_have_no_decode_rate() -> None:
+    """Where no token follows the slowest first one, the decode rate is 0."""
+    work = Work("work", None, (None,), 30, 1)  # type: ignore[arg-type]
+    assert read_round(work, [Answer("a", 1, (1.0,), 1.0, 1.0, 0.0)], 1.0, 1.0).decode_rate == 0.0
+
+
+def test_works_that_are_compared_get_the_same_prompts() -> None:
+    """Two servers get the same prompts in a round; works of one server that share an adapter get different ones."""
+
+    def prompts(adapters: tuple[int | None, ...], repeat: int) -> list[str]:
+        return [ask.prompt for ask in Work("work", None, adapters, 20, 3).asks(repeat)]  # type: ignore[arg-type]
+
+    assert prompts((0, 0), 1) == prompts((0, 0), 1)
+    assert prompts((0, 0), 1) != prompts((0, 0), 2)
+    assert not set(prompts((0, 0), 1)) & set(prompts((0, 1), 1))
+
+
+def test_rounds_are_compared_repeat_by_repeat() -> None:
+    """A ratio has one value a repeat, by CPU time too; the share of equal answers counts pairs of texts."""
+    texts = (("a", "b"), ("a", "c"))
+    mine = [Round(10.0, 5.0, 1.0, 1.0, 1.0, 1.0, 1.0, texts[0]), Round(9.0, 5.0, 1.0, 1.0, 1.0, 1.0, 1.0, texts[0])]
+    other = [Round(5.0, 4.0, 2.0, 1.0, 1.0, 1.0, 1.0, texts[0]), Round(6.0, 5.0, 4.0, 1.0, 1.0, 1.0, 1.0, texts[1])]
+    rounds = Rounds({"mine": mine, "other": other})
+    claim = rounds.ratio("rate", "rate", ("mine", "other"), floor=1.6)
+    assert (claim.values, claim.cpu_values, claim.is_met) == ((2.0, 1.5), (1.25, 1.0), True)
+    assert rounds.ratio("first", "first_token_s", ("mine", "other"), ceiling=0.3).values == (0.5, 0.25)
+    assert rounds.alike("equal", ("mine", "other"), floor=1.0).values == (1.0, 0.5)
 
 
 def test_a_report_holds_every_value(tmp_path: Path) -> None:
@@ -120,18 +154,37 @@ def test_cpu_time_is_that_of_the_whole_process_tree() -> None:
     assert peak_bytes > 1_000_000
 
 
-def test_a_benchmark_runs_on_our_server(tmp_path: Path) -> None:
-    """A benchmark makes its files, starts our server, and gives eight clients exactly the tokens they asked for."""
-    plan = Plan(tmp_path, "tiny", "q4_0", n_threads=1, n_tokens=8, repeats=1, sides="gemlane")
-    result = asyncio.run(throughput(plan))
-    assert [claim.text for claim in result.claims] == ["throughput of 8 adapters / of 1 shared"]
+def test_llama_server_gets_the_adapters_it_is_compared_with(tmp_path: Path) -> None:
+    """llama-server is started with the first adapters alone where a benchmark asks for fewer than there are."""
+    program = tmp_path / "llama-server"
+    program.touch()
+    for number in (1, 2, 3):
+        (tmp_path / f"00{number}.gguf").touch()
+    setup = Setup(Path("model.gguf"), tmp_path, 1, peer=program)
+    assert "--lora" not in llama_server_command(setup, 0)
+    assert llama_server_command(setup, 1)[-1] == str(tmp_path / "001.gguf")
+    assert llama_server_command(setup)[-1].count(".gguf") == 3
+
+
+def test_a_missing_llama_server_names_the_way_out(tmp_path: Path) -> None:
+    """Without llama-server the message says how to build it and how to do without."""
+    with pytest.raises(SideError, match=r"build it with scripts/peers, or leave it out with --sides gemlane"):
+        llama_server_command(Setup(Path("model.gguf"), tmp_path, 1, peer=tmp_path / "none"))
+
+
+@pytest.mark.parametrize("benchmark", [adapter, lanes, mixed, prompts], ids=lambda benchmark: benchmark.__name__)
+def test_a_benchmark_runs_on_our_server(
+    benchmark: Callable[[Plan], Coroutine[Any, Any, Result]], tmp_path: Path
+) -> None:
+    """A benchmark makes its files, starts our server, and gives every client exactly the tokens it asked for."""
+    plan = Plan(tmp_path, "tiny", "q4_0", n_threads=1, n_tokens=8, repeats=1, sides="gemlane", n_prompt=16)
+    result = asyncio.run(benchmark(plan))
+    assert result.claims
     assert all(value > 0 for series in result.series for value in series.values)
 
 
 def test_more_clients_share_the_eight_adapters(tmp_path: Path) -> None:
-    """With ``--clients 10`` ten requests run side by side over eight adapters, and prompts have a rate."""
+    """With ``--clients 10`` ten requests run side by side over eight adapters."""
     plan = Plan(tmp_path, "tiny", "q4_0", n_threads=1, n_tokens=4, repeats=1, sides="gemlane", n_clients=10)
     assert plan.setup(8).n_parallel == 10
-    result = asyncio.run(throughput(plan))
-    assert {series.unit for series in result.series} == {"tokens/s", "tokens/CPU s", "s", "GB"}
-    assert all(value > 0 for series in result.series for value in series.values)
+    assert adapters_of(plan, 8) == (0, 1, 2, 3, 4, 5, 6, 7, 0, 1)
