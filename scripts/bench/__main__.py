@@ -6,14 +6,17 @@ import sys
 import time
 from pathlib import Path
 
+from scripts.bench.clients import clients
 from scripts.bench.eight import mixed, prompts, shared
 from scripts.bench.gaps import gaps
 from scripts.bench.many import many
+from scripts.bench.memory import memory
 from scripts.bench.plan import N_CELLS, N_CLIENTS, SIDES, Plan
 from scripts.bench.prefix import prefix
 from scripts.bench.report import Result, machine, save
 from scripts.bench.sides import PEER, SideError
 from scripts.bench.single import adapter, base, lanes
+from scripts.bench.start import start
 from scripts.bench.swap import swap
 from scripts.make_shapes import DEFAULT_FOLDER, SHAPES, TYPES
 
@@ -24,6 +27,9 @@ BENCHMARKS = {
     "shared": shared,
     "mixed": mixed,
     "prompts": prompts,
+    "clients": clients,
+    "start": start,
+    "memory": memory,
     "swap": swap,
     "prefix": prefix,
     "gaps": gaps,
@@ -72,14 +78,14 @@ def main() -> int:
     failed = []
     print(", ".join(machine().values()))
     for name in asked.names or BENCHMARKS:
-        start_s = time.monotonic()
+        began_s = time.monotonic()
         try:
             results.append(asyncio.run(BENCHMARKS[name](plan)))
         except SideError as error:
             failed.append(name)
             print(f"{name} did not run: {error}", file=sys.stderr)
             continue
-        print(f"\n{results[-1].table()}\n  in {time.monotonic() - start_s:.0f} s", flush=True)
+        print(f"\n{results[-1].table()}\n  in {time.monotonic() - began_s:.0f} s", flush=True)
         if asked.json:
             save(asked.json, {key: str(value) for key, value in vars(asked).items()}, results)
     return 2 if failed else int(not all(claim.is_met for result in results for claim in result.claims))

@@ -3,13 +3,15 @@
 import asyncio
 import json
 import os
+import re
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -43,6 +45,22 @@ class Setup:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that processes hold together."""
+
+    pss: int
+    """Each page divided by the number of processes on the machine that map it."""
+    private: int
+    """Anonymous memory: neither pages of the model's file nor of libraries."""
+
+
+def sum_memory(rollups: Iterable[str]) -> Memory:
+    """The sum of files /proc/PID/smaps_rollup. Source: proc_pid_smaps(5)."""
+    fields = [dict(re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)) for text in rollups]
+    return Memory(*(1024 * sum(int(one[name]) for one in fields) for name in ("Pss", "Anonymous")))
+
+
+@dataclass(frozen=True, slots=True)
 class Side:
     """A running server and the client's connections to it."""
 
@@ -61,6 +79,15 @@ class Side:
         """Sum of the processes' peak resident memory, the mapped model file included."""
         statuses = (Path(f"/proc/{pid}/status").read_text() for pid in self.processes)
         return sum(int(status.partition("VmHWM:")[2].split()[0]) * 1024 for status in statuses)
+
+    def memory(self) -> "Memory":
+        """What the processes hold now."""
+        return sum_memory(Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.processes)
+
+    async def health(self) -> dict[str, Any]:
+        """What /health says."""
+        async with self.session.get(f"{self.url}/health") as response:
+            return dict(await response.json())
 
     async def stream(self, ask: Ask) -> AsyncIterator[Piece]:
         """Sends one request and yields what its stream says, event by event.
@@ -206,13 +233,13 @@ def log_path(setup: Setup, name: str) -> Path:
 async def is_ready(
     session: aiohttp.ClientSession, url: str, process: asyncio.subprocess.Process, n_adapters: int
 ) -> bool:
-    """Waits until /health answers 200 and lists all adapters. False if the process ended before, or took too long."""
+    """Waits until /health says ok and lists all adapters. False if the process ended before, or took too long."""
     deadline_s = time.monotonic() + START_LIMIT_S
     while process.returncode is None and time.monotonic() < deadline_s:
         try:
             async with session.get(f"{url}/health") as response:
                 state = await response.json()
-                if response.status == 200 and len(state.get("adapters", ())) >= n_adapters:
+                if state.get("status") == "ok" and len(state.get("adapters", ())) >= n_adapters:
                     return True
         except aiohttp.ClientError:
             pass

@@ -13,11 +13,15 @@ import pytest
 from scripts.bench.asks import GEMLANE, LLAMA_SERVER, Answer, Ask, Piece, random_prompt
 from scripts.bench.eight import adapters_of, mixed, prompts
 from scripts.bench.many import N_ADAPTERS, power_law
+from scripts.bench.memory import memory
 from scripts.bench.plan import Plan
 from scripts.bench.report import Claim, Result, Series, save
 from scripts.bench.rounds import Round, Rounds, Work, read_round
-from scripts.bench.sides import Setup, Side, SideError, llama_server_command, process_tree
+from scripts.bench.sides import Memory, Setup, Side, SideError, llama_server_command, process_tree, sum_memory
 from scripts.bench.single import adapter, lanes
+from scripts.bench.start import Start, conclude, start
+
+Benchmark = Callable[[Plan], Coroutine[Any, Any, Result]]
 
 
 def test_both_servers_are_asked_for_the_same_work() -> None:
@@ -154,6 +158,34 @@ def test_cpu_time_is_that_of_the_whole_process_tree() -> None:
     assert peak_bytes > 1_000_000
 
 
+def test_memory_of_all_processes_is_added() -> None:
+    """Shares of pages and anonymous memory are summed over the processes, in bytes."""
+    rollup = "00400000-7fff [rollup]\nRss:  900 kB\nPss:  {} kB\nPss_Dirty: 7 kB\nAnonymous:  {} kB\n"
+    assert sum_memory([rollup.format(10, 4), rollup.format(20, 6)]) == Memory(30 * 1024, 10 * 1024)
+
+
+def test_starts_are_compared_with_llama_servers() -> None:
+    """Both kinds of start are compared with llama-server's; the time until lanes are proven stands beside."""
+    starts = {
+        "gemlane, first start": [Start(3.0, 4.0, 6.0, 9.0)],
+        "gemlane, later start": [Start(2.0, 2.0, 3.0)],
+        "llama-server": [Start(1.0, 2.0, 3.0)],
+    }
+    result = conclude(starts)
+    assert [claim.values for claim in result.claims] == [(2.0,), (1.0,)]
+    assert [claim.cpu_values for claim in result.claims] == [(2.0,), (1.0,)]
+    assert result.series[-1].values == (9.0,)
+
+
+def test_our_starts_and_our_memory_are_measured(tmp_path: Path) -> None:
+    """Lanes are proven at the first start, and a server's peak is at least what it holds."""
+    plan = Plan(tmp_path, "tiny", "q4_0", n_threads=1, n_tokens=4, repeats=1, sides="gemlane")
+    figures = {series.name: series.values[0] for series in asyncio.run(start(plan)).series}
+    assert figures["gemlane, first start: lanes proven"] > figures["gemlane, first start: ready"] > 0
+    peaks = {series.name: series.values[0] for series in asyncio.run(memory(plan)).series}
+    assert peaks["gemlane, 8 adapters: peak RSS"] > peaks["gemlane, 8 adapters: peak private"] > 0
+
+
 def test_llama_server_gets_the_adapters_it_is_compared_with(tmp_path: Path) -> None:
     """llama-server is started with the first adapters alone where a benchmark asks for fewer than there are."""
     program = tmp_path / "llama-server"
@@ -173,9 +205,7 @@ def test_a_missing_llama_server_names_the_way_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("benchmark", [adapter, lanes, mixed, prompts], ids=lambda benchmark: benchmark.__name__)
-def test_a_benchmark_runs_on_our_server(
-    benchmark: Callable[[Plan], Coroutine[Any, Any, Result]], tmp_path: Path
-) -> None:
+def test_a_benchmark_runs_on_our_server(benchmark: Benchmark, tmp_path: Path) -> None:
     """A benchmark makes its files, starts our server, and gives every client exactly the tokens it asked for."""
     plan = Plan(tmp_path, "tiny", "q4_0", n_threads=1, n_tokens=8, repeats=1, sides="gemlane", n_prompt=16)
     result = asyncio.run(benchmark(plan))

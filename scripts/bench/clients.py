@@ -1,0 +1,53 @@
+"""What a token costs as more clients ask at once: 1 to 64, ours and llama-server's."""
+
+import dataclasses
+from contextlib import AsyncExitStack
+
+from scripts.bench.plan import Plan
+from scripts.bench.report import Claim, Result
+from scripts.bench.rounds import Work, in_turns
+from scripts.bench.sides import gemlane, llama_server
+
+N_PROMPT = 16
+COUNTS = (1, 8, 16, 32, 64)
+CELLS_PER_CLIENT = 128
+
+
+async def clients(plan: Plan) -> Result:
+    """The base, each count of clients in turn; a bound where a token may cost no more than with fewer clients."""
+    n_prompt = plan.n_prompt or N_PROMPT
+    n_cells = max(plan.n_cells, max(COUNTS) * max(CELLS_PER_CLIENT, n_prompt + plan.n_tokens))
+    setup = dataclasses.replace(plan.setup(), n_parallel=max(COUNTS), n_cells=n_cells)
+    async with AsyncExitStack() as stack:
+        sides = []
+        if plan.sides != "llama-server":
+            sides.append(await stack.enter_async_context(gemlane(setup)))
+        if plan.sides != "gemlane":
+            sides.append(await stack.enter_async_context(llama_server(setup, n_adapters=0)))
+        works = [
+            Work(f"{side.name}, {count} clients", side, (None,) * count, n_prompt, plan.n_tokens)
+            for count in COUNTS
+            for side in sides
+        ]
+        rounds = await in_turns(plan, works)
+    claims: list[Claim] = []
+    if plan.sides != "llama-server":
+        claims += [
+            rounds.ratio(
+                f"decode, {more} clients / {fewer}",
+                "decode_rate",
+                (f"gemlane, {more} clients", f"gemlane, {fewer} clients"),
+                floor=1.0,
+            )
+            for fewer, more in ((8, 16), (16, 32), (32, 64))
+        ]
+    if plan.sides == "both":
+        claims += [
+            rounds.ratio(
+                f"decode, {count} clients / llama-server's",
+                "decode_rate",
+                (f"gemlane, {count} clients", f"llama-server, {count} clients"),
+            )
+            for count in COUNTS
+        ]
+    return Result("clients", rounds.series("decode_rate", "decode_cpu_rate", "first_token_s"), tuple(claims))
