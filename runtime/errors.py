@@ -28,6 +28,7 @@
     │   ├── GenerationMismatch   a change meant for another content than the one that is served
     │   └── AdapterBudget        as many adapters, or as many bytes of them, as there may be
     ├── StorageError             the disk is full, or read-only
+    ├── OutOfMemory              the system refused the memory that one request needs
     ├── ConversionDied           the process that converts an upload ended without a result
     ├── Unauthorized             the token is not in the list
     │   ├── MissingCredentials   the request has no token
@@ -225,6 +226,12 @@ class StorageError(GemlaneError):
     """A file cannot be written; nothing half-written is left."""
 
     code = "storage"
+
+
+class OutOfMemory(GemlaneError):
+    """The system refused the memory that one request needs; the others go on."""
+
+    code = "out_of_memory"
 
 
 class ConversionDied(GemlaneError):

@@ -19,7 +19,15 @@ from convert.errors import ConvertError, NativeFailure, OutputProblem, TensorMis
 from convert.module import module_command, module_environment
 from runtime.adapters.check import without_folders
 from runtime.adapters.known import digest_of
-from runtime.errors import BY_CODE, ConversionDied, IncompatibleAdapter, InvalidAdapter, StorageError, from_code
+from runtime.errors import (
+    BY_CODE,
+    ConversionDied,
+    IncompatibleAdapter,
+    InvalidAdapter,
+    OutOfMemory,
+    StorageError,
+    from_code,
+)
 
 _TYPE: Final = "f16"  # what adapters are trained in loses nothing that inference would notice
 _NICENESS: Final = 10  # running answers go first
@@ -42,7 +50,8 @@ class Converter:
             IncompatibleAdapter: made for another base, or of too high a rank.
             InvalidAdapter: it breaks a rule, or holds what cannot be represented; the message names it.
             StorageError: the result cannot be written.
-        ConversionDied: the child ended without an answer, or the base model's file is gone.
+            OutOfMemory: the conversion needs more memory than the system gives.
+            ConversionDied: the child ended without an answer, or the base model's file is gone.
         """
         if not self._base_digest:
             try:
@@ -76,7 +85,7 @@ def convert_upload(folder: Path, base: Path, base_digest: str, output: Path, max
     """The work itself.
 
     Raises:
-        IncompatibleAdapter, InvalidAdapter, StorageError, ConversionDied: as ``Converter.convert``.
+        IncompatibleAdapter, InvalidAdapter, StorageError, OutOfMemory, ConversionDied: as ``Converter.convert``.
     """
     try:
         summary = convert_adapter(folder, base, output, Options(_TYPE, force=True, base_digest=base_digest))
@@ -84,6 +93,8 @@ def convert_upload(folder: Path, base: Path, base_digest: str, output: Path, max
         raise IncompatibleAdapter(without_folders(str(error), folder, base)) from error
     except OutputProblem as error:  # the disk is full, for one: not the adapter's fault
         raise StorageError(f"the conversion cannot be written: {without_folders(str(error), output)}") from error
+    except MemoryError as error:
+        raise OutOfMemory("there is not enough memory to convert this adapter; try again later") from error
     except NativeFailure as error:
         raise ConversionDied(without_folders(str(error), folder, base, output)) from error
     except ConvertError as error:

@@ -35,6 +35,7 @@ from runtime.errors import (
     GemlaneError,
     GenerationMismatch,
     IncompleteAdapter,
+    OutOfMemory,
     UnknownAdapter,
     from_code,
 )
@@ -191,7 +192,7 @@ class Store:
             UnknownAdapter: there is no such adapter (any more).
             GenerationMismatch: it has another content than ``expected_digest``.
             AdapterError: the content is refused; the reason is kept and shown.
-            StorageError, ConversionDied: it is our own fault; the adapter is as it was before.
+            StorageError, OutOfMemory, ConversionDied: it is our own fault; the adapter is as it was before.
         """
         async with self._changing(adapter_id, expected_digest) as adapter:
             generation = self._begin(adapter)
@@ -302,7 +303,10 @@ class Store:
     async def _bring_in(self, generation: Generation, prepare: Prepare) -> None:
         """Take a generation from its files to the engine."""
         self._move(generation, AdapterState.CONVERTING)
-        checked = await prepare()
+        try:
+            checked = await prepare()
+        except MemoryError as error:
+            raise OutOfMemory("there is not enough memory to read this adapter; try again later") from error
         if self._lock is not None:
             check_locked(self._lock, generation.adapter.name, checked.digest)
         for warning in checked.warnings:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-from runtime.errors import GemlaneError
+from runtime.errors import GemlaneError, OutOfMemory
 from runtime.generation import GenerationRequest, Grammar
 from runtime.llama.grammar import GrammarMatcher
 
@@ -83,4 +83,6 @@ def _outcome(future: Future[GrammarMatcher]) -> GrammarMatcher | GemlaneError:
     error = future.exception()
     if error is None:
         return future.result()
+    if isinstance(error, MemoryError):
+        return OutOfMemory("there is not enough memory to compile this grammar; try a smaller one, or later")
     return error if isinstance(error, GemlaneError) else GemlaneError(f"a grammar could not be compiled: {error}")

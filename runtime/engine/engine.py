@@ -219,7 +219,7 @@ class LlamaEngine:
                 case Drop(sequence_id):
                     self._context.remove(sequence_id)
 
-    def _refuse(self, blend: Blend, error: AdapterError) -> None:
+    def _refuse(self, blend: Blend, error: GemlaneError) -> None:
         """Fail every sequence, running or waiting, whose blend cannot be prepared."""
         for sequence in (*self._scheduler.running, *self._scheduler.waiting):
             if sequence.blend == blend:

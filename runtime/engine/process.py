@@ -195,3 +195,6 @@ def main(events: BinaryIO) -> int:
         return process.run()
     except BrokenPipeError:
         return 0
+    except MemoryError:  # in the middle of a step: the parent starts another engine and runs the requests again there
+        _LOG.error("out of memory: the system refused an allocation, so this engine process ends")
+        return 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from convert.gguf.header import GgufHeader
 from runtime.engine.adapters.turns import Turns
-from runtime.errors import AdapterError, InvalidAdapter
+from runtime.errors import GemlaneError, InvalidAdapter
 from runtime.generation import BASE, Blend
 from runtime.llama.adapter import NativeAdapter
 from runtime.llama.context import Chunk, Context
@@ -64,7 +64,7 @@ class GroupedAdapters:
         """
         return invocation_of(self._files[member.digest] for member in blend.members)
 
-    def prepare(self) -> list[tuple[Blend, AdapterError]]:
+    def prepare(self) -> list[tuple[Blend, GemlaneError]]:
         """Do nothing: adapters are set batch by batch."""
         return []
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from convert.gguf.header import GgufHeader
 from runtime.engine.adapters.lanes import Fill, Lanes
 from runtime.engine.adapters.pins import LanePins
-from runtime.errors import AdapterError, IncompatibleAdapter, InvalidAdapter
+from runtime.errors import GemlaneError, IncompatibleAdapter, InvalidAdapter, OutOfMemory
 from runtime.generation import Blend
 from runtime.llama.context import Chunk
 from runtime.llama.lanes.bank import BankShape
@@ -111,7 +111,7 @@ class MixedAdapters:
                 file.close()
             self._retired.clear()
 
-    def prepare(self) -> list[tuple[Blend, AdapterError]]:
+    def prepare(self) -> list[tuple[Blend, GemlaneError]]:
         """Start the fills that the policy asks for and note completed ones; return failed blends with their errors."""
         self._pins.take_lanes()
         for fill in self.places.take_fills():
@@ -123,10 +123,11 @@ class MixedAdapters:
         for fill in done:
             self.places.filled(fill.lane_id)
             self._forget_if_gone(fill.blend)
-            if (error := self._filling.pop(fill).exception()) is not None:
+            if (cause := self._filling.pop(fill).exception()) is not None:
+                error = _error_of(cause)
                 _LOG.error("lane %d could not be filled: %s", fill.lane_id, error)
                 self._pins.failed(fill.blend)
-                failed.append((fill.blend, error if isinstance(error, AdapterError) else InvalidAdapter(str(error))))
+                failed.append((fill.blend, error))
         self._close_retired()
         return failed
 
@@ -172,3 +173,10 @@ class MixedAdapters:
         self._laned.free()
         for file in (*self._files.values(), *self._retired):
             file.close()
+
+
+def _error_of(cause: BaseException) -> GemlaneError:
+    """What clients see of a fill that failed."""
+    if isinstance(cause, MemoryError):
+        return OutOfMemory("there is not enough memory to read this adapter's weights; try again later")
+    return cause if isinstance(cause, GemlaneError) else InvalidAdapter(str(cause))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from runtime.engine.scheduler import Places
-from runtime.errors import AdapterError
+from runtime.errors import GemlaneError
 from runtime.generation import Blend
 from runtime.llama.context import Chunk
 from runtime.messages import LaneStats
@@ -42,7 +42,7 @@ class Adapters(Protocol):
             AdapterError: its adapters cannot be used together.
         """
 
-    def prepare(self) -> list[tuple[Blend, AdapterError]]:
+    def prepare(self) -> list[tuple[Blend, GemlaneError]]:
         """Prepare blends that have taken a place; return the blends that cannot be prepared, with their errors."""
 
     def forget(self, blend: Blend) -> None:

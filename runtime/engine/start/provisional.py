@@ -15,7 +15,7 @@ from runtime.engine.adapters.grouped import GroupedAdapters
 from runtime.engine.adapters.mixed import MixedAdapters
 from runtime.engine.scheduler import Places
 from runtime.engine.start.proof import Outcome, Proof
-from runtime.errors import AdapterError
+from runtime.errors import GemlaneError
 from runtime.generation import Blend
 from runtime.llama.context import Chunk
 from runtime.llama.lanes.context import LanedContext
@@ -130,7 +130,7 @@ class ProvisionalAdapters:
         """
         return self._mixed.check(blend)
 
-    def prepare(self) -> list[tuple[Blend, AdapterError]]:
+    def prepare(self) -> list[tuple[Blend, GemlaneError]]:
         """Change over if the proof has ended, then get blends ready; those that cannot be, and why."""
         if not self._is_settled and self._proof.outcome is not None:
             self._settle(self._proof.outcome)

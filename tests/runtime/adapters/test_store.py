@@ -23,6 +23,7 @@ from runtime.errors import (
     IncompatibleAdapter,
     IncompleteAdapter,
     InvalidAdapter,
+    OutOfMemory,
     StorageError,
     UnknownAdapter,
 )
@@ -280,6 +281,16 @@ async def test_our_own_fault_leaves_all_as_it_was(house: House, error: Exception
     assert (second.state, second.reason) == (AdapterState.AWAITING, str(error))
     await house.fill(waiting, B)
     assert house.store.resolve("waiting") == blend(B)
+
+
+async def test_memory_that_is_refused_refuses_no_adapter(house: House) -> None:
+    """An adapter that the system gave no memory for says so, and may be filled again."""
+    adapter_id = house.add("waiting")
+    with pytest.raises(OutOfMemory, match="not enough memory to read this adapter"):
+        await house.store.fill(adapter_id, failing(MemoryError()))
+    assert house.store.snapshot()[0].state is AdapterState.AWAITING
+    await house.fill(adapter_id, A)
+    assert house.store.resolve("waiting") == blend(A)
 
 
 async def test_a_commit_that_fails_leaves_the_earlier_content(house: House) -> None:

@@ -36,6 +36,7 @@ ROWS = [
     (errors.RequestTimeout("x"), 408, 3007, "Request timeout"),
     (errors.EngineUnavailable("x"), 503, 3043, "Internal server error: x"),
     (errors.EngineDied("x"), 500, 3043, "Internal server error: x"),
+    (errors.OutOfMemory("x"), 500, 3043, "Internal server error: x"),
     (errors.DecodeError("x"), 500, 3043, "Internal server error: x"),
     (errors.GemlaneError("x"), 500, 3043, "Internal server error: x"),
     (ZeroDivisionError("secret"), 500, 3043, "Internal server error"),

@@ -180,6 +180,7 @@ def test_a_wrong_parameter_is_named() -> None:
         (errors.RequestTimeout("x"), 408, "request_timeout"),
         (errors.EngineUnavailable("x"), 503, "engine_unavailable"),
         (errors.EngineDied("x"), 500, None),
+        (errors.OutOfMemory("x"), 500, None),
         (errors.DecodeError("x"), 500, None),
         (ZeroDivisionError("secret"), 500, None),
     ],
