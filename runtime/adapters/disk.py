@@ -175,7 +175,7 @@ def storage_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        log.error("cannot write %s: %s", error.filename, error)
+        log.error("the state folder cannot be written: %s", error)
         raise StorageError(f"the server's state folder cannot be written: {error.strerror}") from error
     except OutputProblem as error:
         log.error("%s", error)

@@ -12,13 +12,14 @@ import json
 import logging
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import runtime.llama.lanes
+from convert.errors import OutputProblem
+from convert.files import whole_file
 from convert.module import module_command, module_environment
 from runtime.engine.start.prove import ProofTask
 from runtime.engine.start.selfcheck import Verdict
@@ -58,14 +59,13 @@ class ProofRecords:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".part", delete=False) as file:
+            with whole_file(self._folder / f"{key}.json") as file:
                 file.write(json.dumps({"worst": verdict.worst}).encode())
-            Path(file.name).replace(self._folder / f"{key}.json")
             records = sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
             for old in records[:-_MAX_KEPT]:
                 old.unlink(missing_ok=True)
-        except OSError as error:
-            _LOG.warning("the self-check cannot be remembered in %s: %s", self._folder, error.strerror)
+        except (OSError, OutputProblem) as error:
+            _LOG.warning("the self-check cannot be remembered in %s: %s", self._folder, error)
 
 
 def key_of(task: ProofTask, model_identity: str, placement: Placement) -> str:

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from convert.errors import OutputProblem
 from convert.gguf.header import GgufHeader, ValueType
 from convert.gguf.types import GgmlType
 from convert.gguf.writer import FilePlan, KeyValue, TensorPlan, write_gguf
 from convert.rules.adapter import ALPHA_KEY
 from convert.rules.gemma import ARCHITECTURE, is_projection
+from runtime.errors import ModelLoadError
+from runtime.llama.lanes.weights import without_folder
 
 PROBE_RANK = 4
 Shapes = Mapping[str, tuple[int, int]]
@@ -28,6 +31,9 @@ def write_template(path: Path, shapes: Shapes) -> None:
 
     Its rank is 1, whatever the lanes' is. So no backend that takes products from a certain size on gets its nodes (BLAS
     asks for 32 in each dimension), and what the scheduler copies to other devices at each batch is small.
+
+    Raises:
+        ModelLoadError: it cannot be written.
     """
     tensors = []
     for name, (n_in, n_out) in shapes.items():
@@ -40,6 +46,9 @@ def write_probe(path: Path, shapes: Shapes, seed: int) -> None:
     """An adapter that changes every weight about as much as real ones do, told apart by its seed.
 
     Its values are two numbers and their negatives, which every lane type can hold exactly but for a common factor.
+
+    Raises:
+        ModelLoadError: it cannot be written.
     """
     rng = np.random.default_rng(seed)
     tensors = []
@@ -59,4 +68,7 @@ def _write(path: Path, rank: int, tensors: Sequence[TensorPlan]) -> None:
     texts = {"general.architecture": ARCHITECTURE, "general.type": "adapter", "adapter.type": "lora"}
     metadata = [KeyValue(key, ValueType.STRING, value) for key, value in texts.items()]
     metadata.append(KeyValue(ALPHA_KEY, ValueType.FLOAT32, float(rank)))
-    write_gguf(path, FilePlan(metadata, tensors), force=True)
+    try:
+        write_gguf(path, FilePlan(metadata, tensors), force=True)
+    except OutputProblem as error:
+        raise ModelLoadError(f"in the folder for temporary files, {without_folder(error, path)}") from error

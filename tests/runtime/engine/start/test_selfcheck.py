@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import logging
+import os
 import re
 import types
 from collections.abc import Callable
@@ -137,9 +139,21 @@ def narrow_kernel(patch: pytest.MonkeyPatch) -> None:
 
 
 OFF = r"sequence \d is [\d.e+-]+ off, where probes change"
+
+
+def no_space(patch: pytest.MonkeyPatch) -> None:
+    """The disk is full."""
+
+    def refuse(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    patch.setattr(os, "fsync", refuse)
+
+
 AT_ONCE = {
     wrong_layout: "a tensor takes 376 bytes, not 368",
     no_memory: "not enough memory for 8 lanes of rank 32",
+    no_space: "in the folder for temporary files, template.gguf: cannot be written: No space left on device",
 }
 """Faults that show before anything is served, each with the words that its reason holds."""
 IN_TRIALS = {
