@@ -9,7 +9,8 @@ import uuid
 
 import pytest
 
-from tests.faults.world import End, World, ask_openai, expected, kill, spread
+from tests.faults.world import End, World, ask_openai, expected, kill, peft, spread
+from tests.tiny_gemma.facts import QUESTIONS
 
 POISON = "I end the engine"
 
@@ -88,6 +89,25 @@ async def test_eight_run_and_fifty_two_wait(world: World, number: signal.Signals
     print(f"{number.name} poison={has_poison}: seen {seen_s:.1f} s, ready {ready_s:.1f} s, all answered {done_s:.1f} s")
     assert seen_s < 10
     assert (await world.health())["engine"]["n_deaths"] == n_deaths + (3 if has_poison else 1)
+
+
+async def test_a_request_that_waits_over_a_replacement_and_a_death(world: World) -> None:
+    """Its adapter's content is gone with the engine: the error says that it changed and may be asked again."""
+    assert (await world.send("PUT", "/adapters/came", data=peft("shout")))[0] == 201
+    world.arm("step", "slow 0.1")
+    streams = await begin_streams(world, 8)
+    waiting = asyncio.create_task(ask_openai(world, QUESTIONS[0], voice="came"))
+    await world.until(lambda health: health["load"]["n_waiting"] == 1)
+    assert (await world.send("PUT", "/adapters/came", data=peft("tag")))[0] == 200
+    kill(world.engine_pid)
+    assert await waiting == End(
+        409, "", "adapter came was replaced or removed while the request waited; send the request again"
+    )
+    world.disarm()
+    for end in await asyncio.gather(*streams):
+        assert "the engine process ended while this request was running" in end.error
+    assert await ask_openai(world, QUESTIONS[0], voice="came") == End(200, expected("tag", QUESTIONS[0]))
+    assert (await world.send("DELETE", "/adapters/came"))[0] == 200
 
 
 @pytest.mark.parametrize("fault", ["abort", "segfault", "hang", "stop"])

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 
+from tests.conftest import TINY_GEMMA
 from tests.end_to_end.serving import ROOT, Server, ask_text, serving
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS
 
@@ -24,6 +25,7 @@ LONG = {"prompt": "capital of capital of", "raw": True, "temperature": 0, "max_t
 """A request that answers for 400 tokens: it says Denmark until it is stopped."""
 RESTING = ("n_running", "n_waiting", "n_kv_cells_used")
 """What a resting engine holds none of."""
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MAX_GROWTH_BYTES = 64 << 20
 
 
@@ -60,11 +62,20 @@ class World:
         for file in self._faults.iterdir():
             file.unlink()
 
+    def has_struck(self, point: str) -> bool:
+        """Whether a fault has struck at a point since the last ``disarm``."""
+        return (self._faults / f"{point}.struck").exists()
+
     @property
     def engine_pid(self) -> int:
         """The process that decodes."""
         (pid,) = self.server.engine_pids()
         return pid
+
+    async def send(self, method: str, path: str, **content: Any) -> tuple[int, str]:
+        """Send a request; the status and the text of its answer."""
+        async with self.session.request(method, self.server.url + path, **content) as response:
+            return response.status, await response.text()
 
     async def health(self) -> dict[str, Any]:
         """The whole of /health."""
@@ -126,11 +137,13 @@ def footprint_of(server: Server) -> Footprint:
 
 
 @contextlib.contextmanager
-def faulty_server(model: Path, adapters: Path, faults: Path, *flags: str) -> Iterator[Server]:
-    """A server whose processes look for faults in a folder."""
+def faulty_server(
+    model: Path, adapters: Path, faults: Path, *flags: str, prefix: tuple[str, ...] = (), state: Path | None = None
+) -> Iterator[Server]:
+    """A server whose processes look for faults in a folder; ``prefix`` and ``state`` as ``serving`` takes them."""
     faults.mkdir(exist_ok=True)
     places = ("env", f"PYTHONPATH={ROOT}{os.pathsep}{SWITCH}", f"GEMLANE_FAULTS={faults}")
-    with serving(model, adapters, *flags, prefix=places) as server:
+    with serving(model, adapters, *flags, prefix=(*prefix, *places), state=state) as server:
         yield server
 
 
@@ -177,6 +190,14 @@ async def ask_openai(
             return End(200, "".join(pieces))
     except aiohttp.ClientError as broken:
         return End(0, "".join(pieces), str(broken), is_broken=True)
+
+
+def peft(style: str = "shout") -> aiohttp.FormData:
+    """An adapter's files as they were trained; what they are converted to has another digest than the folder's GGUF."""
+    form = aiohttp.FormData()
+    for name in (CONFIG, WEIGHTS):
+        form.add_field("file", (TINY_GEMMA / "adapters" / style / name).read_bytes(), filename=name)
+    return form
 
 
 def take_frame(line: bytes, pieces: list[str]) -> str:

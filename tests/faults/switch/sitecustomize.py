@@ -2,11 +2,15 @@
 
 ``GEMLANE_FAULTS`` names a folder. A file in it, called after a point below, makes the process fail there: its text is
 the fault, a space, and an optional condition (a text that the prompt of a request in the batch must hold). A fault
-with the word ``once`` in front removes its file first. The served code holds nothing of this.
+with the word ``once`` in front removes its file first. A point that has struck leaves a file called after it that ends
+in ``.struck``. The served code holds nothing of this.
 
 Points: ``decode`` before a batch, ``load`` before the model is loaded, ``prove`` before the lanes are proven, ``step``
-at the end of each step, ``read`` at each read of a GGUF's bytes.
-Faults: ``abort``, ``segfault``, ``hang``, ``stop`` (SIGSTOP), ``slow SECONDS``, ``nospace``, ``nomemory``.
+before each step, ``read`` at each exact read of a checked file's bytes, ``fill`` before a lane is filled, ``compile``
+before a grammar is compiled; and two calls of the system: ``fsync``, where a full disk is noticed at the latest, and
+``pread``, under each exact read.
+Faults: ``abort``, ``segfault``, ``hang``, ``stop`` (SIGSTOP), ``slow SECONDS``, ``nospace``, ``nomemory``; those of
+``pread`` are ``short`` (half of what was asked for, as a system may return) and ``end`` (nothing, as at a file's end).
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ POINTS = {
     "load": ("runtime.llama.model", "Model.__init__"),
     "prove": ("runtime.engine.start.startup", "prove_lanes"),
     "read": ("convert.files", "read_at"),
+    "fill": ("runtime.engine.adapters.mixed", "MixedAdapters._fill"),
+    "compile": ("runtime.llama.grammar", "GrammarCompiler.compile"),
 }
 
 
@@ -71,6 +77,7 @@ def check(point: str, arguments: Sequence[Any]) -> None:
     if fault.startswith("once "):
         file.unlink(missing_ok=True)
         fault = fault.removeprefix("once ")
+    file.with_suffix(".struck").touch()
     strike(fault)
 
 
@@ -115,5 +122,16 @@ class Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
+def pread(descriptor: int, n_bytes: int, offset: int, read: Callable[[int, int, int], bytes] = os.pread) -> bytes:
+    """The system's positional read, which returns less than there is while its fault is set."""
+    file = Path(os.environ["GEMLANE_FAULTS"], "pread")
+    if file.exists():
+        file.with_suffix(".struck").touch()
+        n_bytes = {"short": (n_bytes + 1) // 2, "end": 0}[file.read_text()]
+    return read(descriptor, n_bytes, offset)
+
+
 if os.environ.get("GEMLANE_FAULTS"):
     sys.meta_path.insert(0, Finder())
+    os.pread = pread
+    os.fsync = guarded("fsync", os.fsync)
