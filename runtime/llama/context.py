@@ -164,8 +164,12 @@ class Context:
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """A copy of the logits at ``row`` of the last batch: float32 ``[n_vocab]``."""
+        return self.logits_view(row).copy()
+
+    def logits_view(self, row: int) -> npt.NDArray[np.float32]:
+        """The logits at ``row`` of the last batch where llama.cpp has them: float32 ``[n_vocab]``, until the next."""
         pointer = native.llama_get_logits_ith(self.handle, row)
-        return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,)).copy()
+        return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,))
 
     def remove(self, sequence_id: int, start: int = 0) -> None:
         """Forget the tokens of a sequence from position ``start`` on."""
