@@ -82,7 +82,7 @@ class EngineSettings:
     kv_type: str = option(
         "f16", "number format of the key-value cache; q8_0 halves its memory", choices=("f16", "q8_0", "f32")
     )
-    step_budget_ms: int = option(250, "longest a step should take while others stream, in milliseconds", metavar="MS")
+    step_budget_ms: int = option(400, "longest a step should take while others stream, in milliseconds", metavar="MS")
     load_timeout_s: int = option(
         120,
         "an engine whose loading shows no progress for this long is ended and started again, in seconds",

@@ -185,9 +185,8 @@ class LlamaEngine:
             self._start(sequence)
         for blend, error in self._adapters.prepare():
             self._refuse(blend, error)
-        batch = self._scheduler.schedule(
-            self._pace.n_prefill(self._scheduler.n_decode, self._scheduler.n_prefill_sequences)
-        )
+        counts = (self._scheduler.n_decode, self._scheduler.n_prefill_sequences, self._scheduler.n_earlier)
+        batch = self._scheduler.schedule(self._pace.n_prefill(*counts))
         self.is_blocked = not batch and (self._adapters.is_preparing or bool(self._compiling))
         self._announce(self._step_limit.limit_s(sum(part.n_tokens for part in batch)))
         self._tidy_cache()

@@ -20,6 +20,8 @@ from runtime.generation import Blend
 
 # The number of times that later requests may overtake one that waits for a place for its blend.
 MAX_OVERTAKES = 32
+# A prompt that comes when an answer has fewer tokens than this came together with it.
+_MIN_EARLIER = 4
 
 
 class Places(Protocol):
@@ -88,6 +90,8 @@ class Scheduler:
         self._free_ids = list(reversed(range(limits.n_parallel)))
         self._n_overtakes = 0
         self._awaited: dict[Sequence, Coming] = {}
+        self._earlier: dict[Sequence, list[Sequence]] = {}
+        """For each sequence in prefill those that were answering when it was admitted."""
 
     @property
     def waiting(self) -> tuple[Sequence, ...]:
@@ -107,6 +111,7 @@ class Scheduler:
         """End a sequence and free its id, place and cells at once."""
         sequence.move(state)
         self._awaited.pop(sequence, None)
+        self._earlier.pop(sequence, None)
         if sequence in self._running:
             self._running.remove(sequence)
             self._free_ids.append(sequence.sequence_id)
@@ -152,6 +157,7 @@ class Scheduler:
 
     def _start(self, sequence: Sequence) -> None:
         sequence.move(State.PREFILL)
+        self._earlier[sequence] = [one for one in self._running if one.n_answer >= _MIN_EARLIER]
         self._waiting.remove(sequence)
         self._awaited.pop(sequence, None)
         self._places.enter(sequence.blend)
@@ -174,6 +180,13 @@ class Scheduler:
     def n_prefill_sequences(self) -> int:
         """The number of running sequences in prefill."""
         return len(self._running) - self.n_decode
+
+    @property
+    def n_earlier(self) -> int:
+        """The number of sequences in decode that were answering when the oldest one in prefill was admitted."""
+        oldest = next((sequence for sequence in self._running if sequence.state is State.PREFILL), None)
+        earlier = self._earlier[oldest] if oldest else []
+        return sum(sequence.state is State.DECODE for sequence in earlier)
 
     def schedule(self, n_prefill: int) -> list[BatchPart]:
         """The next batch.

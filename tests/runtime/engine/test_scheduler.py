@@ -95,6 +95,28 @@ def test_answers_go_on_beside_a_long_prompt() -> None:
     assert len(simulation.batches) == 1 + 300 / 20
 
 
+def test_an_answer_is_earlier_than_the_prompts_that_come_after_its_first_tokens() -> None:
+    """An answer of fewer than four tokens counts as one that came together with the prompt."""
+    limits = EngineLimits(n_ctx=500, n_kv_cells=1000, n_parallel=4, n_batch=64, step_budget_ms=250)
+    streams = [Sequence(request(str(n), max_tokens=50), [n + 1] * 3, limits.n_ctx) for n in range(2)]
+    simulation = simulation_of(streams[0], limits=limits)
+    for _ in range(2):
+        simulation.step()
+    together = simulation.add(Sequence(request("together", max_tokens=1), [7] * 100, limits.n_ctx))
+    simulation.step()
+    assert simulation.scheduler.n_earlier == 0
+    while together.state is not State.FINISHED:
+        simulation.step()
+    simulation.add(streams[1])
+    later = simulation.add(Sequence(request("later", max_tokens=1), [8] * 100, limits.n_ctx))
+    simulation.step(n_prefill=20)
+    assert later.state is State.PREFILL
+    assert simulation.scheduler.n_decode == 2
+    assert simulation.scheduler.n_earlier == 1
+    simulation.cancel(streams[0])
+    assert simulation.scheduler.n_earlier == 0
+
+
 def test_an_idle_server_reads_a_prompt_in_whole_batches() -> None:
     """Without sequences in decode a prompt takes whole batches."""
     limits = EngineLimits(n_ctx=500, n_kv_cells=1000, n_parallel=4, n_batch=64, step_budget_ms=250)
