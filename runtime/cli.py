@@ -32,6 +32,7 @@ COMMANDS: Final = (
     Command("serve", "serve a base model and its adapters over HTTP", "runtime.commands.serve"),
     Command("chat", "talk to a running server, under several adapters side by side", "runtime.commands.chat"),
     Command("adapters", "list, add, replace, remove and pin a running server's adapters", "runtime.commands.adapters"),
+    Command("bench", "put a load on a running server, and show how fast it answers", "runtime.commands.bench"),
     Command("doctor", "say whether serve would work here, and what to do if not", "runtime.commands.doctor"),
     Command("config", "show every setting, and where it comes from", "runtime.commands.config"),
     Command("completion", "print the completion script of a shell", "runtime.commands.completion"),

@@ -1,0 +1,1 @@
+"""Load on a running server, and how it answers: what ``gemlane bench`` sends and measures."""
