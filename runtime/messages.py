@@ -27,6 +27,7 @@ import functools
 import json
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -329,9 +330,26 @@ _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in typing.get_args(
 
 def encode(message: Message) -> bytes:
     """One line of ASCII JSON with its newline; the key ``is`` names the class, and bytes are hexadecimal."""
-    fields = {"is": type(message).__name__, **dataclasses.asdict(message)}
-    line = json.dumps(fields, separators=(",", ":"), default=bytes.hex)
-    return line.encode("ascii") + b"\n"
+    fields = {"is": type(message).__name__, **_fields_of(message)}
+    return _ENCODER.encode(fields).encode("ascii") + b"\n"
+
+
+@functools.cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    kind: Any = type(value)
+    return {name: getattr(value, name) for name in _field_names(kind)}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no form for: bytes, and values inside a message."""
+    return value.hex() if isinstance(value, bytes) else _fields_of(value)
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), default=_plain)
 
 
 def decode(line: bytes | str) -> Message:
@@ -342,30 +360,39 @@ def decode(line: bytes | str) -> Message:
     """
     try:
         fields = json.loads(line)
-        kind = _KINDS[fields.pop("is")]
-        return typing.cast(Message, _build(kind, fields))
+        kind: Any = _KINDS[fields.pop("is")]
+        return typing.cast(Message, _reader(kind)(fields))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a message: {line[:200]!r}") from error
 
 
-_type_hints = functools.cache(typing.get_type_hints)
+def _same(value: Any) -> Any:
+    return value
 
 
-def _build(annotation: Any, value: Any) -> Any:
-    """``value``, as JSON gave it, in the shape that ``annotation`` asks for."""
+@functools.cache
+def _reader(annotation: Any) -> Callable[[Any], Any]:
+    """What turns a value, as JSON gave it, into the shape that ``annotation`` asks for."""
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        hints = _type_hints(annotation)
-        return typing.cast(Any, annotation)(**{name: _build(hints[name], item) for name, item in value.items()})
+        return _value_reader(annotation)
     if typing.get_origin(annotation) is tuple:
-        item_types = typing.get_args(annotation)
-        if item_types[-1] is Ellipsis:
-            item_types = item_types[:1] * len(value)
-        return tuple(_build(item_type, item) for item_type, item in zip(item_types, value, strict=True))
+        return _tuple_reader(*typing.get_args(annotation))
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         (inner,) = (option for option in typing.get_args(annotation) if option is not type(None))
-        return None if value is None else _build(inner, value)
+        read = _reader(inner)
+        return lambda value: None if value is None else read(value)
     if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return annotation(value)
-    if annotation is bytes:
-        return bytes.fromhex(value)
-    return value
+        return annotation
+    return bytes.fromhex if annotation is bytes else _same
+
+
+def _value_reader(kind: Any) -> Callable[[Any], Any]:
+    readers = {name: _reader(hint) for name, hint in typing.get_type_hints(kind).items()}
+    return lambda value: kind(**{name: readers[name](item) for name, item in value.items()})
+
+
+def _tuple_reader(*item_types: Any) -> Callable[[Any], Any]:
+    readers = [_reader(item_type) for item_type in item_types if item_type is not Ellipsis]
+    if item_types[-1] is Ellipsis:
+        return lambda value: tuple(map(readers[0], value))
+    return lambda value: tuple(read(item) for read, item in zip(readers, value, strict=True))
