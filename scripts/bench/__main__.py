@@ -17,6 +17,7 @@ from scripts.bench.report import Result, machine, save
 from scripts.bench.sides import PEER, SideError
 from scripts.bench.single import adapter, base, lanes
 from scripts.bench.start import start
+from scripts.bench.step import step
 from scripts.bench.swap import swap
 from scripts.make_shapes import DEFAULT_FOLDER, SHAPES, TYPES
 
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "clients": clients,
     "start": start,
     "memory": memory,
+    "step": step,
     "swap": swap,
     "prefix": prefix,
     "gaps": gaps,
