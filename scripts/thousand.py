@@ -1,10 +1,10 @@
-"""A server with a thousand adapters in its folder: start-up time, memory, and the time of a list.
+"""A server with thousands of adapters in its folder: start-up time, memory, and the time of a list.
 
     python -m scripts.thousand                       the tiny Gemma's adapters, 1,000 of them
-    python -m scripts.thousand --number 100
+    python -m scripts.thousand --number 10 100 1000 10000
 
-It starts three times: when nothing is known of the files, when everything is known (nothing is read again), and when
-one file in ten has changed. Each adapter differs in one byte, so that each has its own digest.
+For each number it starts three times: when nothing is known of the files, when everything is known (nothing is read
+again), and when one file in ten has changed. Each adapter has another name in it, so that each has its own digest.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ async def measure(server: Server, number: int) -> dict[str, float]:
                 await response.read()
             times[path].append(1000 * (time.perf_counter() - began))
         began = time.perf_counter()
-        assert await ask_text(session, server, FRANCE, f"tag-{number - 1:04}") == ANSWERS["tag"][FRANCE]
+        assert await ask_text(session, server, FRANCE, f"tag-{number - 1:05}") == ANSWERS["tag"][FRANCE]
         answer_ms = 1000 * (time.perf_counter() - began)
     return {
         "all ready after, s": ready_s,
@@ -84,24 +84,31 @@ def run(what: str, model: Path, folder: Path, state: Path, number: int) -> None:
 def main() -> int:
     """The exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--number", type=int, default=1000)
-    number = parser.parse_args().number
-    with tempfile.TemporaryDirectory(prefix="gemlane-thousand-") as root:
-        model, folder, state = Path(root) / "tiny.gguf", Path(root) / "adapters", Path(root) / "state"
-        gguf = Path(root) / "tag.gguf"
-        folder.mkdir()
-        assert convert(["model", str(TINY_GEMMA / "base"), "-o", str(model), "--type", "q4_k_m"]) == 0
-        source = TINY_GEMMA / "adapters" / "tag"
-        assert convert(["adapter", str(source), "--base", str(model), "-o", str(gguf)]) == 0
-        content = gguf.read_bytes()
-        for index in range(number):
-            (folder / f"tag-{index:04}.gguf").write_bytes(numbered(content, index % 1000))
-        run("nothing known", model, folder, state, number)
-        run("all known", model, folder, state, number)
-        for index in range(0, number, 10):
-            (folder / f"tag-{index:04}.gguf").write_bytes(content)
-        run("one in ten changed", model, folder, state, number)
+    parser.add_argument("--number", type=int, nargs="+", default=[1000], help="default: 1000")
+    for number in parser.parse_args().number:
+        with tempfile.TemporaryDirectory(prefix="gemlane-thousand-") as root:
+            run_all(Path(root), number)
     return 0
+
+
+def run_all(root: Path, number: int) -> None:
+    """All three starts with `number` adapters."""
+    model, folder, state = root / "tiny.gguf", root / "adapters", root / "state"
+    gguf, source = root / "tag.gguf", root / "tag-00000000"
+    folder.mkdir()
+    # The name of the folder becomes the name in the file, which has to hold the number.
+    source.symlink_to((TINY_GEMMA / "adapters" / "tag").absolute())
+    assert convert(["model", str(TINY_GEMMA / "base"), "-o", str(model), "--type", "q4_k_m"]) == 0
+    assert convert(["adapter", str(source), "--base", str(model), "-o", str(gguf)]) == 0
+    content = gguf.read_bytes()
+    print(f"{number} adapters of {len(content)} bytes", flush=True)
+    for index in range(number):
+        (folder / f"tag-{index:05}.gguf").write_bytes(numbered(content, index))
+    run("nothing known", model, folder, state, number)
+    run("all known", model, folder, state, number)
+    for index in range(0, number, 10):
+        (folder / f"tag-{index:05}.gguf").write_bytes(numbered(content, number + index))
+    run("one in ten changed", model, folder, state, number)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from scripts.bench.memory import memory
 from scripts.bench.plan import N_CELLS, N_CLIENTS, SIDES, Plan
 from scripts.bench.prefix import prefix
 from scripts.bench.report import Result, machine, save
+from scripts.bench.scale import depth, width
 from scripts.bench.sides import PEER, SideError
 from scripts.bench.single import adapter, base, lanes
 from scripts.bench.start import start
@@ -29,6 +30,8 @@ BENCHMARKS = {
     "mixed": mixed,
     "prompts": prompts,
     "clients": clients,
+    "width": width,
+    "depth": depth,
     "start": start,
     "memory": memory,
     "step": step,

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-ACCOUNT = "0" * 32
-MODEL = "@cf/google/gemma-7b-it-lora"
+MODEL = "gemma-7b-it-lora"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +65,22 @@ class Dialect:
 
 
 def render_gemlane(ask: Ask) -> dict[str, Any]:
-    """The body of a Workers AI run; adapters are named by their number, as make_shapes names their files."""
-    body = {"prompt": ask.prompt, "raw": True, "max_tokens": ask.n_tokens, "temperature": 0, "stream": True}
-    return body if ask.adapter is None else body | {"lora": f"{ask.adapter + 1:03d}"}
+    """The body of a plain completion; adapters are named by their number, as make_shapes names their files."""
+    return {
+        "model": MODEL if ask.adapter is None else f"{MODEL}:{ask.adapter + 1:03d}",
+        "prompt": ask.prompt,
+        "max_tokens": ask.n_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
 
 
 def parse_gemlane(event: Mapping[str, Any]) -> Piece:
     """An event of our stream."""
-    usage = event.get("usage")
-    return Piece(str(event.get("response", "")), usage and int(usage["completion_tokens"]))
+    usage, choices = event.get("usage"), event["choices"]
+    return Piece(str(choices[0]["text"]) if choices else "", int(usage["completion_tokens"]) if usage else None)
 
 
 def render_llama_server(ask: Ask) -> dict[str, Any]:
@@ -96,13 +102,10 @@ def parse_llama_server(event: Mapping[str, Any]) -> Piece:
     return Piece(str(event["content"]), int(event["tokens_predicted"]) if event["stop"] else None)
 
 
-GEMLANE = Dialect(f"/client/v4/accounts/{ACCOUNT}/ai/run/{MODEL}", render_gemlane, parse_gemlane)
+GEMLANE = Dialect("/v1/completions", render_gemlane, parse_gemlane)
 LLAMA_SERVER = Dialect("/completion", render_llama_server, parse_llama_server)
 
 
 def random_prompt(generator: np.random.Generator, n_tokens: int) -> str:
-    """A prompt of `n_tokens` tokens, `<bos>` counted, in make_shapes' words: numbers of two digits.
-
-    Of 2,000 tokens it is within the 6,144 characters that the API allows a prompt.
-    """
+    """A prompt of `n_tokens` tokens, `<bos>` counted, in make_shapes' words: numbers of two digits."""
     return "".join(f" {number}" for number in generator.integers(10, 100, n_tokens - 1))

@@ -1,4 +1,4 @@
-"""What a token costs as more clients ask at once: 1 to 64, ours and llama-server's."""
+"""What a token costs as more clients ask at once: 1 to 128, ours and llama-server's."""
 
 import dataclasses
 from contextlib import AsyncExitStack
@@ -9,14 +9,13 @@ from scripts.bench.rounds import Work, in_turns
 from scripts.bench.sides import gemlane, llama_server
 
 N_PROMPT = 16
-COUNTS = (1, 8, 16, 32, 64)
-CELLS_PER_CLIENT = 128
+COUNTS = (1, 8, 16, 32, 64, 128)
 
 
 async def clients(plan: Plan) -> Result:
     """The base, each count of clients in turn; a bound where a token may cost no more than with fewer clients."""
     n_prompt = plan.n_prompt or N_PROMPT
-    n_cells = max(plan.n_cells, max(COUNTS) * max(CELLS_PER_CLIENT, n_prompt + plan.n_tokens))
+    n_cells = max(plan.n_cells, max(COUNTS) * (n_prompt + plan.n_tokens))
     setup = dataclasses.replace(plan.setup(), n_parallel=max(COUNTS), n_cells=n_cells)
     async with AsyncExitStack() as stack:
         sides = []
@@ -39,7 +38,7 @@ async def clients(plan: Plan) -> Result:
                 (f"gemlane, {more} clients", f"gemlane, {fewer} clients"),
                 floor=1.0,
             )
-            for fewer, more in ((8, 16), (16, 32), (32, 64))
+            for fewer, more in ((8, 16), (16, 32), (32, 64), (64, 128))
         ]
     if plan.sides == "both":
         claims += [
