@@ -26,8 +26,12 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 from numpy.typing import NDArray
 
+from convert.models.mix import MODEL_TYPES, Mix
+from convert.rules.gemma import Hyperparameters
+
 DEFAULT_FOLDER = Path(".gemlane/shapes")
 PIECE_ELEMENTS = 1 << 23  # elements drawn at a time: 32 MB as F32
+N_CTX, NORM_EPSILON = 8192, 1e-6
 ALIGNMENT = 32  # bytes; GGUF's default for tensor data (gguf.GGUF_DEFAULT_ALIGNMENT)
 # Standard deviations of weights times the square root of their inputs, so that every shape behaves alike: a
 # block adds about as much to the residual stream as is there; an adapter moves each product by a tenth; and a
@@ -39,7 +43,9 @@ OUTPUT_NORM = 40.0  # times EMBEDDING_GAIN: the logits' standard deviation
 FIRST_WORD_ID = 473  # after the 256 byte tokens, as in Gemma's tokenizer
 
 TYPES = {name: GGMLQuantizationType[name.upper()] for name in ("f32", "f16", "q8_0", "q4_0")}
+MIXED_TYPE = "q4_k_m"  # Q4_K, and Q6_K for the tensors that llama.cpp gives more bits
 FILE_TYPES = {
+    MIXED_TYPE: LlamaFileType.MOSTLY_Q4_K_M,
     "f32": LlamaFileType.ALL_F32,
     "f16": LlamaFileType.MOSTLY_F16,
     "q8_0": LlamaFileType.MOSTLY_Q8_0,
@@ -113,7 +119,7 @@ class Tensor:
                 yield np.full((n_rows, self.n_in), self.fill, np.float32).view(np.uint8)
                 continue
             rows = draw_rows(generator, n_rows, self.n_in, self.type, self.gain / math.sqrt(self.n_in))
-            if self.rows is not None:  # zero bytes are zeros in all four types
+            if self.rows is not None:  # zero bytes are zeros in all these types
                 rows[: max(0, self.rows.start - first)] = 0
                 rows[max(0, self.rows.stop - first) :] = 0
             yield rows
@@ -127,6 +133,8 @@ def draw_rows(
         dtype = np.float32 if kind == GGMLQuantizationType.F32 else np.float16
         values = generator.standard_normal((n_rows, n_in), np.float32) * np.float32(std)
         return values.astype(dtype).view(np.uint8)
+    if kind in (GGMLQuantizationType.Q4_K, GGMLQuantizationType.Q6_K):
+        return draw_super_blocks(generator, n_rows, n_in, kind, std)
     n_blocks = n_rows * n_in // 32
     if kind == GGMLQuantizationType.Q4_0:  # 16 bytes of two nibbles; 1..15 stands for -7..7, of std 4.32
         pairs = np.array([low | high << 4 for low, high in itertools.product(range(1, 16), repeat=2)], np.uint8)
@@ -137,6 +145,27 @@ def draw_rows(
         scale = std / 73.3
     scales = np.broadcast_to(np.array([scale], np.float16).view(np.uint8), (n_blocks, 2))
     return np.hstack((scales, quants)).reshape(n_rows, -1)
+
+
+def draw_super_blocks(
+    generator: np.random.Generator, n_rows: int, n_in: int, kind: GGMLQuantizationType, std: float
+) -> NDArray[np.uint8]:
+    """Random rows of Q4_K or Q6_K. Source of layouts: ggml-common.h, block_q4_K and block_q6_K."""
+    n_blocks = n_rows * n_in // 256
+
+    def halves(*values: float) -> NDArray[np.uint8]:
+        return np.broadcast_to(np.array(values, np.float16).view(np.uint8), (n_blocks, 2 * len(values)))
+
+    if kind == GGMLQuantizationType.Q4_K:  # d * 32 * q - dmin * 32 with q of 0..15, of mean 7.5 and std 4.61
+        scale = std / 4.61 / 32
+        # Eight scales and eight minima of 32, in six bits each: their low four bits are zero in the last four bytes.
+        packed = np.broadcast_to(np.array([32 | 2 << 6] * 8 + [0] * 4, np.uint8), (n_blocks, 12))
+        quants = generator.integers(0, 256, (n_blocks, 128), np.uint8)
+        blocks = (halves(scale, 7.5 * scale), packed, quants)
+    else:  # d * 32 * (q - 32) with q of 0..63, of mean -0.5 and std 18.47
+        quants = generator.integers(0, 256, (n_blocks, 192), np.uint8)
+        blocks = (quants, np.full((n_blocks, 16), 32, np.uint8), halves(std / 18.47 / 32))
+    return np.hstack(blocks).reshape(n_rows, -1)
 
 
 def write_gguf(path: Path, writer: GGUFWriter, tensors: list[Tensor], seed: int) -> None:
@@ -188,18 +217,36 @@ def vocabulary(n_vocab: int) -> tuple[list[str], list[float], list[int]]:
     return pieces, scores, [int(kind) for kind in types]
 
 
+def type_of(shape: Shape, type_name: str, name: str, n_in: int) -> GGMLQuantizationType:
+    """The type of a matrix: one for all, or the converter's choice in a mixed type."""
+    if type_name != MIXED_TYPE:
+        return TYPES[type_name]
+    hyperparameters = Hyperparameters(
+        shape.n_blocks,
+        shape.width,
+        shape.feed_forward,
+        shape.n_heads,
+        shape.n_kv_heads,
+        shape.head_width,
+        shape.n_vocab,
+        N_CTX,
+        NORM_EPSILON,
+    )
+    return GGMLQuantizationType(Mix(MODEL_TYPES[type_name], hyperparameters).type_of(name, (1, n_in)))
+
+
 def write_model(path: Path, shape: Shape, type_name: str) -> None:
     """Writes the base model. Source of the keys: llama.cpp src/llama-model.cpp and src/llama-vocab.cpp."""
     writer = GGUFWriter(None, "gemma")
     writer.add_type("model")
     writer.add_name(f"random weights, {path.stem}")
-    writer.add_context_length(8192)
+    writer.add_context_length(N_CTX)
     writer.add_embedding_length(shape.width)
     writer.add_block_count(shape.n_blocks)
     writer.add_feed_forward_length(shape.feed_forward)
     writer.add_head_count(shape.n_heads)
     writer.add_head_count_kv(shape.n_kv_heads)
-    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_layer_norm_rms_eps(NORM_EPSILON)
     writer.add_key_length(shape.head_width)
     writer.add_value_length(shape.head_width)
     writer.add_file_type(FILE_TYPES[type_name])
@@ -218,17 +265,18 @@ def write_model(path: Path, shape: Shape, type_name: str) -> None:
     writer.add_add_bos_token(True)  # noqa: FBT003 -- gguf's own signature
     writer.add_add_eos_token(False)  # noqa: FBT003
     writer.add_add_space_prefix(False)  # noqa: FBT003
-    kind = TYPES[type_name]
 
     def norm(name: str, fill: float = 1.0) -> Tensor:
         return Tensor(name, 1, shape.width, GGMLQuantizationType.F32, gain=None, fill=fill)
 
     words = range(FIRST_WORD_ID, shape.n_vocab - 1)
+    kind = type_of(shape, type_name, "token_embd.weight", shape.width)
     embedding = Tensor("token_embd.weight", shape.n_vocab, shape.width, kind, gain=EMBEDDING_GAIN, rows=words)
     tensors = [embedding, norm("output_norm.weight", OUTPUT_NORM)]
     for block in range(shape.n_blocks):
         tensors += [norm(f"blk.{block}.attn_norm.weight"), norm(f"blk.{block}.ffn_norm.weight")]
-    tensors += [Tensor(name, n_out, n_in, kind, gain=WEIGHT_GAIN) for name, n_out, n_in in shape.weights()]
+    for name, n_out, n_in in shape.weights():
+        tensors.append(Tensor(name, n_out, n_in, type_of(shape, type_name, name, n_in), gain=WEIGHT_GAIN))
     write_gguf(path, writer, tensors, seed=0)
 
 
@@ -275,7 +323,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT_FOLDER, help="default: %(default)s")
     parser.add_argument("--shape", choices=SHAPES, default="2b", help="default: %(default)s")
-    parser.add_argument("--type", choices=TYPES, default="q4_0", help="of the model's weights; default: %(default)s")
+    parser.add_argument(
+        "--type", choices=FILE_TYPES, default="q4_0", help="of the model's weights; default: %(default)s"
+    )
     parser.add_argument("--adapters", type=int, default=0, metavar="N", help="write N adapters too; default: none")
     parser.add_argument("--rank", type=int, default=16, help="of the adapters; default: %(default)s")
     parser.add_argument("--adapter-type", choices=("f32", "f16", "q8_0"), default="f16", help="default: %(default)s")

@@ -20,7 +20,7 @@ from scripts.bench.single import adapter, base, lanes
 from scripts.bench.start import start
 from scripts.bench.step import step
 from scripts.bench.swap import swap
-from scripts.make_shapes import DEFAULT_FOLDER, SHAPES, TYPES
+from scripts.make_shapes import DEFAULT_FOLDER, FILE_TYPES, SHAPES
 
 BENCHMARKS = {
     "base": base,
@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--prompt-tokens", type=int, default=0, metavar="N", help="default: each benchmark's own")
     parser.add_argument("--threads", type=int, default=2, help="of each server; default: %(default)s")
     parser.add_argument("--shape", choices=SHAPES, default="2b", help="default: %(default)s")
-    parser.add_argument("--type", choices=TYPES, default="q4_0", help="default: %(default)s")
+    parser.add_argument("--type", choices=FILE_TYPES, default="q4_0", help="default: %(default)s")
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="of the models; default: %(default)s")
     parser.add_argument("--sides", choices=SIDES, default="both", help="default: %(default)s")
     parser.add_argument("--clients", type=int, default=N_CLIENTS, help="at once; default: %(default)s")

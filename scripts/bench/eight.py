@@ -44,7 +44,7 @@ async def shared(plan: Plan) -> Result:
 
 
 async def mixed(plan: Plan) -> Result:
-    """Clients on eight adapters: ours, also on one of them and on the base; llama-server with the same eight."""
+    """Clients on eight adapters: ours, also on one of them; llama-server with the same eight."""
     setup = plan.setup(N_ADAPTERS)
     peer = "llama-server, 8 adapters"
     n_prompt = plan.n_prompt or N_PROMPT
@@ -55,7 +55,6 @@ async def mixed(plan: Plan) -> Result:
             works += [
                 Work(MIXED, side, adapters_of(plan, N_ADAPTERS), n_prompt, plan.n_tokens),
                 Work(SHARED, side, adapters_of(plan, 1), n_prompt, plan.n_tokens),
-                Work(BASE, side, (None,) * plan.n_clients, n_prompt, plan.n_tokens),
             ]
         if plan.sides != "gemlane":
             side = await stack.enter_async_context(llama_server(setup))
@@ -66,7 +65,6 @@ async def mixed(plan: Plan) -> Result:
         claims += [
             rounds.ratio("throughput, 8 adapters / 1 shared", "rate", (MIXED, SHARED), floor=0.97),
             rounds.ratio("decode, 8 adapters / 1 shared", "decode_rate", (MIXED, SHARED)),
-            rounds.ratio("throughput, 1 shared adapter / base", "rate", (SHARED, BASE)),
         ]
     if plan.sides == "both":
         both = (MIXED, peer)

@@ -28,7 +28,7 @@ async def follow(side: Side, ask: Ask, moments: list[float]) -> None:
             moments.append(time.perf_counter())  # noqa: PERF401 -- it is read meanwhile
 
 
-async def measure_gaps(side: Side, adapters: Sequence[int], seed: int) -> tuple[float, float]:
+async def measure_gaps(side: Side, adapters: Sequence[int], n_prompt: int, seed: int) -> tuple[float, float]:
     """Sends a long prompt while streams run; returns their gaps (p99) and the prompt's wait, in seconds.
 
     The last of the adapters is the prompt's. Counted are the gaps between a stream's tokens that fall, even in part, in
@@ -41,7 +41,7 @@ async def measure_gaps(side: Side, adapters: Sequence[int], seed: int) -> tuple[
     try:
         await until(streams, lambda: min(map(len, moments)) >= N_SETTLED)
         start_s = time.perf_counter()
-        answer = await side.ask(Ask(random_prompt(generator, N_PROMPT_TOKENS), 1, adapters[-1]))
+        answer = await side.ask(Ask(random_prompt(generator, n_prompt), 1, adapters[-1]))
         end_s = start_s + answer.first_token_s
         await until(streams, lambda: min(times[-1] for times in moments) >= end_s)
     finally:
@@ -71,7 +71,7 @@ async def gaps(plan: Plan) -> Result:
 
     llama-server has just that one adapter: with more, a stream waits until those of another have ended.
     """
-    setup = plan.setup()
+    setup, n_prompt = plan.setup(), plan.n_prompt or N_PROMPT_TOKENS
     peer = "llama-server with that one, 1 shared adapter"
     one, five = [0] * (N_STREAMS + 1), list(range(N_STREAMS + 1))
     works: dict[str, tuple[Side, list[int]]] = {}
@@ -86,8 +86,8 @@ async def gaps(plan: Plan) -> Result:
             await warm(side, [None, *sorted(set(adapters))])
         for repeat in range(plan.repeats):
             for name in list(works)[:: -1 if repeat % 2 else 1]:
-                gap_s, first_s = await measure_gaps(*works[name], repeat)
-                measured[name].append((1e3 * gap_s, N_PROMPT_TOKENS / first_s))
+                gap_s, first_s = await measure_gaps(*works[name], n_prompt, repeat)
+                measured[name].append((1e3 * gap_s, n_prompt / first_s))
                 tell(f"{name}: gaps of {1e3 * gap_s:.0f} ms (p99), prompt read in {first_s:.1f} s")
     return conclude(measured, peer)
 
