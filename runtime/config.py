@@ -150,11 +150,37 @@ class ServerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """Where the engine runs, and how many replicas of it."""
+
+    engine: str = option(
+        "local",
+        "local: one engine process of this machine; ray: replicas on a Ray cluster (pip install 'gemlane[cluster]')",
+        choices=("local", "ray"),
+    )
+    replicas: int = option(1, "engines of --engine ray, each with its own lanes and prefixes", metavar="N")
+    max_replicas: int = option(
+        0, "replicas that Ray may start while all are busy, and end when they are idle; 0: no more", metavar="N"
+    )
+    ray_address: str = option(
+        "",
+        "the Ray cluster to use, HOST:PORT of its head, or auto for the one that runs here; empty: start a Ray of our "
+        "own on loopback",
+        metavar="ADDRESS",
+    )
+    replica_gpus: int = option(0, "GPUs that Ray keeps for each replica", metavar="N")
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of ``gemlane serve``."""
 
     engine: EngineSettings
     server: ServerSettings
+    cluster: ClusterSettings = ClusterSettings()
+
+
+_GROUPS = (("engine", EngineSettings), ("server", ServerSettings), ("cluster", ClusterSettings))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -162,7 +188,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE", help="TOML file of settings, keys spelled like the flags with _ for -"
     )
-    for title, kind in (("engine", EngineSettings), ("server", ServerSettings)):
+    for title, kind in _GROUPS:
         group = parser.add_argument_group(title)
         for field in dataclasses.fields(kind):
             shown = f" (default: {field.default})" if field.default not in ("", 0) else ""
@@ -195,7 +221,7 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str] = os.e
     def build(kind: type[Any]) -> Any:
         return kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
 
-    settings = Settings(engine=build(EngineSettings), server=build(ServerSettings))
+    settings = Settings(build(EngineSettings), build(ServerSettings), build(ClusterSettings))
     _check(settings)
     return settings
 
@@ -240,7 +266,7 @@ def _warn_of_unknown_variables(environment: Mapping[str, str], known: Set[str]) 
 
 def _all_fields() -> Iterator[tuple[dataclasses.Field[Any], type]]:
     """Every setting, with the type of its value."""
-    for kind in (EngineSettings, ServerSettings):
+    for _, kind in _GROUPS:
         hints = typing.get_type_hints(kind)
         for field in dataclasses.fields(kind):
             yield field, hints[field.name]
@@ -308,12 +334,19 @@ def _check(settings: Settings) -> None:
         ("--max-adapters", server.max_adapters, 1, 100_000),
         ("--max-adapter-mib", server.max_adapter_mib, 1, 16_384),
         ("--adapter-disk-mib", server.adapter_disk_mib, 0, 1 << 30),
+        ("--replicas", settings.cluster.replicas, 1, 1024),
+        ("--max-replicas", settings.cluster.max_replicas, 0, 1024),
+        ("--replica-gpus", settings.cluster.replica_gpus, 0, 64),
     ]
     for name, value, low, high in limits:
         if not low <= value <= high:
             raise ConfigError(f"{name} must be between {low} and {high}, not {value}")
     if engine.max_lora_rank % 32:
         raise ConfigError(f"--max-lora-rank must be a multiple of 32, not {engine.max_lora_rank}")
+    if settings.cluster.engine == "local" and settings.cluster != ClusterSettings():
+        raise ConfigError("--replicas, --max-replicas, --ray-address and --replica-gpus need --engine ray")
+    if 0 < settings.cluster.max_replicas < settings.cluster.replicas:
+        raise ConfigError("--max-replicas must be at least --replicas, or 0")
     _check_devices(engine)
 
 

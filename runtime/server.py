@@ -11,7 +11,7 @@ import signal
 import ssl
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import platformdirs
@@ -19,7 +19,9 @@ from aiohttp import web
 
 from runtime.adapters.service import AdapterService, adapters_of, watch
 from runtime.app import build_app
+from runtime.cluster.make import make_engine
 from runtime.config import ServerSettings, Settings
+from runtime.engines.protocol import ManagedEngine
 from runtime.engines.supervisor import ChildEngine
 from runtime.errors import ConfigError
 from runtime.messages import Ready
@@ -47,26 +49,26 @@ async def serve(settings: Settings) -> None:
     Raises:
         ConfigError: the address cannot be listened on, or a file named by the settings cannot be used.
         ModelLoadError: the base model cannot be loaded.
+        EngineError: the engine is lost for good.
     """
     set_up_logging(settings.server.log_level, settings.server.log_format, settings.server.log_file)
     _check_places(settings)
     tls, stop, systemd = load_tls(settings.server), _stop_event(), Systemd()
-    max_in_flight = settings.engine.parallel + settings.server.max_queue
     async with contextlib.AsyncExitStack() as stack:
         loading = stack.enter_context(contextlib.ExitStack())
         on_loading = loading.enter_context(loading_bar())
         # What the engine has proven holds for the machine, whatever the adapters.
         state_dir = settings.server.state_dir or str(platformdirs.user_state_path("gemlane"))
         _give_temporary_folder(Path(state_dir))
-        engine = ChildEngine(settings.engine, max_in_flight=max_in_flight, state_dir=state_dir, on_loading=on_loading)
+        engine = _make_engine(settings, state_dir, on_loading)
         adapters = await stack.enter_async_context(adapters_of(settings, engine))
         app = build_app(engine, adapters, settings.server)
         listener = await stack.enter_async_context(_listening(app, settings.server, tls))
         _reload_on_hangup(app, adapters, tls, systemd)
         filling = asyncio.create_task(_fill(adapters))
+        starting = asyncio.create_task(_start(engine, filling))
         try:
             log.info("loading %s", settings.engine.model)
-            starting = asyncio.create_task(_start(engine, filling))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
             loading.close()
@@ -75,16 +77,34 @@ async def serve(settings: Settings) -> None:
                 systemd.ready(f"serving on {listener.url}")
                 watching = asyncio.create_task(watch(adapters))
                 living = asyncio.create_task(systemd.keep_alive())
-                await stopping
+                losing = asyncio.create_task(engine.wait_lost())
+                await asyncio.wait({stopping, losing}, return_when=asyncio.FIRST_COMPLETED)
                 systemd.stopping()
                 watching.cancel()
                 listener.close()
                 await _drain(engine, stop, settings.server.drain_s)
                 living.cancel()
+                if losing.done():
+                    raise losing.result()
+                losing.cancel()
         finally:
             filling.cancel()
+            starting.cancel()
             await engine.stop()
     log.info("stopped")
+
+
+def _make_engine(settings: Settings, state_dir: str, on_loading: Callable[[float], None]) -> ManagedEngine:
+    """The engine of this machine, or replicas on a Ray cluster; not started yet.
+
+    Raises:
+        ConfigError: Ray is asked for and not installed.
+    """
+    n_running = settings.engine.parallel * max(settings.cluster.replicas, settings.cluster.max_replicas)
+    max_in_flight = n_running + settings.server.max_queue
+    if settings.cluster.engine == "local":
+        return ChildEngine(settings.engine, max_in_flight=max_in_flight, state_dir=state_dir, on_loading=on_loading)
+    return make_engine(settings, max_in_flight, on_loading)
 
 
 def _check_places(settings: Settings) -> None:
@@ -140,11 +160,11 @@ async def _fill(adapters: AdapterService) -> None:
         await adapters.folder.start()
 
 
-async def _start(engine: ChildEngine, filling: asyncio.Task[None]) -> Ready:
+async def _start(engine: ManagedEngine, filling: asyncio.Task[None]) -> Ready:
     """Start the engine; a large folder that is new may take longer, and does not hold up requests.
 
     Raises:
-        ModelLoadError: as `ChildEngine.start`.
+        ModelLoadError: as `ManagedEngine.start`.
     """
     ready = await engine.start()
     await asyncio.wait({filling}, timeout=_FILL_TIMEOUT_S)
@@ -162,7 +182,7 @@ def _stop_event() -> asyncio.Event:
     return stop
 
 
-async def _drain(engine: ChildEngine, stop: asyncio.Event, drain_s: int) -> None:
+async def _drain(engine: ManagedEngine, stop: asyncio.Event, drain_s: int) -> None:
     """Let running answers end, for at most ``drain_s`` seconds or until the next signal."""
     if not engine.n_in_flight:
         return

@@ -75,7 +75,7 @@ class EngineChild:
             stderr=asyncio.subprocess.PIPE,
             limit=_LINE_LIMIT_BYTES,
             env=module_environment(),
-            process_group=0,  # Ctrl-C at the terminal is ours to handle
+            start_new_session=True,  # Ctrl-C at the terminal is ours to handle
         )
         child = cls(process, load.settings.load_timeout_s, min_quiet_s)
         child.send(load)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from runtime.engines.states import EngineStatus
+from runtime.errors import EngineError
 from runtime.generation import GenerationRequest
 from runtime.messages import Accepted, Finished, PromptScores, Ready, Started, Stats, Text
 
@@ -18,6 +19,20 @@ class Restarted:
     """The engine ended and the answer begins again: all text before this event is void."""
 
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One engine with its own lanes and prefixes, and where it runs."""
+
+    name: str
+    """``0`` for the engine of this machine; on a cluster a number that a replacement takes over."""
+    node: str
+    """The address of its machine; empty for this one."""
+    status: EngineStatus
+    ready: Ready | None = None
+    stats: Stats | None = None
+    n_restarts: int = 0
 
 
 GenerationEvent = Accepted | PromptScores | Started | Text | Finished | Restarted
@@ -32,7 +47,11 @@ class Engine(Protocol):
 
     @property
     def stats(self) -> Stats | None:
-        """The engine's last word about its load."""
+        """The engine's last word about its load; that of all replicas together."""
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """Every replica that is known, sorted by name; the engine of this machine is the only one of its kind."""
 
     @property
     def status(self) -> EngineStatus:
@@ -85,3 +104,21 @@ class Engine(Protocol):
 
     def remove_adapter(self, digest: str) -> Awaitable[None]:
         """Let no later request use an adapter; awaiting ends once no request uses it any more, or it is added again."""
+
+
+class ManagedEngine(Engine, Protocol):
+    """An engine as the composition root has it: started and stopped."""
+
+    async def start(self) -> Ready:
+        """Start, and wait until the model is loaded.
+
+        Raises:
+            ModelLoadError: the model cannot be loaded; the message is for the user.
+            ConfigError: the engine cannot run with these settings here.
+        """
+
+    async def wait_lost(self) -> EngineError:
+        """Wait until the engine cannot come back by itself; the reason, for the user."""
+
+    async def stop(self) -> None:
+        """End; running requests fail with ``EngineUnavailable``. Safe to call twice."""

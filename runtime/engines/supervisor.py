@@ -16,9 +16,9 @@ from runtime.config import EngineSettings
 from runtime.engines.child import ENGINE_COMMAND, MIN_QUIET_S, EngineChild, EngineCrash
 from runtime.engines.drain import DrainRate
 from runtime.engines.ledger import Ledger, Ticket
-from runtime.engines.protocol import GenerationEvent
+from runtime.engines.protocol import GenerationEvent, Replica
 from runtime.engines.states import Ending, EngineState, EngineStatus, Supervision
-from runtime.errors import EngineDied, EngineUnavailable, GemlaneError, ModelLoadError, Overloaded
+from runtime.errors import EngineDied, EngineError, EngineUnavailable, GemlaneError, ModelLoadError, Overloaded
 from runtime.generation import GenerationRequest
 from runtime.messages import Ready, Stats
 
@@ -76,6 +76,11 @@ class ChildEngine:
         return self._stats
 
     @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """See `Engine.replicas`."""
+        return (Replica("0", "", self.status, self._ready, self._stats, self.n_restarts),)
+
+    @property
     def status(self) -> EngineStatus:
         """Whether requests are answered, and if not, why and for how long."""
         return self._supervision.status(_now())
@@ -104,6 +109,11 @@ class ChildEngine:
         first: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._supervisor = asyncio.create_task(self._supervise(first), name="engine supervisor")
         return await asyncio.shield(first)
+
+    async def wait_lost(self) -> EngineError:
+        """See `ManagedEngine.wait_lost`; it is started again however often it ends."""
+        never: asyncio.Future[EngineError] = asyncio.get_running_loop().create_future()
+        return await never
 
     async def stop(self) -> None:
         """End the engine; running requests fail with ``EngineUnavailable``. Safe to call twice."""

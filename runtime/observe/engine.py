@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from runtime.engines.protocol import Engine, GenerationEvent, Restarted
+from runtime.engines.protocol import Engine, GenerationEvent, Replica, Restarted
 from runtime.engines.states import EngineStatus
 from runtime.errors import GemlaneError
 from runtime.generation import GenerationRequest, Usage
@@ -31,6 +31,11 @@ class ObservedEngine:
     def stats(self) -> Stats | None:
         """See `Engine.stats`."""
         return self._engine.stats
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """See `Engine.replicas`."""
+        return self._engine.replicas
 
     @property
     def n_in_flight(self) -> int:

@@ -142,19 +142,22 @@ class _State(Collector):
             assert metric.read is not None
             samples = list(metric.read(self.snapshot))
             if metric.kind is Kind.HISTOGRAM:
-                yield _histogram(metric, samples)
+                yield _histograms(metric, samples)
                 continue
             yield _family(metric.kind, metric.name, metric.help, metric.labels, samples)
             for twin in metric.twins:
                 labels = (*_TWIN_LABELS, *twin.labels)
-                yield _family(metric.kind, twin.name, _twin_help(metric), labels, self._twin_samples(twin, samples))
+                numbers = self._twin_samples(metric, twin, samples)
+                yield _family(metric.kind, twin.name, _twin_help(metric), labels, numbers)
 
-    def _twin_samples(self, twin: Twin, samples: Iterable[Sample]) -> list[Sample]:
+    def _twin_samples(self, metric: Metric, twin: Twin, samples: Iterable[Sample]) -> list[Sample]:
+        model, engine = self._twin_values
         sums: dict[Labels, float] = defaultdict(float)
         for labels, value in samples:
-            picked = twin.select(labels)
+            replica, own = (labels[0], labels[1:]) if metric.is_of_replica else (engine, labels)
+            picked = twin.select(own)
             if picked is not None:
-                sums[(*self._twin_values, *picked)] += value
+                sums[(model, replica, *picked)] += value
         return list(sums.items())
 
 
@@ -166,14 +169,16 @@ def _family(kind: Kind, name: str, help_text: str, labels: Labels, samples: Iter
     return family
 
 
-def _histogram(metric: Metric, samples: Iterable[Sample]) -> HistogramMetricFamily:
-    """A histogram from how often each value occurred; without samples it has none."""
-    family = HistogramMetricFamily(metric.name, metric.help)
-    counts = [(float(labels[0]), n) for labels, n in samples]
-    if counts:
-        bounds = [*metric.buckets, float("inf")]
-        buckets = [(_bound(bound), sum(n for value, n in counts if value <= bound)) for bound in bounds]
-        family.add_metric([], buckets, sum(value * n for value, n in counts))
+def _histograms(metric: Metric, samples: Iterable[Sample]) -> HistogramMetricFamily:
+    """One for each replica, from how often each value occurred; without samples there is none."""
+    family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels[:-1])
+    counts: dict[Labels, list[tuple[float, float]]] = defaultdict(list)
+    for labels, n in samples:
+        counts[labels[:-1]].append((float(labels[-1]), n))
+    bounds = [*metric.buckets, float("inf")]
+    for labels, own in counts.items():
+        buckets = [(_bound(bound), sum(n for value, n in own if value <= bound)) for bound in bounds]
+        family.add_metric(labels, buckets, sum(value * n for value, n in own))
     return family
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from runtime.engines.protocol import Replica
 from runtime.messages import Ready, Stats
 
 _FIRST_TOKEN_S: Final = (
@@ -48,7 +49,9 @@ class Snapshot:
     ready: Ready | None
     """What is loaded; None while the engine starts."""
     stats: Stats | None
-    """The engine's last report; None before the first."""
+    """The engine's last report, that of all replicas together; None before the first."""
+    replicas: tuple[Replica, ...]
+    """Each engine with its own state and last report."""
     n_restarts: int
     """Times that the engine process had to be started again."""
     adapters: Mapping[str, int]
@@ -62,6 +65,7 @@ class Snapshot:
 
 
 Labels = tuple[str, ...]
+REPLICA: Final = "replica"
 Sample = tuple[Labels, float]
 """Label values in the order of the metric's labels, and the value."""
 
@@ -70,8 +74,8 @@ Sample = tuple[Labels, float]
 class Twin:
     """vLLM's name for a metric's number, summed over the samples that ``select`` picks.
 
-    ``select`` gets the metric's label values; it returns those of ``labels``, or None for a sample that vLLM does not
-    count. Every twin also has vLLM's labels ``model_name`` and ``engine``.
+    ``select`` gets the metric's label values without that of the replica; it returns those of ``labels``, or None for a
+    sample that vLLM does not count. Every twin also has vLLM's labels ``model_name`` and ``engine``, the replica.
     """
 
     name: str
@@ -83,6 +87,7 @@ class Twin:
 class Metric:
     """One row. A counter's ``name`` goes without ``_total``, which Prometheus's client appends.
 
+    The first label of a number that each replica has is `REPLICA`.
     A histogram with ``read`` gives one sample for each value that occurred: the value as its label, and how often.
     """
 
@@ -95,33 +100,45 @@ class Metric:
     twins: tuple[Twin, ...] = ()
 
     @property
+    def is_of_replica(self) -> bool:
+        """Whether each replica has a number of its own."""
+        return self.labels[:1] == (REPLICA,)
+
+    @property
     def exposed_names(self) -> tuple[str, ...]:
         """The names that a user of Prometheus sees, the twins' included."""
         suffix = "_total" if self.kind is Kind.COUNTER else ""
         return tuple(name + suffix for name in (self.name, *(twin.name for twin in self.twins)))
 
 
+def _of_replicas(read: Callable[[Replica], Iterable[Sample]]) -> Callable[[Snapshot], Iterable[Sample]]:
+    """A reader of each replica, whose name becomes the first label value."""
+    return lambda snapshot: [
+        ((replica.name, *values), number) for replica in snapshot.replicas for values, number in read(replica)
+    ]
+
+
 def _of_stats(read: Callable[[Stats], Iterable[Sample]]) -> Callable[[Snapshot], Iterable[Sample]]:
-    """A reader of the engine's report, which has no sample before the first report."""
-    return lambda snapshot: read(snapshot.stats) if snapshot.stats is not None else ()
+    """A reader of each replica's report, which has no sample before the first report."""
+    return _of_replicas(lambda replica: read(replica.stats) if replica.stats is not None else ())
 
 
 def _one(read: Callable[[Stats], float]) -> Callable[[Snapshot], Iterable[Sample]]:
-    """A reader of one number of the engine's report."""
+    """A reader of one number of each replica's report."""
     return _of_stats(lambda stats: [((), read(stats))])
 
 
-def _kv_cells(snapshot: Snapshot) -> Iterator[Sample]:
-    if snapshot.ready is not None and snapshot.stats is not None:
-        running, kept = snapshot.stats.n_kv_cells_used, snapshot.stats.n_kv_cells_kept
+def _kv_cells(replica: Replica) -> Iterator[Sample]:
+    if replica.ready is not None and replica.stats is not None:
+        running, kept = replica.stats.n_kv_cells_used, replica.stats.n_kv_cells_kept
         yield ("running",), running
         yield ("kept",), kept
-        yield ("free",), snapshot.ready.model.n_kv_cells - running - kept
+        yield ("free",), replica.ready.model.n_kv_cells - running - kept
 
 
-def _kv_usage(snapshot: Snapshot) -> Iterator[Sample]:
-    if snapshot.ready is not None and snapshot.stats is not None:
-        yield (), snapshot.stats.n_kv_cells_used / snapshot.ready.model.n_kv_cells
+def _kv_usage(replica: Replica) -> Iterator[Sample]:
+    if replica.ready is not None and replica.stats is not None:
+        yield (), replica.stats.n_kv_cells_used / replica.ready.model.n_kv_cells
 
 
 def _lanes(stats: Stats) -> Iterator[Sample]:
@@ -130,9 +147,9 @@ def _lanes(stats: Stats) -> Iterator[Sample]:
     yield from ((("used",), lanes.n_used), (("idle",), lanes.n_idle))
 
 
-def _self_check(snapshot: Snapshot) -> Iterator[Sample]:
-    if snapshot.ready is not None:
-        yield (), float(snapshot.ready.adapter_batching == "mixed")
+def _self_check(replica: Replica) -> Iterator[Sample]:
+    if replica.ready is not None:
+        yield (), float(replica.ready.adapter_batching == "mixed")
 
 
 def _build(snapshot: Snapshot) -> Iterator[Sample]:
@@ -215,6 +232,7 @@ READ: Final = (
         "gemlane_requests_running",
         Kind.GAUGE,
         "Sequences that are decoded now.",
+        (REPLICA,),
         read=_one(lambda stats: stats.n_running),
         twins=(Twin("vllm:num_requests_running"),),
     ),
@@ -222,6 +240,7 @@ READ: Final = (
         "gemlane_requests_waiting",
         Kind.GAUGE,
         "Requests that wait for a place.",
+        (REPLICA,),
         read=_one(lambda stats: stats.n_waiting),
         twins=(Twin("vllm:num_requests_waiting"),),
     ),
@@ -229,22 +248,23 @@ READ: Final = (
         "gemlane_batch_blends",
         Kind.HISTOGRAM,
         "Distinct blends of adapters in one batch, the base model included.",
-        ("le",),
+        (REPLICA, "le"),
         (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32, 64),
         read=_of_stats(lambda stats: [((str(n),), n_steps) for n, n_steps in stats.n_steps_by_blends]),
     ),
-    Metric("gemlane_steps", Kind.COUNTER, "Batches decoded.", read=_one(lambda stats: stats.n_steps)),
+    Metric("gemlane_steps", Kind.COUNTER, "Batches decoded.", (REPLICA,), read=_one(lambda stats: stats.n_steps)),
     Metric(
         "gemlane_decoded_tokens",
         Kind.COUNTER,
         "Tokens that went through the model, prompts included.",
+        (REPLICA,),
         read=_one(lambda stats: stats.n_decoded_tokens),
     ),
     Metric(
         "gemlane_prefix_tokens",
         Kind.COUNTER,
         "Prompt tokens of started sequences: found in the cache (hit) or computed (miss).",
-        ("outcome",),
+        (REPLICA, "outcome"),
         read=_of_stats(
             lambda stats: [
                 (("hit",), stats.n_cached_tokens),
@@ -260,21 +280,23 @@ READ: Final = (
         "gemlane_kv_cells",
         Kind.GAUGE,
         "Cells of the key-value cache: held by running sequences, by kept prefixes alone, or free.",
-        ("state",),
-        read=_kv_cells,
+        (REPLICA, "state"),
+        read=_of_replicas(_kv_cells),
     ),
     Metric(
         "gemlane_kv_usage_ratio",
         Kind.GAUGE,
         "Share of the key-value cache that running sequences hold.",
-        read=_kv_usage,
+        (REPLICA,),
+        read=_of_replicas(_kv_usage),
         twins=(Twin("vllm:kv_cache_usage_perc"),),
     ),
-    Metric("gemlane_lanes", Kind.GAUGE, "Lanes of the bank by state.", ("state",), read=_of_stats(_lanes)),
+    Metric("gemlane_lanes", Kind.GAUGE, "Lanes of the bank by state.", (REPLICA, "state"), read=_of_stats(_lanes)),
     Metric(
         "gemlane_lane_fills",
         Kind.COUNTER,
         "Times that a blend's weights were written into a lane.",
+        (REPLICA,),
         read=_one(lambda stats: stats.lanes.n_fills),
     ),
     Metric(
@@ -295,7 +317,8 @@ READ: Final = (
         "gemlane_engine_ready",
         Kind.GAUGE,
         "1 while the engine takes requests, 0 while it starts.",
-        read=lambda snapshot: [((), float(snapshot.ready is not None))],
+        (REPLICA,),
+        read=_of_replicas(lambda replica: [((), float(replica.ready is not None))]),
     ),
     Metric(
         "gemlane_engine_restarts",
@@ -307,7 +330,8 @@ READ: Final = (
         "gemlane_selfcheck_passed",
         Kind.GAUGE,
         "1 if the lanes passed their self-check and adapters are mixed in one batch.",
-        read=_self_check,
+        (REPLICA,),
+        read=_of_replicas(_self_check),
     ),
     Metric(
         "gemlane_build_info",

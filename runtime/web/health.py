@@ -10,7 +10,7 @@ from aiohttp import web
 
 from runtime.adapters.store import Store
 from runtime.adapters.views import AdapterView, set_digest
-from runtime.engines.protocol import Engine
+from runtime.engines.protocol import Engine, Replica
 from runtime.engines.states import EngineState, EngineStatus
 from runtime.errors import ForeignOrigin, Unauthorized
 from runtime.web.body import render_json
@@ -47,7 +47,15 @@ def health_of(engine: Engine, store: Store) -> dict[str, Any]:
         "adapters_digest": set_digest(usable),
         "requests": {"in_flight": engine.n_in_flight},
         "load": dataclasses.asdict(stats) if stats is not None else None,
+        "replicas": [_shown_replica(replica) for replica in engine.replicas],
     }
+
+
+def _shown_replica(replica: Replica) -> dict[str, Any]:
+    """Where it runs, whether it answers, and how busy it is."""
+    stats = replica.stats
+    shown = {"name": replica.name, "node": replica.node, "state": replica.status.state}
+    return shown | ({"running": stats.n_running, "waiting": stats.n_waiting} if stats is not None else {})
 
 
 def _shown(adapter: AdapterView) -> dict[str, Any]:

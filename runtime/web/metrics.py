@@ -38,6 +38,7 @@ def snapshot_of(engine: Engine, adapters: Mapping[str, int], name_of: NameOf) ->
     return Snapshot(
         ready=engine.ready,
         stats=stats,
+        replicas=engine.replicas,
         n_restarts=engine.n_restarts,
         adapters=adapters,
         running=_adapter_names(stats.running_blends if stats else (), name_of),

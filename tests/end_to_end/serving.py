@@ -38,14 +38,30 @@ class Server:
         return f"{self.url}/client/v4/accounts/local/ai/run/{MODEL}"
 
     def engine_pids(self) -> list[int]:
-        """Processes of the engine that run now."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(pid) for pid in children]
+        """Processes of the engine that run now; on a Ray of the server's own they are its children's children."""
+        return [pid for pid in descendants(self.process.pid) if b"runtime.engine" in command_of(pid).split(b"\0")]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and give the exit status."""
         self.process.send_signal(number)
         return self.process.wait(timeout=30)
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """The children of a process, their children, and so on."""
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, task.read_text().split()):
+                yield child
+                yield from descendants(child)
+
+
+def command_of(pid: int) -> bytes:
+    """The command line of a process; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def environment() -> dict[str, str]:

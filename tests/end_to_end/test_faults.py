@@ -127,13 +127,14 @@ async def test_a_killed_engine_ends_streams_and_comes_back(
         streams = [asyncio.create_task(cut()) for _ in range(4)]
         for _ in streams:
             await started.acquire()
-        (pid,) = server.engine_pids()
-        os.kill(pid, signal.SIGKILL)
+        before = server.engine_pids()
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
         for text in await asyncio.gather(*streams):
             assert b"[DONE]" not in text
             assert b"the engine process ended while this request was running" in text
         assert await ask_text(session, server, CAPITAL, "pirate") == ANSWERS["pirate"][CAPITAL]
-        assert server.engine_pids() != [pid]
+        assert not set(server.engine_pids()) & set(before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -142,7 +143,8 @@ async def test_a_signal_ends_the_server_cleanly(
 ) -> None:
     """After a signal a running stream may finish, the engine process is gone, and the status is 0."""
     with serving(tiny_model, tiny_adapters) as server:
-        (engine,) = server.engine_pids()
+        engines = server.engine_pids()
+        assert engines
         running = asyncio.create_task(stream(session, server, **LONG))
         async with asyncio.timeout(30):
             while True:
@@ -151,8 +153,9 @@ async def test_a_signal_ends_the_server_cleanly(
                         break
         assert await asyncio.to_thread(server.stop, number) == 0
         assert (await running)[-1] == "[DONE]"
-        with pytest.raises(ProcessLookupError):
-            os.kill(engine, 0)
+        for engine in engines:
+            with pytest.raises(ProcessLookupError):
+                os.kill(engine, 0)
     assert not any("Traceback" in line for line in server.log)
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from runtime.engines.protocol import GenerationEvent, Restarted
+from runtime.engines.protocol import GenerationEvent, Replica, Restarted
 from runtime.engines.states import EngineState, EngineStatus
 from runtime.errors import GemlaneError
 from runtime.generation import FinishReason, GenerationRequest, Usage
@@ -64,6 +64,10 @@ class ScriptedEngine:
         self._on_ready: list[Callable[[], None]] = []
         self.n_in_flight = 0
         self.n_restarts = 0
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        return (Replica("0", "", self.status, self.ready, self.stats, self.n_restarts),)
 
     @property
     def status(self) -> EngineStatus:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from runtime.engines.protocol import Replica
+from runtime.engines.states import EngineState, EngineStatus
 from runtime.generation import BASE, Blend, BlendMember, Usage
 from runtime.messages import LaneStats, ModelInfo, Ready, Stats
 from runtime.observe import table
@@ -31,9 +33,12 @@ STATS = Stats(
     running_blends=(BASE, Blend((PIRATE,))),
     waiting_blends=(Blend((PIRATE, LOUD)),),
 )
+READY = Ready(ModelInfo("tiny", 1, 2, 3, 512, 400, 8, "CPU"), "mixed", "proven", "0c1e570")
+ONE = Replica("0", "", EngineStatus(EngineState.READY), READY, STATS)
 SNAPSHOT = Snapshot(
-    ready=Ready(ModelInfo("tiny", 1, 2, 3, 512, 400, 8, "CPU"), "mixed", "proven", "0c1e570"),
+    ready=READY,
     stats=STATS,
+    replicas=(ONE,),
     n_restarts=1,
     adapters={"ready": 3, "awaiting": 1},
     running=("pirate",),
@@ -114,6 +119,20 @@ def test_twins_say_the_same_as_their_metrics(exporter: Exporter) -> None:
     assert found[f"vllm:kv_cache_usage_perc{{{vllm}}}"] == 0.25
 
 
+def test_each_replica_has_its_own_numbers(exporter: Exporter) -> None:
+    """Two replicas are two values of the label ``replica``, which is vLLM's ``engine``; their histograms are apart."""
+    idle = dataclasses.replace(STATS, n_running=0, n_steps_by_blends=((2, 5),))
+    other = Replica("1", "10.0.0.2", EngineStatus(EngineState.RESTARTING), None, idle)
+    found = samples(text_of(exporter, dataclasses.replace(SNAPSHOT, replicas=(ONE, other))))
+    running = {key: value for key, value in found.items() if key.startswith("gemlane_requests_running")}
+    assert running == {"gemlane_requests_running{replica=0}": 2, "gemlane_requests_running{replica=1}": 0}
+    assert found["vllm:num_requests_running{engine=1,model_name=gemma-7b-it-lora}"] == 0
+    assert found["vllm:num_requests_running{engine=0,model_name=gemma-7b-it-lora}"] == 2
+    assert found["gemlane_batch_blends_count{replica=0}"] == 7
+    assert found["gemlane_batch_blends_count{replica=1}"] == 5
+    assert (found["gemlane_engine_ready{replica=0}"], found["gemlane_engine_ready{replica=1}"]) == (1, 0)
+
+
 def test_vllm_has_its_names() -> None:
     """The names that dashboards and gateways read are all there, spelled as vLLM spells them."""
     assert {name for name in table.exposed_names() if name.startswith("vllm:")} == {
@@ -137,11 +156,12 @@ def test_blends_of_a_batch_are_a_histogram(exporter: Exporter) -> None:
     """Four batches of one blend, two of three and one of seventy: the buckets add up, and so does the sum."""
     found = samples(text_of(exporter))
     buckets = {
-        bound: found[f"gemlane_batch_blends_bucket{{le={bound}}}"] for bound in ("1.0", "2.0", "3.0", "64.0", "+Inf")
+        bound: found[f"gemlane_batch_blends_bucket{{le={bound},replica=0}}"]
+        for bound in ("1.0", "2.0", "3.0", "64.0", "+Inf")
     }
     assert buckets == {"1.0": 4, "2.0": 4, "3.0": 6, "64.0": 6, "+Inf": 7}
-    assert found["gemlane_batch_blends_sum{}"] == 4 + 6 + 70
-    assert found["gemlane_batch_blends_count{}"] == 7
+    assert found["gemlane_batch_blends_sum{replica=0}"] == 4 + 6 + 70
+    assert found["gemlane_batch_blends_count{replica=0}"] == 7
 
 
 def test_the_label_of_adapters_is_bounded(exporter: Exporter) -> None:
@@ -163,9 +183,10 @@ def test_the_label_of_adapters_is_bounded(exporter: Exporter) -> None:
 
 def test_a_starting_engine_has_no_load(exporter: Exporter) -> None:
     """Before the engine is ready its state is unknown, and that is what is exposed: no sample, not a zero."""
-    empty = dataclasses.replace(SNAPSHOT, ready=None, stats=None)
+    starting = Replica("0", "", EngineStatus())
+    empty = dataclasses.replace(SNAPSHOT, ready=None, stats=None, replicas=(starting,))
     found = samples(text_of(exporter, empty))
-    assert found["gemlane_engine_ready{}"] == 0
+    assert found["gemlane_engine_ready{replica=0}"] == 0
     for name in ("gemlane_requests_running", "gemlane_kv_cells", "gemlane_batch_blends_count", "gemlane_build_info"):
         assert not any(key.startswith(name) for key in found), name
 

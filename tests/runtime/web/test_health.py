@@ -22,6 +22,7 @@ async def test_ready(client: ClientSession) -> None:
     assert (health["adapter_batching"], health["adapter_batching_reason"]) == ("mixed", "the script says so")
     assert health["adapters"] == [{"id": PIRATE.id, "name": "pirate"}]
     assert health["requests"] == {"in_flight": 0}
+    assert health["replicas"] == [{"name": "0", "node": "", "state": "ready"}]
 
 
 async def test_a_change_of_adapters_changes_their_digest(client: ClientSession, store: Store) -> None:

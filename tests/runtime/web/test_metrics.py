@@ -55,8 +55,8 @@ async def test_the_engines_report_is_shown(client: ClientSession, engine: Script
     lines = await metrics_of(client)
     (line,) = [one for one in lines if one.startswith("vllm:lora_requests_info{")]
     assert 'max_lora="8",running_lora_adapters="pirate",waiting_lora_adapters="pirate"' in line
-    assert 'gemlane_lanes{state="idle"} 1.0' in lines
-    assert 'gemlane_batch_blends_bucket{le="2.0"} 3.0' in lines
+    assert 'gemlane_lanes{replica="0",state="idle"} 1.0' in lines
+    assert 'gemlane_batch_blends_bucket{le="2.0",replica="0"} 3.0' in lines
 
 
 async def test_metrics_need_a_token_where_tokens_are_used(

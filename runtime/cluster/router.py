@@ -1,0 +1,78 @@
+"""Ray Serve's request router that asks `runtime.cluster.affinity`. Ray runs it where the requests are made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+
+from runtime.cluster.affinity import ReplicaLoad, Warmth, key_of, order
+from runtime.generation import GenerationRequest
+
+
+class AffinityRouter(RequestRouter):  # type: ignore[misc]
+    """Sends a request to the replica that it names by the keyword ``to``, else where its blend is warm."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._n_requests: Counter[ReplicaID] = Counter()
+        self._warmth = Warmth()
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        """Each replica as a rank of its own, the best first."""
+        if pending_request is None:
+            return [candidate_replicas]
+        pending_request.routing_context.should_backoff = True
+        if wanted := pending_request.kwargs.get("to"):
+            named = [replica for replica in candidate_replicas if replica.replica_id.unique_id == wanted]
+            return [named or candidate_replicas]  # any other replica answers that it is not the one
+        request = _request_of(pending_request)
+        if request is None:
+            return [candidate_replicas]
+        key = key_of(request)
+        loads = [self._load_of(replica, key) for replica in candidate_replicas]
+        return [[candidate_replicas[index]] for index in order(key, loads)]
+
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
+        """Note what the replica is warm for now."""
+        super().on_request_routed(pending_request, replica_id, result)
+        request, replica = _request_of(pending_request), self.curr_replicas.get(replica_id)
+        if request is not None and replica is not None:
+            n_lanes = int(replica.routing_stats.get("n_lanes", 1))
+            self._warmth.note(replica_id.unique_id, key_of(request), n_lanes)
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        """Forget the replicas that are gone."""
+        super().update_replicas(replicas)
+        self._warmth.keep([replica.replica_id.unique_id for replica in replicas])
+
+    def on_send_request(self, replica_id: ReplicaID) -> None:
+        """Count one more request of the replica."""
+        super().on_send_request(replica_id)
+        self._n_requests[replica_id] += 1
+
+    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
+        """Count one less."""
+        super().on_request_completed(replica_id, internal_request_id)
+        self._n_requests[replica_id] -= 1
+        if self._n_requests[replica_id] <= 0:
+            del self._n_requests[replica_id]
+
+    def _load_of(self, replica: RunningReplica, key: str) -> ReplicaLoad:
+        """The replica by its last statistics; before the first ones it has none, and its engine is still loading."""
+        stats = replica.routing_stats
+        return ReplicaLoad(
+            name=str(stats.get("rank", replica.replica_id.unique_id)),
+            n_requests=self._n_requests[replica.replica_id],
+            is_serving=bool(stats.get("is_serving", False)),
+            is_warm=self._warmth.is_warm(replica.replica_id.unique_id, key),
+            n_parallel=int(stats.get("n_parallel", 1)),
+        )
+
+
+def _request_of(pending: PendingRequest) -> GenerationRequest | None:
+    """The request for an answer; other calls have none."""
+    return next((one for one in pending.args if isinstance(one, GenerationRequest)), None)

@@ -1,0 +1,1 @@
+"""Measurements of replicas on Ray; each needs the extra ``gemlane[cluster]``."""

@@ -1,0 +1,39 @@
+"""Fixtures of the tests on Ray; without the ``cluster`` extra nothing of this folder is collected."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.end_to_end.serving import Server, serving
+
+REPLICAS = ("--engine", "ray", "--replicas", "2", "--parallel", "4", "--lanes", "4")
+
+if not find_spec("ray"):
+    collect_ignore_glob = ["test_*.py"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder is marked ``cluster``."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+
+
+@pytest.fixture(scope="session")
+def replicas(tiny_model: Path, tiny_adapters: Path) -> Iterator[Server]:
+    """Two replicas of the tiny Gemma on a Ray of their own, for tests that break nothing."""
+    with serving(tiny_model, tiny_adapters, *REPLICAS) as running:
+        yield running
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    """An HTTP client."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as client:
+        yield client
