@@ -53,6 +53,7 @@ def _parse() -> argparse.Namespace:
         action="store_true",
         help="llama.cpp as built for this processor, instead of for every processor of this architecture",
     )
+    parser.add_argument("--cluster", action="store_true", help="carry Ray along, for --engine ray (100 MB or so more)")
     parser.add_argument("--sign", type=Path, metavar="KEY", help="sign with a minisign or an OpenSSH secret key")
     return parser.parse_args()
 
@@ -67,7 +68,9 @@ def make(arguments: argparse.Namespace) -> Path:
     with tempfile.TemporaryDirectory(prefix="gemlane-bundle-") as temporary:
         folder = Path(temporary)
         (folder / "wheels").mkdir()
-        found = wheels.collect(ROOT, folder / "wheels", CACHE, is_native=arguments.native)
+        found = wheels.collect(
+            ROOT, folder / "wheels", CACHE, is_native=arguments.native, with_cluster=arguments.cluster
+        )
         version = next(wheel.version for wheel in found if wheel.name == "gemlane")
         library = probe_library()
         if library.error:

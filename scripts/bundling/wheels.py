@@ -43,7 +43,7 @@ class Wheel:
     sha256: str
 
 
-def collect(root: Path, folder: Path, cache: Path, *, is_native: bool) -> list[Wheel]:
+def collect(root: Path, folder: Path, cache: Path, *, is_native: bool, with_cluster: bool = False) -> list[Wheel]:
     """Put every wheel that an installation needs into ``folder``, pip's own included.
 
     Args:
@@ -51,6 +51,7 @@ def collect(root: Path, folder: Path, cache: Path, *, is_native: bool) -> list[W
         folder: where the wheels go.
         cache: where llama.cpp's portable wheel is kept, since building it takes many minutes.
         is_native: take the llama.cpp that pip builds for this machine.
+        with_cluster: take what ``--engine ray`` needs, too.
 
     Raises:
         BundleError: pip failed.
@@ -59,7 +60,14 @@ def collect(root: Path, folder: Path, cache: Path, *, is_native: bool) -> list[W
         shutil.copy2(_portable_llama(_pin(root, _LLAMA), cache), folder)
     elif (wheel := _wheel_of_setup(root)) is not None:
         shutil.copy2(wheel, folder)
-    _pip("wheel", "--wheel-dir", str(folder), "--find-links", str(folder), str(root))
+    _pip(
+        "wheel",
+        "--wheel-dir",
+        str(folder),
+        "--find-links",
+        str(folder),
+        f"{root}[cluster]" if with_cluster else str(root),
+    )
     _pip("wheel", "--wheel-dir", str(folder), "--no-deps", "pip")
     return [read_wheel(path) for path in sorted(folder.glob("*.whl"))]
 

@@ -26,6 +26,8 @@ from tests.tiny_gemma.facts import ANSWERS, QUESTIONS
 RUN = f"/client/v4/accounts/local/ai/run/{MODEL}"
 CHAT = "/v1/chat/completions"
 VOICES = ("base", "pirate", "shout", "tag")
+ALONE = ("--engine", "local")
+"""Each box is a whole server, also where the other tests run with replicas."""
 N_CLIENTS = 12
 N_SESSIONS = 24
 N_ENDS = 60
@@ -46,7 +48,7 @@ class Boxes:
     def add(self) -> Box:
         """Start one more server; blocks until it is ready."""
         number = max(self.servers) + 1
-        server = self.stack.enter_context(serving(self.model, self.adapters))
+        server = self.stack.enter_context(serving(self.model, self.adapters, *ALONE))
         self.servers[number] = server
         return box_of(number, server)
 
@@ -65,7 +67,7 @@ def boxes(request: pytest.FixtureRequest, tmp_path: Path, tiny_model: Path, tiny
     shutil.copytree(tiny_adapters, adapters)
     folder.mkdir()
     with ExitStack() as stack:
-        servers = {number: stack.enter_context(serving(tiny_model, adapters)) for number in (1, 2)}
+        servers = {number: stack.enter_context(serving(tiny_model, adapters, *ALONE)) for number in (1, 2)}
         known = [box_of(number, server) for number, server in servers.items()]
         balancer = stack.enter_context(balancing(KINDS[request.param], folder, known))
         yield Boxes(balancer, servers, adapters, tiny_model, stack)

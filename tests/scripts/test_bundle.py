@@ -10,12 +10,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from runtime import config
+from scripts.bundling import wheels
 from scripts.bundling.__main__ import sign, write_sums
 from tests.end_to_end.serving import ROOT, environment
 
@@ -320,3 +322,16 @@ def test_the_services_settings_are_settings() -> None:
     config.add_arguments(parser)
     found = config.choices(parser.parse_args(["--config", str(ROOT / "scripts/units/gemlane.toml")]), {})
     assert {one.name for one in found if one.source != config.DEFAULT} >= {"model", "adapters", "log_format"}
+
+
+@pytest.mark.parametrize("with_cluster", [False, True])
+def test_ray_is_carried_where_it_is_asked_for(
+    with_cluster: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--cluster`` asks pip for the wheels of the extra of that name, which pins Ray."""
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(wheels, "_pip", lambda *arguments, **_: asked.append(arguments))
+    wheels.collect(ROOT, tmp_path, tmp_path, is_native=True, with_cluster=with_cluster)
+    assert asked[0][-1] == (f"{ROOT}[cluster]" if with_cluster else str(ROOT))
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert [line for line in extras["cluster"] if line.startswith("ray[serve]==")]
