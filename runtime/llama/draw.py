@@ -34,13 +34,18 @@ class Draw:
         """
         self._temperature = np.float32(temperature)
         self._random = np.random.RandomState(seed)
+        self._odds = np.empty(0, np.float32)
 
     def take(self, logits: npt.NDArray[np.float32]) -> int:
         """Draw a token; ``logits`` (float32 ``[n_vocab]``) stay as they are."""
-        odds = logits / self._temperature
-        odds -= odds.max()
+        n_blocks = -(-len(logits) // _BLOCK)
+        if not len(self._odds):
+            self._odds = np.zeros(n_blocks * _BLOCK, np.float32)
+        odds = self._odds[: len(logits)]
+        np.divide(logits, self._temperature, out=odds)
+        np.subtract(odds, odds.max(), out=odds)
         np.exp(odds, out=odds)
-        sums = np.add.reduceat(odds, np.arange(0, len(odds), _BLOCK), dtype=np.float64).cumsum()
+        sums = self._odds.reshape(n_blocks, _BLOCK).sum(axis=1, dtype=np.float64).cumsum()
         target = sums[-1] * self._uniform()
         block = int(sums.searchsorted(target))
         start = block * _BLOCK
