@@ -1,6 +1,7 @@
 """The benchmarks give both servers the same work, count right, and run."""
 
 import asyncio
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 
 from scripts.bench.asks import GEMLANE, LLAMA_SERVER, Answer, Ask, Piece, random_prompt
+from scripts.bench.clients import clients
 from scripts.bench.eight import adapters_of, mixed, prompts
 from scripts.bench.many import N_ADAPTERS, power_law
 from scripts.bench.memory import memory
 from scripts.bench.plan import Plan
 from scripts.bench.report import Claim, Result, Series, save
 from scripts.bench.rounds import Round, Rounds, Work, read_round
+from scripts.bench.scale import depth
 from scripts.bench.sides import Memory, Setup, Side, SideError, llama_server_command, process_tree, sum_memory
 from scripts.bench.single import adapter, lanes
 from scripts.bench.start import Start, conclude, start
@@ -209,6 +212,21 @@ def test_a_benchmark_runs_on_our_server(benchmark: Benchmark, tmp_path: Path) ->
     plan = Plan(tmp_path, "tiny", "q4_0", n_threads=1, n_tokens=8, repeats=1, sides="gemlane", n_prompt=16)
     result = asyncio.run(benchmark(plan))
     assert result.claims
+    assert all(value > 0 for series in result.series for value in series.values)
+
+
+def test_contexts_and_clients_grow(tmp_path: Path) -> None:
+    """A context is measured up to the prompt asked for, and every count of clients is answered."""
+    plan = Plan(tmp_path, "tiny", "q4_0", n_threads=1, n_tokens=3, repeats=1, sides="gemlane", n_prompt=512)
+    result = asyncio.run(depth(plan))
+    assert {series.name for series in result.series} == {
+        "gemlane, 512 tokens: decode",
+        "gemlane, 512 tokens: prompt",
+    }
+    result = asyncio.run(clients(dataclasses.replace(plan, n_prompt=4)))
+    assert [claim.text.partition(",")[2] for claim in result.claims] == [
+        *(" 16 clients / 8", " 32 clients / 16", " 64 clients / 32", " 128 clients / 64"),
+    ]
     assert all(value > 0 for series in result.series for value in series.values)
 
 
