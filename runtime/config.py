@@ -83,6 +83,11 @@ class EngineSettings:
         "f16", "number format of the key-value cache; q8_0 halves its memory", choices=("f16", "q8_0", "f32")
     )
     step_budget_ms: int = option(400, "longest a step should take while others stream, in milliseconds", metavar="MS")
+    draft_max: int = option(
+        16,
+        "most tokens that a step guesses ahead, from text that stands in the prompt or the answer already; 0: none",
+        metavar="N",
+    )
     load_timeout_s: int = option(
         120,
         "an engine whose loading shows no progress for this long is ended and started again, in seconds",
@@ -325,6 +330,7 @@ def _check(settings: Settings) -> None:
         ("--lanes", engine.lanes, 1, 256),
         ("--max-lora-rank", engine.max_lora_rank, 32, 1024),
         ("--step-budget-ms", engine.step_budget_ms, 1, 60_000),
+        ("--draft-max", engine.draft_max, 0, 32),
         ("--load-timeout-s", engine.load_timeout_s, 1, 86_400),
         ("--port", server.port, 0, 65_535),
         ("--max-queue", server.max_queue, 0, 100_000),

@@ -46,10 +46,7 @@ class Segment:
         Raises:
             ValueError: the text holds a lone surrogate.
         """
-        try:
-            self.text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"prompt text is not valid Unicode at character {error.start}") from error
+        _check_text("prompt text", self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +266,10 @@ class GenerationRequest:
     """How many alternatives are told beside each token's logprob, 0 to 20; None tells no logprob at all."""
     scores_prompt: bool = False
     """Whether the logprobs of the prompt's tokens are told too; nothing of the prompt is then taken from the cache."""
+    n_draft_max: int | None = None
+    """The most tokens that a step drafts, within the server's own limit; None is that limit, and 0 is none."""
+    prediction: str = ""
+    """What the client expects the answer to be; drafts are taken from it first."""
 
     def __post_init__(self) -> None:
         """Check the counts.
@@ -279,6 +280,9 @@ class GenerationRequest:
         if self.n_logprobs is not None:
             _check_range("n_logprobs", self.n_logprobs, 0, MAX_LOGPROBS)
         _check_range("max_tokens", self.max_tokens, 0, 2**31 - 1)
+        if self.n_draft_max is not None:
+            _check_range("n_draft_max", self.n_draft_max, 0, 2**31 - 1)
+        _check_text("the prediction", self.prediction)
         if any(not text for text in self.stop):
             raise ValueError("a stop string must not be empty")
 
@@ -290,11 +294,27 @@ class Usage:
     n_prompt_tokens: int
     n_completion_tokens: int
     n_cached_tokens: int = 0
+    n_drafted_tokens: int = 0
+    """Tokens that were drafted for the answer."""
+    n_accepted_tokens: int = 0
+    """Those of them that the model accepted."""
+
+    @property
+    def n_rejected_tokens(self) -> int:
+        """Drafted tokens that were not accepted."""
+        return self.n_drafted_tokens - self.n_accepted_tokens
 
     @property
     def n_total_tokens(self) -> int:
         """Prompt and completion together."""
         return self.n_prompt_tokens + self.n_completion_tokens
+
+
+def _check_text(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} is not valid Unicode at character {error.start}") from error
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

@@ -1,6 +1,6 @@
 """The pipe between the web process and the engine: every command and event, one JSON object a line.
 
-A session::
+Lines are ASCII (every other character escaped), so no text can break the framing. A session::
 
     web                                  engine
     Load(settings)                  ->
@@ -16,8 +16,6 @@ A session::
                                     <-   Accepted, Started, Text ..., Finished    or Failed; exactly one end for each
     Cancel(request_id)              ->                                 (a cancelled request is answered no more)
     end of file                     ->   the engine exits
-
-Lines are ASCII (every other character escaped), so no text can break the framing.
 """
 
 from __future__ import annotations
@@ -303,6 +301,9 @@ class Stats:
     lanes: LaneStats
     running_blends: tuple[Blend, ...]
     waiting_blends: tuple[Blend, ...]
+    n_drafted_tokens: int = 0
+    n_accepted_tokens: int = 0
+    """Drafted tokens since the start, and those of them that were accepted."""
 
 
 Command = Load | Generate | Cancel | AddAdapter | RemoveAdapter | PinAdapter

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from runtime.adapters.blend import BlendTerm, parse_lora
 from runtime.chat import sampling
+from runtime.chat.drafts import DRAFT_FIELDS, DRAFT_KEY
 from runtime.chat.fields import Field, boolean, integer, read_fields, record, text, texts
 from runtime.chat.structured import parse_structure
 from runtime.errors import InvalidParameter, UnknownParameter, UnsupportedParameter
@@ -28,6 +29,7 @@ COMMON_FIELDS: Final[Mapping[str, Field]] = {
     "model": text(),
     **dict.fromkeys(_LIMITS, integer(-2)),
     **sampling.FIELDS,
+    **DRAFT_FIELDS,
     "n": integer(1, MAX_CHOICES),
     "stop": texts(16, 1000),
     "stream": boolean(),
@@ -52,7 +54,17 @@ IGNORED: Final = frozenset(
         *("min_keep", "n_probs", "post_sampling_probs", "return_tokens", "timings_per_token", "return_progress"),
         *("reasoning_format", "reasoning", "think", "add_generation_prompt", "add_special_tokens", "priority"),
         *("cache_salt", "request_id", "skip_special_tokens", "spaces_between_special_tokens", "logit_bias_type"),
-        *("functions", "ttl", "draft_model", "truncate_prompt_tokens", "n_discard", "t_max_prompt_ms"),
+        *(
+            "speculative.n_min",
+            "speculative.p_min",
+            "speculative.type",
+            "functions",
+            "ttl",
+            "draft_model",
+            "truncate_prompt_tokens",
+            "n_discard",
+            "t_max_prompt_ms",
+        ),
     ]
 )
 """Known keys that change nothing in the answer of this model."""
@@ -63,7 +75,6 @@ REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "audio": (),
-    "prediction": (),
     "web_search_options": (),
     "mirostat": (0,),
     "mirostat_tau": (5, 5.0),
@@ -114,6 +125,10 @@ class CompletionInput:
     is_stream: bool
     includes_usage: bool
     """Whether a stream is to end with its token counts."""
+    n_draft_max: int | None
+    """The most tokens that a step may draft; None leaves it to the server."""
+    prediction: str
+    """What the client expects the answer to be; empty if it says nothing."""
     ignored: tuple[str, ...]
     """Keys that came and changed nothing."""
 
@@ -170,6 +185,8 @@ def _input(body: Mapping[str, Any], values: Mapping[str, Any], n_logprobs: int |
         has_echo=values.get("echo", False),
         is_stream=values.get("stream", False),
         includes_usage=stream_options.get("include_usage", False),
+        n_draft_max=values.get(DRAFT_KEY),
+        prediction=values.get("prediction", ""),
         ignored=tuple(sorted(key for key in IGNORED if body.get(key) is not None)),
     )
 

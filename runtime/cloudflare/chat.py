@@ -106,6 +106,8 @@ async def answer_chat(request: web.Request, body: Mapping[str, Any]) -> web.Stre
         sampling=asked.sampling,
         blend=blend_of(lora, request.app[STORE].member),
         stop=asked.stop,
+        n_draft_max=asked.n_draft_max,
+        prediction=asked.prediction,
     )
     try:
         return await _answer(request, generation, asked.model, is_stream=asked.is_stream)

@@ -41,6 +41,7 @@ def to_generation(run_input: RunInput, request_id: str, store: Store, settings: 
         max_tokens=run_input.max_tokens,
         sampling=run_input.sampling,
         blend=blend_of(run_input.lora, store.member),
+        n_draft_max=run_input.n_draft_max,
     )
 
 

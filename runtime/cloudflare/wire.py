@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.adapters.blend import BlendTerm, parse_lora
+from runtime.chat.drafts import DRAFT_FIELDS, DRAFT_KEY
 from runtime.cloudflare.errors import fault_of
 from runtime.cloudflare.validator import type_mismatch, validate
 from runtime.errors import InvalidRequest, UnknownModel
@@ -48,6 +49,8 @@ class RunInput:
     lora: tuple[BlendTerm, ...]
     max_tokens: int
     sampling: Sampling
+    n_draft_max: int | None = None
+    """The most tokens that a step may draft; None leaves it to the server."""
 
 
 def parse_run(body: bytes, *, query_lora: str = "") -> RunInput:
@@ -60,10 +63,12 @@ def parse_run(body: bytes, *, query_lora: str = "") -> RunInput:
 
 
 def parse_inputs(inputs: Any, *, query_lora: str = "") -> RunInput:
-    """The input that an already decoded JSON value holds. A list in ``lora`` is an addition to the schema.
+    """The input that an already decoded JSON value holds.
+
+    A list in ``lora`` and llama-server's ``speculative.n_max`` are additions to the schema, which ignores unknown keys.
 
     Raises:
-        InvalidRequest: not what the schema asks for, in the contract's words; or ``lora`` cannot be read.
+        InvalidRequest: not what the schema asks for, in the contract's words; or an addition cannot be read.
     """
     lora = inputs.get("lora") if isinstance(inputs, dict) else None
     if isinstance(lora, list):
@@ -79,6 +84,7 @@ def parse_inputs(inputs: Any, *, query_lora: str = "") -> RunInput:
         lora=_lora(lora) or parse_lora(query_lora),
         max_tokens=int(min(max(values["max_tokens"], 0), _MAX_TOKENS)),
         sampling=_sampling(values),
+        n_draft_max=_n_draft_max(values.get(DRAFT_KEY)),
     )
 
 
@@ -189,6 +195,11 @@ def _lora(value: Any) -> tuple[BlendTerm, ...]:
     if not isinstance(value, str | list | None):
         raise InvalidRequest(f"oneOf at '/' not met, 0 matches: {type_mismatch('lora', 'string', value)}")
     return parse_lora(value)
+
+
+def _n_draft_max(value: Any) -> int | None:
+    """The most drafted tokens of a step, which no schema knows."""
+    return None if value is None else DRAFT_FIELDS[DRAFT_KEY].read(DRAFT_KEY, value)
 
 
 def _sampling(values: dict[str, Any]) -> Sampling:

@@ -32,6 +32,8 @@ def total(all_stats: Sequence[Stats]) -> Stats | None:
         lanes=_total_lanes([stats.lanes for stats in all_stats]),
         running_blends=tuple(dict.fromkeys(blend for stats in all_stats for blend in stats.running_blends)),
         waiting_blends=tuple(dict.fromkeys(blend for stats in all_stats for blend in stats.waiting_blends)),
+        n_drafted_tokens=count("n_drafted_tokens"),
+        n_accepted_tokens=count("n_accepted_tokens"),
     )
 
 

@@ -17,12 +17,14 @@ from runtime.engine.answering import Answering, ChosenToken
 from runtime.engine.cache.disk import PrefixStore
 from runtime.engine.cache.prefixes import Drop, Prefixes, Share
 from runtime.engine.cache.saver import PrefixSaver
+from runtime.engine.chunks import chunks_of
 from runtime.engine.compiling import Compiling, compiling_limit_s
 from runtime.engine.coverage import cover
+from runtime.engine.lookup.drafter import Drafter
 from runtime.engine.pace import Pace
 from runtime.engine.scheduler import BatchPart, EngineLimits, Scheduler
 from runtime.engine.sequence import Sequence, State
-from runtime.engine.step_limit import MAX_LIMIT_S, StepLimit
+from runtime.engine.step_limit import MAX_LIMIT_S, StepLimit, reading_limit_s
 from runtime.engine.tally import Tally
 from runtime.errors import (
     AdapterError,
@@ -32,8 +34,8 @@ from runtime.errors import (
     InvalidParameter,
     UnsupportedGrammar,
 )
-from runtime.generation import Blend, FinishReason, GenerationRequest, Usage
-from runtime.llama.context import MAX_SEQUENCE_IDS, Chunk, Context
+from runtime.generation import Blend, FinishReason, GenerationRequest
+from runtime.llama.context import MAX_SEQUENCE_IDS, Context
 from runtime.llama.grammar import GrammarMatcher
 from runtime.llama.model import Model
 from runtime.messages import (
@@ -50,8 +52,8 @@ from runtime.messages import (
 )
 
 _LOG = logging.getLogger("gemlane.engine")
-# An adapter's file is read and checked at this speed at least: a slow memory card's.
-_MIN_BYTES_PER_S = 5e6
+# Characters of a prediction that are read for each token of the context: a token of prose has four.
+_MAX_GUESS_CHARACTERS = 8
 # The most kept prefixes; searching more would cost time at each admission.
 _MAX_KEPT = 128
 
@@ -71,6 +73,7 @@ class LlamaEngine:
         self._scheduler = Scheduler(limits, adapters.places, self._prefixes)
         self._saver: PrefixSaver | None = None
         self._pace = Pace(limits.step_budget_ms, limits.n_batch)
+        self._drafter = Drafter(limits, frozenset(model.end_tokens))
         self._users = AdapterUsers()
         self._sequences: dict[str, Sequence] = {}
         self._compiling = compiling
@@ -136,13 +139,16 @@ class LlamaEngine:
             raise _too_long(str(len(tokens)), n_ctx)
         if any(each.token >= self._model.n_vocab for each in request.sampling.biases):
             raise InvalidParameter(f"logit_bias names a token id outside of 0..{self._model.n_vocab - 1}", "logit_bias")
+        guess = self._model.tokenize_bytes(request.prediction[: _MAX_GUESS_CHARACTERS * n_ctx].encode())
         self._users.hold(request.blend)
         try:
             invocation = self._adapters.check(request.blend)
         except AdapterError:
             self._users.release(request.blend)
             raise
-        return Sequence(request, tokens, n_ctx, cover(request.blend, invocation, tokens))
+        sequence = Sequence(request, tokens, n_ctx, cover(request.blend, invocation, tokens))
+        sequence.guess = tuple(guess)
+        return sequence
 
     def cancel(self, request_id: str) -> None:
         """End a request without an event; an unknown id is ignored, since the request may just have ended."""
@@ -153,7 +159,7 @@ class LlamaEngine:
 
     def add_adapter(self, digest: str, path: Path) -> Event:
         """Make an adapter known; the answer says whether it can be used."""
-        self._announce(self._step_limit.limit_s(1) + _file_bytes(path) / _MIN_BYTES_PER_S)
+        self._announce(self._step_limit.limit_s(1) + reading_limit_s(path))
         try:
             self._adapters.add(digest, path)
         except GemlaneError as error:
@@ -186,9 +192,9 @@ class LlamaEngine:
         for blend, error in self._adapters.prepare():
             self._refuse(blend, error)
         counts = (self._scheduler.n_decode, self._scheduler.n_prefill_sequences, self._scheduler.n_earlier)
-        batch = self._scheduler.schedule(self._pace.n_prefill(*counts))
+        batch = self._drafter.extend(self._scheduler.schedule(self._pace.n_prefill(*counts)))
         self.is_blocked = not batch and (self._adapters.is_preparing or bool(self._compiling))
-        self._announce(self._step_limit.limit_s(sum(part.n_tokens for part in batch)))
+        self._announce(self._step_limit.limit_s(sum(part.width for part in batch)))
         self._tidy_cache()
         for part, row in self._decode(batch):
             self._advance(part, row)
@@ -208,6 +214,7 @@ class LlamaEngine:
     def _start(self, sequence: Sequence) -> None:
         self._running[sequence] = Answering(sequence, self._context, self._matchers.pop(sequence, None))
         self._tally.admitted(sequence)
+        self._drafter.begin(sequence)
 
     def _tidy_cache(self) -> None:
         """Apply the decisions about prefixes to llama.cpp's cache."""
@@ -235,7 +242,7 @@ class LlamaEngine:
             return []
         self._tally.scheduled(batch)
         started = time.perf_counter()
-        chunks = [_chunks(part) for part in batch]
+        chunks = [chunks_of(part) for part in batch]
         try:
             rows = self._adapters.decode([chunk for chunks_of_part in chunks for chunk in chunks_of_part])
         except (DecodeError, AdapterError) as error:
@@ -247,16 +254,17 @@ class LlamaEngine:
         return [(part, rows[end - 1]) for part, end in zip(batch, ends, strict=True)]
 
     def _count(self, batch: list[BatchPart], elapsed_ms: float) -> None:
-        n_tokens = sum(part.n_tokens for part in batch)
-        n_prefill = sum(part.n_tokens for part in batch if part.sequence.state is State.PREFILL)
+        n_tokens = sum(part.width for part in batch)
+        n_prefill = sum(part.width for part in batch if part.sequence.state is State.PREFILL)
         self._pace.observe(n_tokens - n_prefill, n_prefill, elapsed_ms)
         self._step_limit.observe(n_tokens, elapsed_ms / 1000)
         self._tally.decoded(batch)
+        self._drafter.observe(batch, elapsed_ms)
 
     def _advance(self, part: BatchPart, row: int) -> None:
         """Note what was computed; choose the next token if no token of the sequence is pending."""
         sequence, is_complete, running = part.sequence, part.completes, self._running[part.sequence]
-        self._scheduler.computed(part)
+        self._scheduler.computed(sequence, part.n_tokens)
         if sequence.state is State.PREFILL and sequence.request.scores_prompt:
             self._events += running.prompt_scores(part.n_tokens, row)
         if not is_complete:
@@ -268,12 +276,32 @@ class LlamaEngine:
                 self._finish(sequence, FinishReason.LENGTH)
                 return
             sequence.move(State.DECODE)
-        try:
-            choice = running.choose(row)
-        except UnsupportedGrammar as error:
-            self._fail(sequence, error)
-        else:
+        self._answer(part, row)
+
+    def _answer(self, part: BatchPart, row: int) -> None:
+        """Choose the next token, and one more after each drafted token that was chosen; forget the rest of the draft.
+
+        Args:
+            part: of the last batch; no token of its sequence is pending.
+            row: of the logits after its last token.
+        """
+        sequence, n_before = part.sequence, part.sequence.n_accepted
+        sequence.n_drafted += len(part.draft)
+        for place in range(len(part.draft) + 1):
+            try:
+                choice = self._running[sequence].choose(row - len(part.draft) + place)
+            except UnsupportedGrammar as error:
+                self._fail(sequence, error)
+                break
+            is_drafted = part.draft[place : place + 1] == (choice.token,)
+            sequence.n_accepted += is_drafted
             self._extend(sequence, choice)
+            if not (is_drafted and sequence.is_running):
+                break
+            self._scheduler.computed(sequence, 1)
+        self._drafter.verified(part, sequence.n_accepted - n_before)
+        if part.draft and sequence.is_running:
+            self._context.remove(sequence.sequence_id, sequence.n_computed)
 
     def _extend(self, sequence: Sequence, choice: ChosenToken) -> None:
         """Append a token to the answer, and finish the sequence if this token ends it."""
@@ -290,8 +318,7 @@ class LlamaEngine:
 
     def _finish(self, sequence: Sequence, reason: FinishReason, end: ChosenToken | None = None) -> None:
         self._events += self._running[sequence].text.flush()
-        usage = Usage(sequence.n_prompt, sequence.n_answer, sequence.n_cached)
-        self._events.append(Finished(sequence.request_id, reason, usage, end.score if end else None))
+        self._events.append(Finished(sequence.request_id, reason, sequence.usage, end.score if end else None))
         self._end(sequence, State.FINISHED)
 
     def _end(self, sequence: Sequence, state: State) -> None:
@@ -300,6 +327,7 @@ class LlamaEngine:
         if running := self._running.pop(sequence, None):
             running.free()
         self._scheduler.end(sequence, state)
+        self._drafter.end(sequence)
         self._tally.ended(sequence)
         del self._sequences[sequence.request_id]
         for digest in self._users.release(sequence.request.blend):
@@ -341,6 +369,8 @@ class LlamaEngine:
             n_decoded_tokens=tally.n_decoded_tokens,
             n_prompt_tokens=tally.n_prompt_tokens,
             n_cached_tokens=tally.n_cached_tokens,
+            n_drafted_tokens=self._drafter.n_drafted,
+            n_accepted_tokens=self._drafter.n_accepted,
             n_steps_by_blends=tally.n_steps_by_blends,
             lanes=self._adapters.lane_stats,
             running_blends=tuple(dict.fromkeys(sequence.blend for sequence in running)),
@@ -357,33 +387,3 @@ def _too_long(n_tokens: str, n_ctx: int) -> ContextExceeded:
         f"the prompt has {n_tokens} tokens; at most {n_ctx - 1} leave room for an answer "
         f"in the context window of {n_ctx}"
     )
-
-
-def _chunks(part: BatchPart) -> list[tuple[Chunk, Blend]]:
-    """The tokens of a part and the blends they run under: one chunk, or two where an aLoRA is invoked in between."""
-    sequence, coverage = part.sequence, part.sequence.coverage
-    start, end = sequence.n_computed, sequence.n_computed + part.n_tokens
-    middle = min(max(coverage.start, start), end)
-    wants_logits = part.completes and sequence.n_answer_max > 0
-    wants_all_logits = sequence.is_scored and sequence.state is State.PREFILL
-    return [
-        (
-            Chunk(
-                sequence.sequence_id,
-                sequence.tokens[first:last],
-                first,
-                wants_logits and last == end,
-                wants_all_logits,
-            ),
-            coverage.blend_at(first),
-        )
-        for first, last in ((start, middle), (middle, end))
-        if first < last
-    ]
-
-
-def _file_bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

@@ -49,10 +49,17 @@ class Places(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BatchPart:
-    """A sequence's part of a batch: its next ``n_tokens`` pending tokens."""
+    """A sequence's part of a batch: its next ``n_tokens`` pending tokens, and what may follow them."""
 
     sequence: Sequence
     n_tokens: int
+    draft: tuple[int, ...] = ()
+    """Tokens that are computed in case they are chosen next."""
+
+    @property
+    def width(self) -> int:
+        """Its tokens of the batch, drafted ones included."""
+        return self.n_tokens + len(self.draft)
 
     @property
     def completes(self) -> bool:
@@ -75,7 +82,9 @@ class EngineLimits:
     step_budget_ms: float
     """The longest that a step should take while sequences are in decode, in milliseconds."""
     n_scored: int = 32
-    """The most prompt tokens of one batch whose logprobs are computed."""
+    """The most tokens of one batch, beside one for each sequence, whose logits are computed."""
+    n_draft_max: int = 0
+    """The most tokens that one sequence drafts in a step."""
 
 
 class Scheduler:
@@ -208,10 +217,10 @@ class Scheduler:
         prompts = _share_out(prefills, min(n_prefill, n_batch - len(decodes)))
         return parts + _cap_scored(prompts, self._limits.n_scored)
 
-    def computed(self, part: BatchPart) -> None:
-        """Note that a part of the last batch went through the model."""
-        part.sequence.n_computed += part.n_tokens
-        self._prefixes.grow(part.sequence.sequence_id, part.n_tokens)
+    def computed(self, sequence: Sequence, n_tokens: int) -> None:
+        """Note that a sequence's next ``n_tokens`` went through the model in the last batch."""
+        sequence.n_computed += n_tokens
+        self._prefixes.grow(sequence.sequence_id, n_tokens)
 
 
 def _share_out(prefills: Mapping[Sequence, int], n_tokens: int) -> list[BatchPart]:

@@ -14,7 +14,7 @@ from collections.abc import Container
 from enum import Enum, auto
 
 from runtime.engine.coverage import Coverage
-from runtime.generation import Blend, GenerationRequest
+from runtime.generation import Blend, GenerationRequest, Usage
 
 
 class State(Enum):
@@ -75,6 +75,12 @@ class Sequence:
         """Tokens whose keys and values are in the cache."""
         self.n_cached = 0
         """Prompt tokens that were found in the cache when the sequence began."""
+        self.guess: tuple[int, ...] = ()
+        """What the client expects the answer to be."""
+        self.n_drafted = 0
+        """Tokens that were drafted for the answer."""
+        self.n_accepted = 0
+        """Those of them that were accepted."""
         self.sequence_id = -1
         """llama.cpp's id while the sequence runs."""
         self._state = State.WAITING
@@ -136,6 +142,11 @@ class Sequence:
     def n_cells_max(self) -> int:
         """The most cells it can hold: the last token of an answer never goes through the model."""
         return self.n_prompt + max(0, self.n_answer_max - 1)
+
+    @property
+    def usage(self) -> Usage:
+        """The counts of the answer so far."""
+        return Usage(self.n_prompt, self.n_answer, self.n_cached, self.n_drafted, self.n_accepted)
 
     @property
     def is_running(self) -> bool:

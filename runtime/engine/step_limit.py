@@ -1,6 +1,8 @@
-"""How long a batch may take at most, judged by the batches before it. Pure arithmetic: the clock is elsewhere."""
+"""How long the engine may take at most: for a batch, judged by the batches before it. The clock is elsewhere."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 MIN_LIMIT_S, MAX_LIMIT_S = 6.0, 600.0
 """A busy machine may withhold the processor for seconds; no batch of a model worth serving takes ten minutes."""
@@ -12,6 +14,16 @@ _WIDE = 16
 """From this many tokens on a batch tells what a token costs; below it, what a batch costs."""
 _DECAY = 0.98
 """A slow batch is remembered for some fifty more: the machine may have been busy."""
+_MIN_BYTES_PER_S = 5e6
+"""A file is read and checked at this speed at least: a slow memory card's."""
+
+
+def reading_limit_s(path: Path) -> float:
+    """How long a file may take to be read and checked; 0 for one that is not there."""
+    try:
+        return path.stat().st_size / _MIN_BYTES_PER_S
+    except OSError:
+        return 0.0
 
 
 class StepLimit:

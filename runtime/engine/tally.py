@@ -57,7 +57,7 @@ class Tally:
     def decoded(self, batch: Row[BatchPart]) -> None:
         """Count a batch."""
         self.n_steps += 1
-        self.n_decoded_tokens += sum(part.n_tokens for part in batch)
+        self.n_decoded_tokens += sum(part.width for part in batch)
         self._steps_by_blends[len({part.sequence.blend for part in batch})] += 1
 
     def waits(self, sequence: Sequence) -> tuple[float, float]:

@@ -261,6 +261,22 @@ READ: Final = (
         read=_one(lambda stats: stats.n_decoded_tokens),
     ),
     Metric(
+        "gemlane_draft_tokens",
+        Kind.COUNTER,
+        "Tokens that were guessed ahead for answers: accepted, or rejected and computed in vain.",
+        (REPLICA, "outcome"),
+        read=_of_stats(
+            lambda stats: [
+                (("accepted",), stats.n_accepted_tokens),
+                (("rejected",), stats.n_drafted_tokens - stats.n_accepted_tokens),
+            ]
+        ),
+        twins=(
+            Twin("vllm:spec_decode_num_draft_tokens"),
+            Twin("vllm:spec_decode_num_accepted_tokens", select=lambda labels: () if labels == ("accepted",) else None),
+        ),
+    ),
+    Metric(
         "gemlane_prefix_tokens",
         Kind.COUNTER,
         "Prompt tokens of started sequences: found in the cache (hit) or computed (miss).",

@@ -92,6 +92,8 @@ def _asks(
             blend=blend,
             stop=asked.stop,
             n_logprobs=asked.n_logprobs,
+            n_draft_max=asked.n_draft_max,
+            prediction=asked.prediction,
             # Token ids are echoed by what the engine says of them.
             scores_prompt=asked.has_echo and (asked.n_logprobs is not None or bool(prompt.tokens)),
         )

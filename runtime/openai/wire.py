@@ -63,6 +63,10 @@ def render_usage(usage: Usage) -> dict[str, Any]:
         "completion_tokens": usage.n_completion_tokens,
         "total_tokens": usage.n_total_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.n_cached_tokens},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": usage.n_accepted_tokens,
+            "rejected_prediction_tokens": usage.n_rejected_tokens,
+        },
     }
 
 

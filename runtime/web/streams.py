@@ -68,4 +68,6 @@ def total_usage(usages: Sequence[Usage], n_for_each_prompt: int = 1) -> Usage:
         n_prompt_tokens=sum(usage.n_prompt_tokens for usage in firsts),
         n_completion_tokens=sum(usage.n_completion_tokens for usage in usages),
         n_cached_tokens=sum(usage.n_cached_tokens for usage in firsts),
+        n_drafted_tokens=sum(usage.n_drafted_tokens for usage in usages),
+        n_accepted_tokens=sum(usage.n_accepted_tokens for usage in usages),
     )

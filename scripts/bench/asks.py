@@ -4,7 +4,7 @@ Knows the two wire formats; opens no connection.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ class Ask:
     prompt: str
     n_tokens: int
     adapter: int | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the body beside those, for ours alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,9 @@ def render_gemlane(ask: Ask) -> dict[str, Any]:
         "ignore_eos": True,
         "stream": True,
         "stream_options": {"include_usage": True},
+        # Random weights repeat themselves, which would be guessed: every benchmark but one measures plain decoding.
+        "speculative.n_max": 0,
+        **ask.more,
     }
 
 

@@ -85,7 +85,7 @@ def begin(engine: LlamaEngine, blends: list[Blend], n: int, sampling: Sampling) 
     for number, request_id in enumerate(ids):
         prompt = Prompt((Segment(random_prompt(generator, N_PROMPT_TOKENS), has_control_tokens=False),))
         blend = blends[number % len(blends)]
-        engine.submit(GenerationRequest(request_id, prompt, 2 * N_STEPS + n, sampling, blend))
+        engine.submit(GenerationRequest(request_id, prompt, 2 * N_STEPS + n, sampling, blend, n_draft_max=0))
     n_decoding = 0
     while n_decoding < n:
         n_decoding += sum(type(event).__name__ == "Started" for event in engine.step())

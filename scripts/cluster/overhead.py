@@ -30,7 +30,7 @@ async def ask(engine: ManagedEngine, name: str) -> list[float]:
     prompt = Prompt((Segment("capital of capital of", has_control_tokens=True),))
     sampling = Sampling(temperature=0, ignores_end=True)
     gaps, last = [], time.perf_counter()
-    async with engine.generate(GenerationRequest(name, prompt, N_TOKENS, sampling)) as events:
+    async with engine.generate(GenerationRequest(name, prompt, N_TOKENS, sampling, n_draft_max=0)) as events:
         async for event in events:
             if isinstance(event, Text):
                 now = time.perf_counter()

@@ -35,6 +35,7 @@ def limits_of(settings: EngineSettings, n_ctx_train: int) -> EngineLimits:
         n_batch=max(_N_BATCH, settings.parallel),
         step_budget_ms=settings.step_budget_ms,
         n_scored=MAX_SCORED,
+        n_draft_max=settings.draft_max,
     )
 
 

@@ -22,6 +22,8 @@ DEFAULTS = CompletionInput(
     has_echo=False,
     is_stream=False,
     includes_usage=False,
+    n_draft_max=None,
+    prediction="",
     ignored=(),
 )
 
@@ -67,6 +69,8 @@ def test_every_parameter_arrives() -> None:
         "response_format": {"type": "json_object"},
         "num_ctx": 4096,
         "user": "me",
+        "speculative.n_max": 4,
+        "prediction": {"type": "content", "content": "Ahoy"},
     }
     asked = parse_chat(MINIMAL | same | dry | rest)
     assert asked == CompletionInput(
@@ -88,6 +92,8 @@ def test_every_parameter_arrives() -> None:
         has_echo=False,
         is_stream=True,
         includes_usage=True,
+        n_draft_max=4,
+        prediction="Ahoy",
         ignored=("num_ctx", "user"),
     )
 
@@ -112,6 +118,44 @@ def test_names_of_other_servers() -> None:
     assert parse_chat(MINIMAL | {"repeat_penalty": 1.2, "top_k": -1}).sampling == Sampling(repetition_penalty=1.2)
     both = {"repeat_penalty": 1.2, "repetition_penalty": 1.1}
     assert parse_chat(MINIMAL | both).sampling == Sampling(repetition_penalty=1.1)
+
+
+def test_a_prediction_may_come_in_parts() -> None:
+    """Text parts are put together as they stand; an empty prediction is none."""
+    parts = [{"type": "text", "text": "def f():"}, {"type": "text", "text": "\n    pass"}]
+    assert (
+        parse_chat(MINIMAL | {"prediction": {"type": "content", "content": parts}}).prediction == "def f():\n    pass"
+    )
+    assert parse_chat(MINIMAL | {"prediction": {"type": "content", "content": ""}}).prediction == ""
+    assert parse_chat(MINIMAL | {"prediction": None, "speculative.n_max": None}) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "text",
+        {},
+        {"type": "content"},
+        {"type": "text", "content": "x"},
+        {"type": "content", "content": {}},
+        {"type": "content", "content": ["x"]},
+        {"type": "content", "content": "\ud800"},
+        {"type": "content", "content": [{"type": "text", "text": 5}]},
+        {"type": "content", "content": [{"type": "image_url", "text": "x"}]},
+    ],
+)
+def test_a_prediction_of_another_form_is_refused(value: Any) -> None:
+    """What is not OpenAI's object, or has no UTF-8 form, is refused by name."""
+    with pytest.raises(InvalidParameter, match=r"^prediction") as caught:
+        parse_chat(MINIMAL | {"prediction": value})
+    assert caught.value.param == "prediction"
+
+
+@pytest.mark.parametrize("value", [-1, 0.5, "4", True, 2**31])
+def test_a_draft_length_of_another_kind_is_refused(value: Any) -> None:
+    """Only a whole number from 0 is the most drafted tokens of a step."""
+    with pytest.raises(InvalidParameter, match=r"^speculative\.n_max must be"):
+        parse_chat(MINIMAL | {"speculative.n_max": value})
 
 
 def test_one_stop_may_stand_alone() -> None:

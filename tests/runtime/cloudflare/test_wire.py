@@ -80,6 +80,16 @@ def test_a_list_of_adapters_is_read_beside_a_prompt_and_beside_messages(rest: st
         parse_run(f'{{{rest},"lora":["a"]}}'.encode())
 
 
+@pytest.mark.parametrize("rest", ['"prompt":"hi"', '"messages":[]'])
+def test_the_draft_length_is_an_addition_to_the_schema(rest: str) -> None:
+    """llama-server's key for the most drafted tokens counts beside a prompt and beside messages."""
+    assert parse_run(f"{{{rest}}}".encode()).n_draft_max is None
+    assert parse_run(f'{{{rest},"speculative.n_max":null}}'.encode()).n_draft_max is None
+    assert parse_run(f'{{{rest},"speculative.n_max":0}}'.encode()).n_draft_max == 0
+    with pytest.raises(InvalidRequest, match=r"^speculative\.n_max must be a whole number$"):
+        parse_run(f'{{{rest},"speculative.n_max":"0"}}'.encode())
+
+
 def test_lora_beside_messages_must_be_text() -> None:
     """The messages branch of the schema does not know ``lora``; it is checked all the same, in the same words."""
     with pytest.raises(InvalidRequest) as caught:

@@ -72,7 +72,7 @@ class Simulation:
         new = sequence.tokens[sequence.n_computed : sequence.n_computed + part.n_tokens]
         coverage, start = sequence.coverage, sequence.n_computed
         cells += [(coverage.blend_at(start + n), token) for n, token in enumerate(new)]
-        self.scheduler.computed(part)
+        self.scheduler.computed(sequence, part.n_tokens)
         expected = [(coverage.blend_at(n), sequence.tokens[n]) for n in range(sequence.n_computed)]
         assert cells == expected, "the cache holds the sequence's own tokens, each computed under its blend"
         if not is_complete:

@@ -195,7 +195,7 @@ def test_a_prompt_begins_while_the_lane_of_its_alora_is_filled() -> None:
     scheduler.admit()
     (part,) = scheduler.schedule(8)
     assert part == BatchPart(one, 15)
-    scheduler.computed(part)
+    scheduler.computed(one, part.n_tokens)
     assert scheduler.schedule(8) == []
     (fill,) = places.take_fills()
     places.filled(fill.lane_id)

@@ -28,6 +28,8 @@ STATS = Stats(
     n_decoded_tokens=60,
     n_prompt_tokens=40,
     n_cached_tokens=10,
+    n_drafted_tokens=12,
+    n_accepted_tokens=9,
     n_steps_by_blends=((1, 4), (3, 2), (70, 1)),
     lanes=LaneStats(n_empty=1, n_filling=2, n_used=3, n_idle=2, n_fills=9),
     running_blends=(BASE, Blend((PIRATE,))),
@@ -116,6 +118,8 @@ def test_twins_say_the_same_as_their_metrics(exporter: Exporter) -> None:
     assert found["gemlane_answers_total{adapter=base,outcome=engine_died}"] == 1
     assert found[f"vllm:prefix_cache_queries_total{{{vllm}}}"] == 40
     assert found[f"vllm:prefix_cache_hits_total{{{vllm}}}"] == 10
+    assert found[f"vllm:spec_decode_num_draft_tokens_total{{{vllm}}}"] == 12
+    assert found[f"vllm:spec_decode_num_accepted_tokens_total{{{vllm}}}"] == 9
     assert found[f"vllm:kv_cache_usage_perc{{{vllm}}}"] == 0.25
 
 
@@ -139,6 +143,8 @@ def test_vllm_has_its_names() -> None:
         "vllm:num_requests_running",
         "vllm:num_requests_waiting",
         "vllm:kv_cache_usage_perc",
+        "vllm:spec_decode_num_draft_tokens_total",
+        "vllm:spec_decode_num_accepted_tokens_total",
         "vllm:prefix_cache_queries_total",
         "vllm:prefix_cache_hits_total",
         "vllm:prompt_tokens_total",

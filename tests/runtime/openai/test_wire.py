@@ -14,12 +14,13 @@ from runtime.web.streams import Answer, TextEnd, TextPiece
 
 HEAD = Head("chatcmpl-1", 1700000000, "gemma-7b-it-lora")
 SCORED = replace(HEAD, has_logprobs=True)
-USAGE = Usage(7, 2, 3)
+USAGE = Usage(7, 2, 3, 5, 1)
 SCORE = TokenScore(b"H", -0.5, (Alternative(b"H", -0.5), Alternative("é".encode(), -1.5)))
 HALF = TokenScore("é".encode()[:1], -2.0)
 END = TokenScore(b"<end_of_turn>", -4.0)
 USAGE_BYTES = (
-    b'"usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9,"prompt_tokens_details":{"cached_tokens":3}}'
+    b'"usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9,"prompt_tokens_details":{"cached_tokens":3},'
+    b'"completion_tokens_details":{"accepted_prediction_tokens":1,"rejected_prediction_tokens":4}}'
 )
 CHUNK = (
     b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,"model":"gemma-7b-it-lora",'
@@ -58,6 +59,7 @@ def test_the_usage_of_choices() -> None:
     usage = json.loads(render_chat(replace(HEAD, n_for_each_prompt=2), answers))["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (14, 8, 22)
     assert usage["prompt_tokens_details"] == {"cached_tokens": 6}
+    assert usage["completion_tokens_details"] == {"accepted_prediction_tokens": 4, "rejected_prediction_tokens": 16}
 
 
 def test_chat_logprobs() -> None:
