@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from runtime.errors import DecodeError, ModelLoadError
 from runtime.llama.adapter import NativeAdapter
+from runtime.llama.draw import make_scratch
 from runtime.llama.limits import MAX_SCORED
 from runtime.llama.model import Model
 
@@ -94,6 +95,7 @@ class Context:
         self._memory = native.llama_get_memory(self.handle)
         self.model = model
         self.n_vocab = model.n_vocab
+        self.scratch = make_scratch(self.n_vocab)
         self.n_kv_cells: int = native.llama_n_ctx(self.handle)
         self.n_sequences = shape.n_sequences
         self._make_batch(shape.n_batch)

@@ -21,6 +21,13 @@ _BELOW_ONE = math.nextafter(1.0, 0.0)
 # Probabilities are summed in blocks of this many, and one by one only within the block that holds the token.
 _BLOCK = 1024
 
+Scratch = npt.NDArray[np.float32]
+
+
+def make_scratch(n_vocab: int) -> Scratch:
+    """Memory for one draw at a time, shared by all sequences so that it stays in the processor's cache."""
+    return np.zeros(-(-n_vocab // _BLOCK) * _BLOCK, np.float32)
+
 
 class Draw:
     """The draws of one sequence."""
@@ -34,18 +41,14 @@ class Draw:
         """
         self._temperature = np.float32(temperature)
         self._random = np.random.RandomState(seed)
-        self._odds = np.empty(0, np.float32)
 
-    def take(self, logits: npt.NDArray[np.float32]) -> int:
+    def take(self, logits: npt.NDArray[np.float32], scratch: Scratch) -> int:
         """Draw a token; ``logits`` (float32 ``[n_vocab]``) stay as they are."""
-        n_blocks = -(-len(logits) // _BLOCK)
-        if not len(self._odds):
-            self._odds = np.zeros(n_blocks * _BLOCK, np.float32)
-        odds = self._odds[: len(logits)]
+        odds = scratch[: len(logits)]
         np.divide(logits, self._temperature, out=odds)
         np.subtract(odds, odds.max(), out=odds)
         np.exp(odds, out=odds)
-        sums = self._odds.reshape(n_blocks, _BLOCK).sum(axis=1, dtype=np.float64).cumsum()
+        sums = scratch.reshape(-1, _BLOCK).sum(axis=1, dtype=np.float64).cumsum()
         target = sums[-1] * self._uniform()
         block = int(sums.searchsorted(target))
         start = block * _BLOCK

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from runtime.llama.draw import Draw
+from runtime.llama.draw import Draw, make_scratch
 from runtime.llama.library import Library
 
 _CANDIDATE = np.dtype([("token", np.int32), ("logit", np.float32), ("probability", np.float32)])
@@ -44,12 +44,12 @@ def test_draws_are_llama_cpps(library: Library, n_vocab: int, seed: int) -> None
     del library
     generator = np.random.default_rng(n_vocab)
     for temperature in (0.3, 1.0, 4.0):
-        draw = Draw(temperature, seed)
+        draw, scratch = Draw(temperature, seed), make_scratch(n_vocab)
         with chain_of(temperature, seed) as chain:
             for spread in (1, 4, 12):
                 logits = (spread * generator.normal(size=n_vocab)).astype(np.float32)
                 kept = logits.copy()
-                assert [draw.take(logits) for _ in range(100)] == [chosen(chain, logits) for _ in range(100)]
+                assert [draw.take(logits, scratch) for _ in range(100)] == [chosen(chain, logits) for _ in range(100)]
                 assert np.array_equal(logits, kept)
 
 
@@ -57,5 +57,5 @@ def test_a_forbidden_token_is_never_drawn() -> None:
     """A logit of minus infinity has no probability, at the first and the last place too."""
     logits = np.zeros(3000, np.float32)
     logits[[0, 1500, 2999]] = -np.inf
-    draw = Draw(1.0, 1)
-    assert not {draw.take(logits) for _ in range(5000)} & {0, 1500, 2999}
+    draw, scratch = Draw(1.0, 1), make_scratch(3000)
+    assert not {draw.take(logits, scratch) for _ in range(5000)} & {0, 1500, 2999}
