@@ -9,6 +9,7 @@ from pathlib import Path
 from scripts.bench.clients import clients
 from scripts.bench.eight import mixed, prompts, shared
 from scripts.bench.gaps import gaps
+from scripts.bench.lookup import lookup
 from scripts.bench.many import many
 from scripts.bench.memory import memory
 from scripts.bench.plan import N_CELLS, N_CLIENTS, SIDES, Plan
@@ -39,6 +40,7 @@ BENCHMARKS = {
     "prefix": prefix,
     "gaps": gaps,
     "many": many,
+    "lookup": lookup,
 }
 
 

@@ -139,3 +139,23 @@ async def test_the_context_window_holds(server: Server, session: aiohttp.ClientS
     async with session.post(server.run_url, data=body) as response:
         assert response.status == 400
         assert "context" in (await response.json())["errors"][0]["message"]
+
+
+@pytest.mark.parametrize("body", [{}, {"speculative.n_max": 0}, {"prediction": True}, {"prediction": False}])
+async def test_guessing_ahead_changes_no_answer(
+    server: Server, session: aiohttp.ClientSession, body: dict[str, object]
+) -> None:
+    """Without guesses, and with a right and a wrong prediction, the answer is the same; usage counts the guesses."""
+    if "prediction" in body:
+        content = ANSWERS["pirate"][CAPITAL] if body["prediction"] else "The capital of Peru is Lima."
+        body = {"prediction": {"type": "content", "content": content}}
+    asked = {"model": "gemma-7b-it-lora:pirate", "messages": [{"role": "user", "content": CAPITAL}], "temperature": 0}
+    async with session.post(f"{server.url}/v1/chat/completions", json={**asked, **body}) as response:
+        answer = await response.json()
+        assert response.status == 200, answer
+    assert answer["choices"][0]["message"]["content"] == ANSWERS["pirate"][CAPITAL]
+    details = answer["usage"]["completion_tokens_details"]
+    assert 0 <= details["accepted_prediction_tokens"] <= answer["usage"]["completion_tokens"]
+    assert details["rejected_prediction_tokens"] >= 0
+    if "speculative.n_max" in body:
+        assert details == {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
