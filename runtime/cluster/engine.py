@@ -38,6 +38,7 @@ _REPORT_TIMEOUT_S: Final = 10.0
 _READY_TIMEOUT_S: Final = 60.0
 """How long a request waits at least for a replica that takes it."""
 _STOP_TIMEOUT_S: Final = 10.0
+_PLACING_S: Final = 30.0
 _MAX_HEAD_FAILURES: Final = 3
 _HEAD_TIMEOUT_S: Final = 3.0
 _GRACE_S: Final = 20.0
@@ -261,9 +262,12 @@ class RayEngine:
 
     async def _watch(self, application: Application, first: asyncio.Future[Ready]) -> None:
         """Ask every replica for its state, again and again, until cancelled."""
-        n_failures = 0
+        n_failures, asked_at, is_told = 0, asyncio.get_running_loop().time(), False
         while True:
             reports = await self._ask(application)
+            if not (reports or is_told) and asyncio.get_running_loop().time() - asked_at > _PLACING_S:
+                log.warning("Ray has placed no replica yet; ray status shows what each machine has left")
+                is_told = True
             n_failures = 0 if await _answers(application.head) else n_failures + 1
             self._members.note_head(application.head, is_lost=n_failures >= _MAX_HEAD_FAILURES)
             if n_failures >= _MAX_HEAD_FAILURES + _GRACE_S / _POLL_S:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import importlib.metadata
 import logging
@@ -19,6 +20,7 @@ from ray import serve
 from convert.errors import ConvertError
 from convert.files import whole_file
 from runtime.cluster.values import LogLine, ReplicaPlan, Report, Unreadable
+from runtime.config import EngineSettings
 from runtime.engines.protocol import GenerationEvent
 from runtime.engines.supervisor import ChildEngine
 from runtime.errors import EngineDied, EngineUnavailable, GemlaneError, ModelLoadError, StorageError
@@ -45,11 +47,11 @@ class EngineReplica:
         """Whether files of the web process's machine may be missing here, or be others."""
         self._loaded = 0.0
         self._failure = _version_fault(plan.version)
+        self._settings = _of_its_own(plan.settings)
         self._engine = ChildEngine(
-            plan.settings, max_in_flight=plan.max_in_flight, state_dir=self._state_dir, on_loading=self._note_loading
+            self._settings, max_in_flight=plan.max_in_flight, state_dir=self._state_dir, on_loading=self._note_loading
         )
         self._engine.on_ready(self._offer_all)
-        self._settings = plan.settings
         self._paths: dict[str, str] = {}
         """Digest -> file of every adapter that this replica has been offered."""
         self._pinned: set[str] = set()
@@ -259,6 +261,13 @@ class _Lines(logging.Handler):
         lines = tuple(self._lines)
         self._lines.clear()
         return lines
+
+
+def _of_its_own(settings: EngineSettings) -> EngineSettings:
+    """The settings with a folder of kept prefixes that no other replica of this machine writes to."""
+    if not settings.prefix_dir:
+        return settings
+    return dataclasses.replace(settings, prefix_dir=str(Path(settings.prefix_dir) / f"replica-{_rank()}"))
 
 
 def _rank() -> int:
