@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,12 @@ def replica_pids(server: Server) -> list[int]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process."""
+    """Whether such a process runs; one that has ended and waits for its parent does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
         return False
-    return True
+    return state != "Z"
 
 
 async def health_of(session: aiohttp.ClientSession, server: Server) -> dict[str, Any]:
