@@ -19,7 +19,7 @@ from runtime.cluster.application import Application, deploy, leave
 from runtime.cluster.distribution import Distribution
 from runtime.cluster.members import Members
 from runtime.cluster.router import AffinityRouter
-from runtime.cluster.values import Report, Unreadable
+from runtime.cluster.values import Item, Report, Unreadable
 from runtime.config import Settings
 from runtime.engines.drain import DrainRate
 from runtime.engines.ledger import MAX_RUNS
@@ -200,37 +200,43 @@ class RayEngine:
         remote = application.handle.generate.options(stream=True)
         while True:
             response = remote.remote(request, paths, can_restart=can_restart)
-            is_over = False
+            is_over, missing = False, None
             try:
-                event = await self._first(response)
-                while not isinstance(event, Unreadable):
-                    is_over = isinstance(event, Finished | GemlaneError)
-                    if isinstance(event, GemlaneError):
-                        raise event
-                    yield event
-                    if is_over:
-                        return
-                    event = await anext(response)
-            except StopAsyncIteration:
-                return
+                async for item in self._items(response):
+                    is_over = isinstance(item, Finished | GemlaneError | Unreadable)
+                    if isinstance(item, GemlaneError):
+                        raise item
+                    if isinstance(item, Unreadable):
+                        missing = item
+                        break
+                    yield item
             finally:
                 if not is_over:
                     response.cancel()
-            refusal = await self._adapters.copy(event.replica_id, event.digest, Path(paths[event.digest]))
+            if missing is None:
+                return
+            refusal = await self._adapters.copy(missing.replica_id, missing.digest, Path(paths[missing.digest]))
             if refusal is not None:
                 raise refusal
 
-    async def _first(self, response: Any) -> Any:
-        """The first event; a request waits for a replica as long as a start may take.
+    async def _items(self, response: Any) -> AsyncGenerator[Item, None]:
+        """What all messages of an answer hold; a request waits for a replica as long as a start may take.
 
         Raises:
             EngineUnavailable: no replica took it in time.
         """
         wait_s = max(_READY_TIMEOUT_S, 2 * self.status.last_start_s)
         try:
-            return await asyncio.wait_for(anext(response), wait_s)
+            message = await asyncio.wait_for(anext(response), wait_s)
         except TimeoutError:
             raise EngineUnavailable(_LOADING, math.ceil(wait_s)) from None
+        except StopAsyncIteration:
+            return
+        for item in message:
+            yield item
+        async for message in response:
+            for item in message:
+                yield item
 
     # Adapters
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runtime.config import EngineSettings
+from runtime.engines.protocol import GenerationEvent
 from runtime.engines.states import EngineStatus
+from runtime.errors import GemlaneError
 from runtime.messages import Ready, Stats
 
 
@@ -64,3 +66,7 @@ class Unreadable:
 
     replica_id: str
     digest: str
+
+
+Item = GenerationEvent | GemlaneError | Unreadable
+"""What a message of an answer holds: events, and an error or what is missing as the end."""
