@@ -29,6 +29,7 @@ _STATS_PERIOD_S: Final = 1.0
 _HEALTH_PERIOD_S, _HEALTH_TIMEOUT_S = 5.0, 30.0
 UPSCALE_DELAY_S, DOWNSCALE_DELAY_S = 10.0, 300.0
 """How long all replicas must be busy, or idle, before their number changes."""
+_LOOK_BACK_S: Final = 15.0
 _SPARE_REQUESTS: Final = 1000
 """Beside answers: offers of adapters and questions."""
 
@@ -145,7 +146,7 @@ def _scale(settings: Settings) -> dict[str, Any]:
         "min_replicas": cluster.replicas,
         "max_replicas": cluster.max_replicas,
         "target_ongoing_requests": settings.engine.parallel,
-        "look_back_period_s": UPSCALE_DELAY_S,
+        "look_back_period_s": _LOOK_BACK_S,
         "upscale_delay_s": UPSCALE_DELAY_S,
         "downscale_delay_s": DOWNSCALE_DELAY_S,
     }

@@ -18,14 +18,13 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Final
 
-from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
-
 from runtime.cluster.engine import RayEngine
 from runtime.cluster.router import AffinityRouter
 from runtime.config import ClusterSettings, EngineSettings, ServerSettings, Settings
 from runtime.generation import Blend, BlendMember, GenerationRequest, Prompt, Sampling, Segment
 from runtime.messages import Stats
 from scripts.bench.dropped import numbered
+from scripts.cluster.least_loaded import LeastLoadedRouter
 
 N_REPLICAS: Final = 2
 N_LANES: Final = 8
@@ -104,7 +103,7 @@ async def compare(arguments: argparse.Namespace, folder: Path) -> None:
         best = oracle_hits(trace, digests, weights)
         found = [
             await hits(settings, router, files, trace, arguments.at_once)
-            for router in (AffinityRouter, PowerOfTwoChoicesRequestRouter)
+            for router in (AffinityRouter, LeastLoadedRouter)
         ]
         cells = [cell for n in found for cell in (f"{n}", f"{n / best:.2f}")]
         name = f"Zipf {exponent:g}" if exponent else "equal"

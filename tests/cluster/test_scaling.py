@@ -44,7 +44,7 @@ async def test_replicas_come_with_load_and_go_without_cutting_an_answer(
             ends.append(events[-1])
 
     async def wait_for(n_ready: int) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(90):
             while True:
                 if sum(replica.ready is not None for replica in engine.replicas) == n_ready:
                     return
