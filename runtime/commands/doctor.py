@@ -55,6 +55,7 @@ def _examine(arguments: argparse.Namespace) -> Iterator[Finding]:
     except ConfigError as error:
         yield fault("settings", str(error))
         return
+    yield from build.check_cluster(settings.cluster)
     if not library.error:
         yield from build.check_devices(library, settings.engine.gpu_layers)
         yield check_threads(machine, settings.engine.threads, n_physical_cores())

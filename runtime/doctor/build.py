@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from convert.module import module_command, module_environment
+from runtime.config import ClusterSettings
 from runtime.doctor.finding import Finding, fault, note, ok
 
 _TIMEOUT_S: Final = 60
@@ -77,6 +78,16 @@ def check_devices(library: LibraryReport, gpu_layers: str) -> Iterator[Finding]:
         yield note("devices", f"no GPU, so --gpu-layers {gpu_layers} has no effect", "The README has Metal and CUDA")
     else:
         yield ok("devices", "the processor")
+
+
+def check_cluster(settings: ClusterSettings) -> Iterator[Finding]:
+    """Whether Ray is there, where the replicas of ``--engine ray`` are asked for."""
+    if settings.engine != "ray":
+        return
+    try:
+        yield ok("cluster", f"{settings.replicas} replicas on Ray {importlib.metadata.version('ray')}")
+    except importlib.metadata.PackageNotFoundError:
+        yield fault("cluster", "Ray is not installed", "Install it: pip install 'gemlane[cluster]'")
 
 
 def check_http() -> Finding:

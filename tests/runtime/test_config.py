@@ -45,6 +45,12 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None
         (("--gpu-layers", "-1"), "--gpu-layers must be auto, all or a number of layers, not '-1'"),
         (("--tensor-split", "1;2"), "--tensor-split must be numbers with commas between, as 3,1, not '1;2'"),
         (("--tensor-split", "0,0"), "--tensor-split must be numbers with commas between, as 3,1, not '0,0'"),
+        (("--replicas", "2"), "--replicas, --max-replicas, --ray-address and --replica-gpus need --engine ray"),
+        (("--engine", "ray", "--replicas", "0"), "--replicas must be between 1 and 1024, not 0"),
+        (
+            ("--engine", "ray", "--replicas", "4", "--max-replicas", "2"),
+            "--max-replicas must be at least --replicas, or 0",
+        ),
         (("--tensor-split", "nan"), "--tensor-split must be numbers with commas between, as 3,1, not 'nan'"),
         (("--kv-type", "q8_0", "--flash-attn", "off"), "--kv-type q8_0 needs flash attention; leave --flash-attn auto"),
     ],

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from runtime.config import ClusterSettings
 from runtime.doctor.build import (
     LibraryReport,
     check_build,
+    check_cluster,
     check_devices,
     check_http,
     describe_end,
@@ -35,6 +38,26 @@ def test_the_real_library_answers() -> None:
     assert report.error == ""
     assert report.facts["version"] == "0.3.36"
     assert wanted_flags(report, CPU_FLAGS)
+
+
+def test_ray_is_looked_for_where_replicas_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One engine of this machine needs no Ray; replicas without it are a fault that says how to install it."""
+    versions = {"ray": "2.60.0"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    replicas = ClusterSettings("ray", 2)
+    assert list(check_cluster(ClusterSettings())) == []
+    (found,) = check_cluster(replicas)
+    assert (found.severity, found.words) == (Severity.OK, "2 replicas on Ray 2.60.0")
+    versions.clear()
+    (missing,) = check_cluster(replicas)
+    assert missing.severity is Severity.FAULT
+    assert "gemlane[cluster]" in missing.advice
 
 
 def test_a_library_that_cannot_be_loaded_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
