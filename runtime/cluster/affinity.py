@@ -52,7 +52,7 @@ def key_of(request: GenerationRequest) -> str:
 
 
 def order(key: str, replicas: Sequence[ReplicaLoad]) -> list[int]:
-    """Indices of ``replicas``, the best first: those with room, then the others by load; the silent last."""
+    """Indices of ``replicas``, the best first: with room, then by load, then those that do not serve."""
     serving = [replica for replica in replicas if replica.is_serving]
     mean = (sum(replica.n_requests for replica in serving) + 1) / max(len(serving), 1)
 

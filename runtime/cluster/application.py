@@ -23,7 +23,7 @@ from runtime.config import Settings
 from runtime.errors import ConfigError
 
 _OBJECT_STORE_BYTES: Final = 128 << 20
-"""Of a Ray of our own: no more than events passes through it."""
+"""Of a Ray that the server starts: only events pass through it."""
 _CONNECT_TIMEOUT_S: Final = 5.0
 _STATS_PERIOD_S: Final = 1.0
 _HEALTH_PERIOD_S, _HEALTH_TIMEOUT_S = 5.0, 30.0
@@ -57,7 +57,7 @@ def deploy(settings: Settings, max_in_flight: int, router: type[Any]) -> Applica
         _connect(settings)
     except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         words = " ".join(str(error).split())[:300]
-        raise ConfigError(f"--ray-address {address or 'of a Ray of our own'}: {words}") from error
+        raise ConfigError(f"--ray-address {address or '(a new one)'}: {words}") from error
     serve.start(proxy_location="Disabled", logging_config=_quiet())
     name = f"gemlane-{uuid.uuid4().hex[:8]}"
     engine = dataclasses.replace(

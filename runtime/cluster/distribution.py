@@ -1,4 +1,4 @@
-"""Which adapters the replicas should have, and which requests use them; brings the one to the others."""
+"""Brings adapters to replicas, and takes an adapter away once no request uses it."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class EngineReplica:
         node_id = ray.get_runtime_context().get_node_id()
         self._node = next((one["NodeManagerAddress"] for one in ray.nodes() if one["NodeID"] == node_id), "")
         self._is_elsewhere = node_id != plan.node_id
-        """Whether files of the web process's machine may be missing here, or be others."""
+        """Whether files of the web process's machine may be missing or different here."""
         self._loaded = 0.0
         self._failure = _version_fault(plan.version)
         self._settings = _of_its_own(plan.settings)
@@ -203,7 +203,7 @@ class EngineReplica:
             self._failure = str(error)
 
     async def _keep_lease(self) -> None:
-        """Delete the application when its web process asks no more: nobody else would."""
+        """Delete the application when its web process has stopped asking: no other process would delete it."""
         while True:
             self._asked.clear()
             try:

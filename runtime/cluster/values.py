@@ -1,7 +1,7 @@
 """What crosses between the web process and a replica, besides requests and their events.
 
-Ray carries these values as pickles between its own processes, and trusts all of them: whoever can talk to a Ray cluster
-can run code on it.
+Ray carries these values as pickles between its own processes, and trusts all of them: a process that has the cluster's
+token can run code on every machine of the cluster.
 """
 
 from __future__ import annotations

@@ -96,13 +96,13 @@ def test_beyond_the_places_the_load_is_bounded() -> None:
 
 
 def test_a_replica_that_does_not_serve_is_the_last() -> None:
-    """However much the others have to do, requests go to those that answer."""
+    """Requests go to replicas that answer, however many requests those have."""
     replicas = [ReplicaLoad("0", 90), ReplicaLoad("1", 0, is_serving=False), ReplicaLoad("2", 80)]
     for key in KEYS[:50]:
         assert order(key, replicas)[-1] == 1
 
 
-def test_nobody_serves() -> None:
+def test_no_replica_serves() -> None:
     """While all replicas start, each is still named, so that the request can wait at one."""
     replicas = [ReplicaLoad("0", 0, is_serving=False), ReplicaLoad("1", 0, is_serving=False)]
     assert sorted(order(KEYS[0], replicas)) == [0, 1]

@@ -1,4 +1,4 @@
-"""Which replicas there are: who joins, who is lost, and what all of them are as one engine."""
+"""Which replicas there are: which join, which are lost, and what all of them are as one engine."""
 
 from __future__ import annotations
 
