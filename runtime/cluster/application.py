@@ -55,9 +55,11 @@ def deploy(settings: Settings, max_in_flight: int, router: type[Any]) -> Applica
     _check_head(address)
     try:
         _connect(settings)
-    except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        words = " ".join(str(error).split())[:300]
-        raise ConfigError(f"--ray-address {address or '(a new one)'}: {words}") from error
+    except Exception as error:  # Ray raises bare ones
+        what = (
+            f"--ray-address {address}: the cluster cannot be joined" if address else "--engine ray: Ray does not start"
+        )
+        raise ConfigError(f"{what}: {' '.join(str(error).split())[:300]}") from error
     serve.start(proxy_location="Disabled", logging_config=_quiet())
     name = f"gemlane-{uuid.uuid4().hex[:8]}"
     engine = dataclasses.replace(

@@ -61,7 +61,7 @@ async def test_a_cancelled_answer_ends_in_its_replica(replicas: Server, session:
 
 
 def test_ray_listens_on_loopback_alone(replicas: Server) -> None:
-    """Every socket is bound to loopback but one of each replica, Ray Serve's own, which refuses calls without a token."""
+    """Every socket is bound to loopback but one of each replica, Ray Serve's own, which refuses calls without token."""
     assert pids_of(replicas, b"gcs_server")
     outside = {
         (pid, port)
