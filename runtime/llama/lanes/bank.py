@@ -15,7 +15,7 @@ import numpy.typing as npt
 from runtime.errors import ModelLoadError
 from runtime.llama import ggml
 from runtime.llama.lanes.nodes import LaneWeight
-from runtime.llama.lanes.tensor import columns_of, plane_bytes_of, rows_of
+from runtime.llama.lanes.tensor import buffer_type_of, columns_of, plane_bytes_of, rows_of
 
 LANE_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 _F32, _I32 = 0, 26
@@ -170,7 +170,10 @@ class Bank:
         for stack, data in ((weight.a, part.a), (weight.b, part.b)):
             if data.size != plane_bytes_of(stack):
                 raise ValueError(f"{part.name}: {data.size} bytes for a lane of {plane_bytes_of(stack)}")
-            ggml.write(stack, data.ctypes.data, lane * data.size, data.size)
+            # Rows of A from the rank on are zero.
+            n_used = data.size // rows_of(stack) * part.rank if stack == weight.a else data.size
+            ggml.write(stack, data.ctypes.data, lane * data.size, n_used)
+            _write_zeros(stack, lane * data.size + n_used, data.size - n_used)
 
     def read(self, lane: int, name: str) -> LanePart:
         """What a lane holds for a weight."""
@@ -204,8 +207,17 @@ class Bank:
 
 
 def _write_zeros(tensor: int, offset: int, n_bytes: int) -> None:
-    zeros = np.zeros(n_bytes, np.uint8)
-    ggml.write(tensor, zeros.ctypes.data, offset, n_bytes)
+    """Make a part of a tensor zero.
+
+    New memory of the processor is zero as a rule, and takes no room before it is written; reading it leaves it so.
+    """
+    values = np.empty(n_bytes, np.uint8)
+    if ggml.is_host(buffer_type_of(tensor)):
+        ggml.read(tensor, values.ctypes.data, offset, n_bytes)
+        if not values.any():
+            return
+    values[:] = 0
+    ggml.write(tensor, values.ctypes.data, offset, n_bytes)
 
 
 def _module_of(weight: str) -> str:

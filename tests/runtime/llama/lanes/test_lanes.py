@@ -8,6 +8,7 @@ model alone too; the bound is four times that. Without its adapter a sequence is
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 
 import llama_cpp.llama_cpp as native
@@ -20,7 +21,7 @@ from runtime.llama.context import Chunk
 from runtime.llama.lanes import nodes
 from runtime.llama.lanes.bank import LanePart
 from runtime.llama.lanes.graph import LaneGraph
-from runtime.llama.lanes.tensor import Tensor
+from runtime.llama.lanes.tensor import Tensor, plane_bytes_of
 from runtime.llama.lanes.weights import lane_parts
 from tests.device import is_on_processor
 from tests.runtime.llama.conftest import RANK, Bench, Logits, MakeBench, tokens_of
@@ -187,6 +188,27 @@ def test_a_fill_that_ends_halfway_is_cleared_by_the_next(make_bench: MakeBench) 
         bench.laned.bank.fill(1, cut())
     bench.laned.bank.fill(1, ())
     assert not any(bench.laned.bank.read(1, part.name).b.any() for part in parts)
+
+
+def test_memory_of_zeros_is_never_written(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lane 0 takes none on the processor, nor do rows of A that an adapter does not have, until one had them."""
+    n_written: Counter[int] = Counter()
+    write = ggml.write
+
+    def count(tensor: int, data: int, offset: int, n_bytes: int) -> None:
+        n_written[tensor] += n_bytes
+        write(tensor, data, offset, n_bytes)
+
+    bench = make_bench()
+    monkeypatch.setattr(ggml, "write", count)
+    weights = bench.laned.bank.weights.values()
+    # The last leaves 16 rows of the blend before it to be cleared, and with them whatever lies behind.
+    for scales, n_rows in (LANES[1], 8), (LANES[4], 24), (LANES[1], RANK):
+        n_written.clear()
+        bench.fill(1, **scales)
+        expected = n_rows if is_on_processor() else RANK
+        assert {n_written[weight.a] * RANK // plane_bytes_of(weight.a) for weight in weights} == {expected}
+    assert all(not bench.laned.bank.read(0, name).a.any() for name in bench.laned.bank.weights)
 
 
 def test_the_base_beside_lanes_is_the_base_to_the_last_bit(bench: Bench) -> None:
