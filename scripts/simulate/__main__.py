@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from scripts.simulate.picture import Curve, draw
+from scripts.simulate.picture import Curve, Panel, draw
 from scripts.simulate.replica import Figures, Replica, read_figures
 from scripts.simulate.routing import Bounded, Consistent, Policy, Random, Warm, Weights, rendezvous
 from scripts.simulate.world import Outcome, Workload, World, outcome_of
@@ -107,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--replicas", type=int, default=1000, help="default: %(default)s")
     found.add_argument("--adapters", type=int, default=100_000, help="default: %(default)s")
-    found.add_argument("--requests", type=int, default=100_000, help="default: %(default)s")
+    found.add_argument("--requests", type=int, default=200_000, help="default: %(default)s")
     found.add_argument("--loads", type=float, nargs="+", default=[0.2, 0.4, 0.6], help="default: 0.2 0.4 0.6")
     found.add_argument("--exponent", type=float, default=1.0, help="of the power law; default: %(default)s")
     found.add_argument(
@@ -145,7 +145,10 @@ def main(arguments: list[str] | None = None) -> int:
         curves = {name: list(zip(asked.loads, each, strict=True)) for name, each in outcomes.items()}
         lanes = {name: Curve([(load, one.lane_share * 100) for load, one in each]) for name, each in curves.items()}
         first = {name: Curve([(load, one.p99_first_s) for load, one in each]) for name, each in curves.items()}
-        panels = {"adapter in a lane, % of requests": lanes, "first token, 99 of 100 within, s": first}
+        panels = (
+            Panel("adapter in a lane, % of requests", lanes),
+            Panel("first token, 99 of 100 within, s", first, is_logarithmic=True),
+        )
         asked.svg.write_text(draw("load", panels))
     return 0
 
