@@ -94,7 +94,7 @@ class LaneGraph:
         self._n_applied = 0
         self._partial.clear()
         self._results.clear()
-        if self._needs_no_walk(plan):
+        if plan != self._applied and self._needs_no_walk(plan):
             for nodes in self._nodes.values():
                 if nodes.mode is Mode.ONE:
                     nodes.point_at(plan.lane or 0)
