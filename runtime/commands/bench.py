@@ -189,8 +189,8 @@ def _follow(load: LoadRun, plan: LoadPlan) -> None:
 def _show(bar: Any, now: LoadProgress) -> None:
     failed = f", {now.n_failed} failed" if now.n_failed else ""
     speed = now.n_tokens / now.elapsed_s if now.elapsed_s else 0.0
-    running = now.n_sent - now.n_ended
-    bar.set_description_str(f"{now.n_ended} answered{failed}, {running} running, {speed:.0f} tokens/s", refresh=False)
+    answered, running = now.n_ended - now.n_failed, now.n_sent - now.n_ended
+    bar.set_description_str(f"{answered} answered{failed}, {running} running, {speed:.0f} tokens/s", refresh=False)
     bar.update(now.n_ended - bar.n)
     bar.refresh()
 
