@@ -34,15 +34,11 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]
             return [candidate_replicas]
         key = key_of(request)
         loads = [self._load_of(replica, key) for replica in candidate_replicas]
-        return [[candidate_replicas[index]] for index in order(key, loads)]
-
-    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
-        """Note what the replica is warm for now."""
-        super().on_request_routed(pending_request, replica_id, result)
-        request, replica = _request_of(pending_request), self.curr_replicas.get(replica_id)
-        if request is not None and replica is not None:
-            n_lanes = int(replica.routing_stats.get("n_lanes", 1))
-            self._warmth.note(replica_id.unique_id, key_of(request), n_lanes)
+        ranked = [candidate_replicas[index] for index in order(key, loads)]
+        if ranked:  # noted now, so that the next request for the blend follows before the replica has answered
+            n_lanes = int(ranked[0].routing_stats.get("n_lanes", 1))
+            self._warmth.note(ranked[0].replica_id.unique_id, key, n_lanes)
+        return [[replica] for replica in ranked]
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Forget the replicas that are gone."""
