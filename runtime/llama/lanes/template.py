@@ -15,7 +15,6 @@ from convert.gguf.writer import FilePlan, KeyValue, TensorPlan, write_gguf
 from convert.rules.adapter import ALPHA_KEY
 from convert.rules.gemma import ARCHITECTURE, is_projection
 from runtime.errors import ModelLoadError
-from runtime.llama.lanes.weights import without_folder
 
 PROBE_RANK = 4
 Shapes = Mapping[str, tuple[int, int]]
@@ -71,4 +70,5 @@ def _write(path: Path, rank: int, tensors: Sequence[TensorPlan]) -> None:
     try:
         write_gguf(path, FilePlan(metadata, tensors), force=True)
     except OutputProblem as error:
-        raise ModelLoadError(f"in the folder for temporary files, {without_folder(error, path)}") from error
+        words = str(error).replace(str(path), path.name)
+        raise ModelLoadError(f"in the folder for temporary files, {words}") from error
