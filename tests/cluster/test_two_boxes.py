@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ URL = "http://127.0.0.1:8080"
 RUN = f"{URL}/client/v4/accounts/a/ai/run/@cf/google/gemma-7b-it-lora"
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 START_TIMEOUT_S = 120
+END_TIMEOUT_S = 10
 
 
 def has_namespaces() -> bool:
@@ -46,6 +48,7 @@ class Boxes:
     """A head with a server, and another machine."""
 
     names: tuple[str, str]
+    server: subprocess.Popen[bytes]
     log: Path
 
     def get(self, path: str) -> Any:
@@ -66,20 +69,30 @@ class Boxes:
         envelope = json.loads(self.curl(RUN, "-d", json.dumps(body)))
         return str(envelope["result"]["response"]) if envelope["success"] else str(envelope["errors"])
 
-    def wait(self, what: str, check: Callable[[], bool], timeout_s: float = START_TIMEOUT_S) -> float:
+    def wait(self, what: str, check: Callable[[], bool]) -> float:
         """Seconds until the check passes."""
-        began = time.monotonic()
-        while time.monotonic() - began < timeout_s:
-            with contextlib.suppress(subprocess.CalledProcessError, KeyError, ValueError):
-                if check():
-                    return time.monotonic() - began
-            time.sleep(0.5)
-        raise AssertionError(f"{what}\n{self.log.read_text()}")
+        return wait_for(what, check, self.log)
 
     def nodes(self) -> list[str]:
         """The machines whose replicas answer."""
         replicas = self.get("/health")["replicas"]
         return sorted(replica["node"] for replica in replicas if replica["state"] == "ready")
+
+    def n_decoding(self) -> int:
+        """Replicas that have decoded something."""
+        lines = self.get("/metrics").splitlines()
+        return sum(line.startswith("gemlane_steps_total{") and float(line.split()[1]) > 0 for line in lines)
+
+
+def wait_for(what: str, check: Callable[[], bool], log: Path) -> float:
+    """Seconds until the check passes; what cannot be asked yet is asked again."""
+    began = time.monotonic()
+    while time.monotonic() - began < START_TIMEOUT_S:
+        with contextlib.suppress(subprocess.CalledProcessError, KeyError, ValueError):
+            if check():
+                return time.monotonic() - began
+        time.sleep(0.5)
+    raise AssertionError(f"not within {START_TIMEOUT_S} s: {what}\n{log.read_text()}")
 
 
 def ip(*arguments: str) -> None:
@@ -105,21 +118,35 @@ def cable(names: tuple[str, str]) -> Iterator[None]:
             subprocess.run(["ip", "netns", "delete", name], check=False)
 
 
-@contextlib.contextmanager
-def running(command: list[str], log: Path, **variables: str) -> Iterator[None]:
-    """A process and all that it starts, with a log."""
-    with log.open("a") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, env=environment() | variables, start_new_session=True
-        )
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
+class Processes:
+    """Processes of both machines, with one log."""
+
+    def __init__(self, names: tuple[str, str], log: Path) -> None:
+        self._names = names
+        self._log = log
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, command: list[str], **variables: str) -> subprocess.Popen[bytes]:
+        """Start a process that `end` ends."""
+        with self._log.open("a") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=file, env=environment() | variables)
+        self._started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Send SIGTERM to all, and after a time that they share SIGKILL to whatever runs in both namespaces."""
+        for process in reversed(self._started):
+            process.terminate()
+        deadline = time.monotonic() + END_TIMEOUT_S
+        for process in self._started:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0, deadline - time.monotonic()))
+        for name in self._names:
+            left = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=True).stdout
+            for pid in map(int, left.split()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        for process in self._started:
             process.wait()
 
 
@@ -154,9 +181,10 @@ def boxes(tmp_path: Path, tiny_model: Path, tiny_adapters: Path) -> Iterator[Box
     ]  # fmt: skip
     with contextlib.ExitStack() as stack:
         stack.enter_context(cable(names))
+        processes = Processes(names, log)
+        stack.callback(processes.end)
         inside = [["ip", "netns", "exec", name] for name in names]
-        found = Boxes(names, log)
-        stack.enter_context(running([*inside[0], *head, *common], log, **ray_settings))
+        processes.start([*inside[0], *head, *common], **ray_settings)
         probe = [*inside[0], *RAY, "status", "--address", f"{HEAD}:{PORT}"]
         variables = environment() | ray_settings
 
@@ -165,30 +193,37 @@ def boxes(tmp_path: Path, tiny_model: Path, tiny_adapters: Path) -> Iterator[Box
                 "node_"
             )
 
-        found.wait("no head", lambda: n_active() >= 1)
-        stack.enter_context(
-            running([*inside[1], *hidden, *other, *common], log, **ray_settings, XDG_STATE_HOME=f"{state}-b")
-        )
-        found.wait("no second machine", lambda: n_active() >= 2)
-        stack.enter_context(running([*inside[0], *serve], log, **ray_settings, XDG_STATE_HOME=str(state)))
-        found.wait("no server", lambda: found.get("/ready")["status"] == "ok")
+        wait_for("a head", lambda: n_active() >= 1, log)
+        processes.start([*inside[1], *hidden, *other, *common], **ray_settings, XDG_STATE_HOME=f"{state}-b")
+        wait_for("a second machine", lambda: n_active() >= 2, log)
+        server = processes.start([*inside[0], *serve], **ray_settings, XDG_STATE_HOME=str(state))
+        found = Boxes(names, server, log)
+        found.wait("a server", lambda: found.get("/ready")["status"] == "ok")
         yield found
 
 
 def test_two_machines_answer_as_one_and_a_pulled_cable_costs_one_of_them(boxes: Boxes) -> None:
     """One replica on each machine, both answer right under every adapter; without the cable the head goes on."""
-    boxes.wait("not both machines", lambda: boxes.nodes() == [HEAD, OTHER])
-    boxes.wait("no adapters", lambda: len(boxes.get("/health")["adapters"]) == 3)
+    boxes.wait("both machines answer", lambda: boxes.nodes() == [HEAD, OTHER])
+    boxes.wait("all adapters are served", lambda: len(boxes.get("/health")["adapters"]) == 3)
     wanted = [(question, voice) for question in QUESTIONS[:4] for voice in ("base", "pirate", "shout", "tag")]
+    right = [ANSWERS[voice][question] for question, voice in wanted]
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda asked: boxes.ask(*asked), wanted))
-        assert answers == [ANSWERS[voice][question] for question, voice in wanted]
-        steps = [line for line in boxes.get("/metrics").splitlines() if line.startswith("gemlane_steps_total{")]
-        assert len(steps) == 2
-        assert all(float(line.split()[1]) > 0 for line in steps), steps
+
+        def both_have_decoded() -> bool:
+            answers = list(pool.map(lambda asked: boxes.ask(*asked), wanted))
+            assert answers == right
+            return boxes.n_decoding() == 2
+
+        boxes.wait("both machines decode", both_have_decoded)
         ip("-n", boxes.names[1], "link", "set", "gemlane-1", "down")
-        alone_s = boxes.wait("the lost machine is still shown", lambda: boxes.nodes() == [HEAD])
+        alone_s = boxes.wait("the lost machine is left out", lambda: boxes.nodes() == [HEAD])
         began = time.monotonic()
         answers = list(pool.map(lambda asked: boxes.ask(*asked), wanted))
-        assert answers == [ANSWERS[voice][question] for question, voice in wanted]
-    print(f"a machine whose cable was pulled is left out after {alone_s:.1f} s; then {time.monotonic() - began:.1f} s")
+        assert answers == right
+        answered_s = time.monotonic() - began
+    began = time.monotonic()
+    boxes.server.terminate()
+    assert boxes.server.wait(timeout=60) == 0
+    ended_s = time.monotonic() - began
+    print(f"left out after {alone_s:.1f} s; {len(wanted)} answers in {answered_s:.1f} s; ended in {ended_s:.1f} s")
