@@ -20,6 +20,7 @@ from runtime.engine.cache.saver import PrefixSaver
 from runtime.engine.chunks import chunks_of
 from runtime.engine.compiling import Compiling, compiling_limit_s
 from runtime.engine.coverage import cover
+from runtime.engine.filling import Filling
 from runtime.engine.lookup.drafter import Drafter
 from runtime.engine.pace import Pace
 from runtime.engine.scheduler import BatchPart, EngineLimits, Scheduler
@@ -74,6 +75,7 @@ class LlamaEngine:
         self._saver: PrefixSaver | None = None
         self._pace = Pace(limits.step_budget_ms, limits.n_batch)
         self._drafter = Drafter(limits, frozenset(model.end_tokens))
+        self._filling = Filling(limits, is_possible=model.is_repacked and context.n_sequences > limits.n_parallel)
         self._users = AdapterUsers()
         self._sequences: dict[str, Sequence] = {}
         self._compiling = compiling
@@ -243,20 +245,27 @@ class LlamaEngine:
         self._tally.scheduled(batch)
         started = time.perf_counter()
         chunks = [chunks_of(part) for part in batch]
+        ends = list(itertools.accumulate(map(len, chunks)))
+        wanted = [chunk for chunks_of_part in chunks for chunk in chunks_of_part]
+        n_filler = self._filling.fill_up(wanted, self._prefixes.n_cells_free)
         try:
-            rows = self._adapters.decode([chunk for chunks_of_part in chunks for chunk in chunks_of_part])
+            rows = self._adapters.decode(wanted)
         except (DecodeError, AdapterError) as error:
             for part in batch:
                 self._fail(part.sequence, error)
             return []
-        self._count(batch, 1000 * (time.perf_counter() - started))
-        ends = itertools.accumulate(map(len, chunks))
+        finally:
+            if n_filler:
+                self._context.remove(self._filling.sequence_id)
+        self._count(batch, n_filler, 1000 * (time.perf_counter() - started))
         return [(part, rows[end - 1]) for part, end in zip(batch, ends, strict=True)]
 
-    def _count(self, batch: list[BatchPart], elapsed_ms: float) -> None:
+    def _count(self, batch: list[BatchPart], n_filler: int, elapsed_ms: float) -> None:
         n_tokens = sum(part.width for part in batch)
         n_prefill = sum(part.width for part in batch if part.sequence.state is State.PREFILL)
         self._pace.observe(n_tokens - n_prefill, n_prefill, elapsed_ms)
+        if not n_prefill:
+            self._filling.observe(n_tokens, n_filler, elapsed_ms)
         self._step_limit.observe(n_tokens, elapsed_ms / 1000)
         self._tally.decoded(batch)
         self._drafter.observe(batch, elapsed_ms)

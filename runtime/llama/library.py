@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import weakref
 from collections import deque
 from pathlib import Path
@@ -26,6 +27,8 @@ _LOG = logging.getLogger("llama.cpp")
 # ggml.h, enum ggml_log_level. Its warnings are for its own developers ("overflows" the training context, for one).
 _LEVELS = {3: logging.INFO, 4: logging.ERROR}
 _N_ERRORS_KEPT = 8
+# llama.cpp src/llama-model.cpp, load_tensors; its C API tells no tensor's buffer.
+_BUFFER = re.compile(r"(?P<name>\S+) model buffer size = +(?P<mib>[\d.]+) MiB")
 
 
 class Library:
@@ -33,6 +36,7 @@ class Library:
 
     def __init__(self) -> None:
         self._errors: deque[str] = deque(maxlen=_N_ERRORS_KEPT)
+        self._buffers: list[tuple[str, float]] = []
         # The callback object must live as long as llama.cpp may log; without it llama.cpp logs to standard error again.
         self._log_callback = native.llama_log_callback(self._log)
         native.llama_log_set(self._log_callback, None)
@@ -51,6 +55,8 @@ class Library:
             return
         if _LEVELS.get(level) == logging.ERROR:
             self._errors.append(line)
+        if match := _BUFFER.search(line):
+            self._buffers.append((match["name"], float(match["mib"]) * 2**20))
         _LOG.log(_LEVELS.get(level, logging.DEBUG), "%s", line)
 
     def take_errors(self) -> str:
@@ -58,6 +64,11 @@ class Library:
         text = "; ".join(self._errors)
         self._errors.clear()
         return text
+
+    def take_model_buffers(self) -> list[tuple[str, float]]:
+        """The buffers of weights that llama.cpp has logged since the last call: type and bytes of each."""
+        buffers, self._buffers = self._buffers, []
+        return buffers
 
 
 def build_of() -> str:

@@ -6,6 +6,7 @@ import ctypes
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import llama_cpp.llama_cpp as native
 import numpy as np
@@ -20,6 +21,8 @@ from runtime.llama.library import Library
 _PIECE_BYTES = 256
 _TEXT_BYTES = 1024
 _ON_CPU = Placement()
+# ggml-cpu/repack.cpp, the name of its buffers' type.
+_REPACKED = "CPU_REPACK"
 # SentencePiece's U+2581, which stands for a space in the vocabulary.
 _SPACE = "\u2581".encode()
 
@@ -41,21 +44,10 @@ class Model:
         Raises:
             ModelLoadError: llama.cpp refused the file; its own words are in the message.
         """
-
-        @native.llama_progress_callback  # type: ignore[untyped-decorator]
-        def progress(fraction: float, _user_data: object) -> bool:
-            return on_progress(fraction)
-
-        parameters = native.llama_model_default_params()
-        _kept_until_loaded = apply_placement(placement, parameters)
-        parameters.progress_callback = progress
-        overrides = _overrides()
-        parameters.kv_overrides = overrides
-        library.take_errors()
-        self.handle = native.llama_model_load_from_file(str(path).encode(), parameters)
-        if not self.handle:
-            reason = library.take_errors() or "loading was stopped"
-            raise ModelLoadError(f"llama.cpp cannot load {path}: {reason}")
+        self.handle = self._load(library, path, placement, on_progress)
+        n_repacked = sum(n_bytes for name, n_bytes in library.take_model_buffers() if name == _REPACKED)
+        self.is_repacked = 2 * n_repacked > self.size_bytes
+        """Whether most weights are in the form that the processor's kernels for groups of rows take."""
         self.library = library
         self.placement = placement
         self.vocabulary = native.llama_model_get_vocab(self.handle)
@@ -74,6 +66,27 @@ class Model:
         self._ends = frozenset(self.end_tokens)
         longest_first = sorted(self._control_tokens, key=len, reverse=True)
         self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    @staticmethod
+    def _load(library: Library, path: Path, placement: Placement, on_progress: Callable[[float], bool]) -> Any:
+        """llama.cpp's handle of the file's model; raises as ``__init__``."""
+
+        @native.llama_progress_callback  # type: ignore[untyped-decorator]
+        def progress(fraction: float, _user_data: object) -> bool:
+            return on_progress(fraction)
+
+        parameters = native.llama_model_default_params()
+        _kept_until_loaded = apply_placement(placement, parameters)
+        parameters.progress_callback = progress
+        overrides = _overrides()
+        parameters.kv_overrides = overrides
+        library.take_errors()
+        library.take_model_buffers()
+        handle = native.llama_model_load_from_file(str(path).encode(), parameters)
+        if not handle:
+            reason = library.take_errors() or "loading was stopped"
+            raise ModelLoadError(f"llama.cpp cannot load {path}: {reason}")
+        return handle
 
     def free(self) -> None:
         """Give the native memory back."""

@@ -23,6 +23,8 @@ _MIN_KEPT = 16
 _WORTH_WAITING = 64
 # Shorter prefixes are computed faster than they are read from a disk.
 _MIN_HOT = 64
+# Cells that kept prefixes leave free, for the filler of a batch.
+_N_SPARE = 3
 _TOKEN_BYTES = array("i").itemsize
 
 
@@ -108,6 +110,11 @@ class Prefixes:
     def n_cells_kept(self) -> int:
         """Cells that only kept prefixes hold."""
         return self._cells.n_used - self.n_cells_running
+
+    @property
+    def n_cells_free(self) -> int:
+        """Cells that nothing is in now; some may be reserved."""
+        return self._cells.n_cells - self._cells.n_used
 
     def find_coming(self, coverage: Coverage, prompt: Sequence[int]) -> Coming | None:
         """A running sequence that is computing a long prefix of this prompt, or None."""
@@ -238,8 +245,9 @@ class Prefixes:
             self._touch(self._kept[source_id])
 
     def _make_way(self) -> None:
-        """Evict kept prefixes until every reserved cell is free."""
-        while self._kept and self._cells.n_used + self._n_reserved > self._cells.n_cells:
+        """Evict kept prefixes until every reserved cell is free, and a few more if prefixes hold any."""
+        n_wanted = self._n_reserved + _N_SPARE
+        while self.n_cells_kept and self._cells.n_used + n_wanted > self._cells.n_cells:
             self._evict(self._least_recently_used())
 
     def _least_recently_used(self) -> int:

@@ -30,7 +30,7 @@ from runtime.engine.start.provisional import ProvisionalAdapters
 from runtime.engine.start.selfcheck import SelfCheckError, Verdict, prove_lanes
 from runtime.engine.start.trials import N_PROBES, N_SEQUENCES, WHOLE_MODEL
 from runtime.errors import ConfigError, DecodeError, InvalidAdapter, ModelLoadError
-from runtime.llama.context import Context, ContextShape
+from runtime.llama.context import MAX_SEQUENCE_IDS, Context, ContextShape
 from runtime.llama.devices import Placement, add_rpc_servers, backend_names, choose, supports_devices
 from runtime.llama.grammar import GrammarCompiler
 from runtime.llama.lanes.bank import BankShape
@@ -180,8 +180,8 @@ def _make_context(beginning: _Start, model: Model, placement: Placement) -> tupl
     shape = ContextShape(
         n_kv_cells=limits.n_kv_cells,
         n_batch=limits.n_batch,
-        # The self-check mixes more sequences than a server of one or two would.
-        n_sequences=max(settings.parallel, N_SEQUENCES),
+        # One more than run at once, for filler tokens. The self-check mixes more than a server of one or two would.
+        n_sequences=max(min(settings.parallel + 1, MAX_SEQUENCE_IDS), N_SEQUENCES),
         n_threads=settings.threads or n_physical_cores(),
         kv_type=settings.kv_type,
         flash_attention=settings.flash_attn,

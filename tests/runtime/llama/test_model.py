@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import llama_cpp.llama_cpp as native
 import pytest
 
 from runtime.errors import ModelLoadError
@@ -76,3 +77,14 @@ def test_progress_ends_at_one(library: Library, tiny_model_f32: Path) -> None:
     Model(library, tiny_model_f32, on_progress=lambda fraction: told.append(fraction) or True).free()
     assert told == sorted(told)
     assert told[-1] == 1.0
+
+
+def test_only_quantised_weights_are_repacked(library: Library, tiny_model: Path, tiny_model_f32: Path) -> None:
+    """llama.cpp repacks Q4_K for processors with AVX2, and says so in its log."""
+    plain = Model(library, tiny_model_f32, on_progress=lambda _: True)
+    quantised = Model(library, tiny_model, on_progress=lambda _: True)
+    assert not plain.is_repacked
+    if b"AVX2 = 1" in native.llama_print_system_info():
+        assert quantised.is_repacked
+    plain.free()
+    quantised.free()

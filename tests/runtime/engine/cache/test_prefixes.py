@@ -104,6 +104,26 @@ def test_kept_prefixes_never_keep_a_request_out() -> None:
     assert cache.n_cells_kept == 0
 
 
+@pytest.mark.parametrize(("n_cells_max", "n_kept"), [(37, 60), (38, 0)])
+def test_kept_prefixes_leave_room_for_filler(n_cells_max: int, n_kept: int) -> None:
+    """Three cells stay free beside all that is reserved."""
+    cache = prefixes(100)
+    run(cache, tokens_of(60))
+    cache.begin(0, BASE_COVERAGE, tokens_of(20, first=100), n_cells_max)
+    cache.grow(0, n_cells_max)
+    assert cache.n_cells_kept == n_kept
+    assert cache.n_cells_free >= 3
+
+
+def test_nothing_is_evicted_for_filler_alone_that_frees_no_cell() -> None:
+    """A kept prefix stays whose cells a running sequence holds too, though that one reserves all others."""
+    cache = prefixes(100)
+    run(cache, tokens_of(60))
+    cache.take_operations()
+    assert cache.begin(0, BASE_COVERAGE, tokens_of(70), 100) == 60
+    assert Drop(KEPT_IDS[-1]) not in cache.take_operations()
+
+
 def test_a_kept_answer_makes_way_for_its_own_prompt() -> None:
     """Of a kept prefix, only the shared part counts against the request that shares it."""
     cache = prefixes(100)

@@ -1,0 +1,175 @@
+"""Filler tokens: when a batch gets them, and that no answer depends on them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from runtime.engine import filling
+from runtime.engine.filling import Filling
+from runtime.engine.scheduler import EngineLimits
+from runtime.generation import BASE, Blend, Prompt, Sampling, Segment
+from runtime.llama.context import Chunk
+from tests.runtime.engine.conftest import Driver, MakeDriver
+from tests.tiny_gemma.facts import ANSWERS, QUESTIONS, STYLES
+
+LIMITS = EngineLimits(n_ctx=500, n_kv_cells=1000, n_parallel=8, n_batch=64, step_budget_ms=250, n_scored=4)
+MANY = 1000  # free cells
+TRIALS = 4  # steps of each kind
+
+
+def answering(n: int) -> list[tuple[Chunk, Blend]]:
+    """Return a batch of one token of each of ``n`` sequences."""
+    return [(Chunk(one, [9], 20, wants_logits=True), BASE) for one in range(n)]
+
+
+def reading(n: int) -> list[tuple[Chunk, Blend]]:
+    """Return a batch of ``n`` prompt tokens of one sequence."""
+    return [(Chunk(0, [9] * n, 0, wants_logits=True), BASE)]
+
+
+def tried(n_tokens: int, plain_ms: float, filled_ms: float) -> Filling:
+    """Return what has learned these times of a width."""
+    tried = Filling(LIMITS, is_possible=True)
+    for _ in range(TRIALS):
+        tried.observe(n_tokens, 0, plain_ms)
+    for _ in range(TRIALS):
+        tried.observe(n_tokens, 4 - n_tokens, filled_ms)
+    return tried
+
+
+@pytest.mark.parametrize(("n_tokens", "n_filler"), [(4, 0), (5, 0), (6, 2), (7, 1), (8, 0), (61, 0), (62, 2), (63, 1)])
+def test_two_or_three_tokens_left_over_are_filled_up(n_tokens: int, n_filler: int) -> None:
+    """One token left over costs less than the group that it would become."""
+    chunks = reading(n_tokens)
+    assert Filling(LIMITS, is_possible=True).fill_up(chunks, MANY) == n_filler
+    assert sum(len(chunk.tokens) for chunk, _ in chunks) == n_tokens + n_filler
+
+
+def test_filler_stands_last_in_a_sequence_of_its_own() -> None:
+    """It runs under the last chunk's blend, so that a batch of one blend stays one."""
+    chunks = reading(7)
+    one = Filling(LIMITS, is_possible=True)
+    one.fill_up(chunks, MANY)
+    (filler, blend) = chunks[-1]
+    assert filler == Chunk(8, [0], 0, wants_logits=False, wants_all_logits=False)
+    assert (one.sequence_id, blend) == (8, BASE)
+
+
+def test_nothing_is_filled_where_it_is_not_possible() -> None:
+    """Other matrices than repacked ones have no groups."""
+    chunks = reading(7)
+    assert Filling(LIMITS, is_possible=False).fill_up(chunks, MANY) == 0
+    assert chunks == reading(7)
+
+
+@pytest.mark.parametrize("n_tokens", [1, 2, 3])
+def test_a_narrow_step_is_tried_both_ways(n_tokens: int) -> None:
+    """A few steps as they are, then a few filled ones; the shorter kind wins."""
+    one = Filling(LIMITS, is_possible=True)
+    kinds = []
+    for _ in range(3 * TRIALS):
+        n_filler = one.fill_up(answering(n_tokens), MANY)
+        kinds.append(n_filler)
+        one.observe(n_tokens, n_filler, 90.0 if n_filler else 100.0)
+    filled = 4 - n_tokens
+    assert kinds == [0] * TRIALS + [filled] * 2 * TRIALS
+
+
+@pytest.mark.parametrize(("filled_ms", "n_filler"), [(90.0, 1), (97.0, 1), (98.0, 0), (130.0, 0)])
+def test_a_narrow_step_is_filled_where_that_is_clearly_shorter(filled_ms: float, n_filler: int) -> None:
+    """Less than three hundredths are within the noise."""
+    assert tried(3, 100.0, filled_ms).fill_up(answering(3), MANY) == n_filler
+
+
+def test_the_shortest_step_of_each_kind_counts() -> None:
+    """A step that something else made long decides nothing."""
+    one = Filling(LIMITS, is_possible=True)
+    for plain_ms in (100.0, 50.0, 51.0, 49.0):
+        one.observe(2, 0, plain_ms)
+    for filled_ms in (300.0, 30.0, 31.0, 29.0):
+        one.observe(2, 2, filled_ms)
+    assert one.fill_up(answering(2), MANY) == 2
+
+
+def test_the_machine_is_asked_again_later() -> None:
+    """What was measured on a busy machine is not believed for ever."""
+    one = tried(1, 100.0, 130.0)
+    assert one.fill_up(answering(1), MANY) == 0
+    for _ in range(2000):
+        one.observe(1, 0, 100.0)
+    for _ in range(TRIALS):
+        one.observe(1, 0, 100.0)
+    assert one.fill_up(answering(1), MANY) == 3
+
+
+def test_the_rows_of_logits_are_filled_up_too() -> None:
+    """The last matrices see the rows alone whose logits are wanted."""
+    chunks = answering(7)
+    Filling(LIMITS, is_possible=True).fill_up(chunks, MANY)
+    assert sum(chunk.n_outputs for chunk, _ in chunks) == 8
+
+
+def test_no_more_logits_are_wanted_than_there_is_room_for() -> None:
+    """The context has rows for every sequence and the scored tokens: here 12."""
+    scored = [(Chunk(0, [9] * 11, 0, wants_logits=True, wants_all_logits=True), BASE)]
+    assert Filling(LIMITS, is_possible=True).fill_up(scored, MANY) == 1
+    assert sum(chunk.n_outputs for chunk, _ in scored) == 12
+    scored = [*scored[:1], *answering(4)[1:]]
+    assert Filling(LIMITS, is_possible=True).fill_up(scored, MANY) == 2
+    assert sum(chunk.n_outputs for chunk, _ in scored) == 14
+
+
+@pytest.mark.parametrize(("n_tokens", "n_cells_free", "n_filler"), [(7, 8, 1), (7, 7, 0), (6, 7, 0), (63, 64, 1)])
+def test_filler_takes_free_cells_alone(n_tokens: int, n_cells_free: int, n_filler: int) -> None:
+    """A full cache has no room for it."""
+    assert Filling(LIMITS, is_possible=True).fill_up(reading(n_tokens), n_cells_free) == n_filler
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Fill every batch up, and return a list of the filler's tokens that grows with each batch."""
+    counts: list[int] = []
+    fill_up = Filling.fill_up
+
+    def counted(self: Filling, chunks: list[tuple[Chunk, Blend]], n_cells_free: int) -> int:
+        counts.append(fill_up(self, chunks, n_cells_free))
+        return counts[-1]
+
+    monkeypatch.setattr(filling._Trial, "is_filled", property(lambda _self: True))
+    monkeypatch.setattr(filling, "_MIN_LEFT_OVER", 1)
+    monkeypatch.setattr(Filling, "fill_up", counted)
+    return counts
+
+
+@pytest.mark.parametrize("batching", ["mixed", "grouped"])
+def test_every_question_in_every_voice_beside_filler(batching: str, make_driver: MakeDriver, always: list[int]) -> None:
+    """All 372 answers are exactly right, in batches that are all filled up."""
+    driver = make_driver(adapter_batching=batching, parallel=7)
+    choices = [(style, question) for style in STYLES for question in QUESTIONS]
+    random.Random(5).shuffle(choices)
+    outcomes = [driver.submit(f"{style}-{question}", question, driver.voice(style)) for style, question in choices]
+    driver.run()
+    wrong = [
+        (style, question, outcome.text)
+        for (style, question), outcome in zip(choices, outcomes, strict=True)
+        if outcome.text != ANSWERS[style][question]
+    ]
+    assert wrong == []
+    assert {1, 2, 3} <= set(always)
+
+
+def test_filler_leaves_the_cache_to_answers(make_driver: MakeDriver, always: list[int]) -> None:
+    """A sequence may fill the cache to its last cell, and kept prefixes leave room for the next one's filler."""
+    driver: Driver = make_driver(parallel=1, n_ctx=256, kv_cells=256)
+    endless = Sampling(temperature=0, ignores_end=True)
+    raw = Prompt((Segment("one two three", has_control_tokens=False),))
+    for _ in range(2):
+        outcome = driver.ask(raw, max_tokens=1000, sampling=endless)
+        assert outcome.finished is not None
+        usage = outcome.finished.usage
+        assert usage.n_prompt_tokens + usage.n_completion_tokens == 256
+    assert 0 in always[-3:], "the last cells are the answer's"
+    driver.ask("What is one plus one?", driver.voice("base"))
+    assert always[-1] == 3
