@@ -54,9 +54,109 @@ def test_a_guess_is_followed_from_the_first_token_of_the_answer() -> None:
 
 
 def test_a_guess_goes_before_the_prompt() -> None:
-    """Where prompt and guess hold the same run, the guess is followed."""
+    """Where a run stands in the guess and in the prompt after tokens that are as many and equal, the guess counts."""
     tokens = [7, 8, 9, 1, 5, 7, 8, 9]
     assert Ngrams(tokens, guess=[7, 8, 9, 2]).follow(1) == [2]
+
+
+def test_the_longer_agreement_goes_before_the_guess() -> None:
+    """Where more tokens before a run agree in the sequence than in the guess, the sequence is followed."""
+    tokens = [6, 7, 8, 9, 1, 5, 6, 7, 8, 9]
+    assert Ngrams(tokens, guess=[0, 7, 8, 9, 2]).follow(1) == [1]
+    assert Ngrams(tokens, guess=[6, 7, 8, 9, 2]).follow(1) == [2]
+
+
+def test_a_circle_is_not_left_for_a_guess_with_changes() -> None:
+    """An answer of 20 circles takes few drafts, though every twelfth token of its guess is another one."""
+    answer = [*range(11)] * 20
+    guess = [900 + place if place % 12 == 11 else token for place, token in enumerate(answer)]
+    tokens = [90, 91]
+    ngrams = Ngrams(tokens, guess)
+    n_steps = 0
+    while (n_left := len(answer) - len(tokens) + 2) > 0:
+        draft = ngrams.follow(15)
+        coming = [*answer[-n_left:], -1]
+        n_right = next((place for place, token in enumerate(draft) if token != coming[place]), len(draft))
+        tokens += coming[: min(n_right + 1, n_left)]
+        n_steps += 1
+    assert tokens[2:] == answer
+    assert n_steps < 30, "14 steps of 16 tokens, and some to begin with"
+
+
+def test_a_guess_that_repeats_itself_is_read_from_its_start() -> None:
+    """Of the places in the guess where a run stands the first one is followed: after the last one little is left."""
+    tokens = [90, 91]
+    ngrams = Ngrams(tokens, guess=[1, 2, 3, 4] * 3)
+    tokens += [1, 2, 3]
+    assert ngrams.follow(9) == [4, 1, 2, 3, 4, 1, 2, 3, 4]
+
+
+def test_a_guess_is_read_on_after_a_token_that_differs() -> None:
+    """A run that stands in the guess again and again is found after the place the answer has come to."""
+    tokens = [90, 91]
+    guess = [1, 2, 3, 4, 1, 2, 80, 4, 1, 2, 3, 4, 1, 2, 81, 4]
+    ngrams = Ngrams(tokens, guess)
+    tokens.append(1)
+    assert ngrams.follow(20) == guess[1:], "before the answer differs"
+    tokens += [2, 3, 4, 1, 2, 3]
+    assert ngrams.follow(20) == guess[11:], "3 came instead of 80: the next 1, 2, 3 counts, not the one before"
+    tokens += [4, 1, 2, 3]
+    assert ngrams.follow(3) == [4, 1, 2], "3 came instead of 81, the last of the guess: it is read from its start again"
+
+
+def test_an_exchanged_token_leads_back_to_the_same_passage() -> None:
+    """Once three tokens agree again, the guess is followed at its own pace, not where the three stand first."""
+    tokens = [90, 91]
+    ngrams = Ngrams(tokens, guess=[5, 6, 7, 80, 5, 6, 7, 8, 9])
+    tokens.append(5)
+    assert ngrams.follow(3) == [6, 7, 80]
+    tokens += [6, 7, 81, 5, 6, 7]
+    assert ngrams.follow(9) == [8, 9]
+
+
+def test_the_sequence_goes_on_where_the_guess_ends() -> None:
+    """A draft that the guess cannot fill is filled from the sequence, by the last three tokens of the draft."""
+    tokens = [1, 2, 3, 4, 5, 6, 7, 60]
+    ngrams = Ngrams(tokens, guess=[61, 62, 1, 2, 3])
+    tokens += [61, 62]
+    assert ngrams.follow(2) == [1, 2]
+    assert ngrams.follow(8) == [1, 2, 3, 4, 5, 6, 7, 60]
+    assert ngrams.follow(12)[8:] == [61, 62, 1, 2], "the sequence goes on with the draft"
+    tokens += [1, 2, 3]
+    assert ngrams.follow(3) == [4, 5, 6], "at the end of the guess the sequence alone is followed"
+
+
+def test_the_sequence_is_followed_where_the_guess_does_not_know_it() -> None:
+    """A text in a circle is drafted beside a guess of something else."""
+    tokens = [1, 2, 3, 1, 2, 3]
+    assert Ngrams(tokens, guess=[7, 8, 9, 10]).follow(5) == [1, 2, 3, 1, 2]
+
+
+def windows(tokens: list[int]) -> set[tuple[int, ...]]:
+    """Return each run of a list with the token that follows it."""
+    return {tuple(tokens[end - N : end + 1]) for end in range(N, len(tokens))}
+
+
+@given(
+    st.lists(st.integers(0, 2), max_size=30),
+    st.lists(st.integers(0, 2), max_size=30),
+    st.lists(st.lists(st.integers(0, 2), max_size=8), max_size=6),
+    st.integers(1, 20),
+)
+def test_a_draft_with_a_guess_follows_an_equal_run(
+    prompt: list[int], guess: list[int], steps: list[list[int]], n_tokens: int
+) -> None:
+    """Each token of a draft has followed the three before it, in the sequence, in the draft or in the guess."""
+    text = list(prompt)
+    ngrams = Ngrams(text, guess)
+    in_guess = windows([*prompt[-(N - 1) :], *guess])
+    for new in steps:
+        text += new
+        draft = ngrams.follow(n_tokens)
+        assert len(draft) <= n_tokens
+        whole = text + draft
+        for end in range(len(text), len(whole)):
+            assert tuple(whole[end - N : end + 1]) in in_guess | windows(whole[:end])
 
 
 @given(st.lists(st.integers(0, 2), max_size=60), st.integers(0, 60), st.integers(1, 20))
