@@ -51,6 +51,8 @@ belong to that dialect.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -346,3 +348,11 @@ BY_CODE = _walk(GemlaneError)
 def from_code(code: str, message: str) -> GemlaneError:
     """The error that crossed the pipe as ``code`` and ``message``; an unknown code becomes the root class."""
     return BY_CODE.get(code, GemlaneError)(message)
+
+
+def without_folders(message: str, *paths: Path) -> str:
+    """The message with each path shortened to its name, and files within it to theirs: clients see no folder."""
+    for path in paths:
+        if path.name:
+            message = message.replace(f"{path}{os.sep}", "").replace(str(path), path.name)
+    return message

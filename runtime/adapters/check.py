@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from convert.errors import ConvertError
 from convert.gguf.header import read_header
 from convert.rules.check import AdapterSummary, validate_adapter
-from runtime.errors import InvalidAdapter, ModelLoadError
+from runtime.errors import InvalidAdapter, ModelLoadError, without_folders
 
 
 def make_check(model: Path) -> Callable[[Path], AdapterSummary]:
@@ -33,10 +32,3 @@ def make_check(model: Path) -> Callable[[Path], AdapterSummary]:
             raise InvalidAdapter(without_folders(str(error), path, model)) from error
 
     return check
-
-
-def without_folders(message: str, *paths: Path) -> str:
-    """A message that names files by their names alone: clients see no folder of the server."""
-    for path in paths:
-        message = message.replace(f"{path}{os.sep}", "").replace(str(path), path.name)
-    return message

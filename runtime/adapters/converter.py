@@ -17,7 +17,6 @@ from typing import Final
 from convert.conversion.conversion import Options, convert_adapter
 from convert.errors import ConvertError, NativeFailure, OutputProblem, TensorMismatch
 from convert.module import module_command, module_environment
-from runtime.adapters.check import without_folders
 from runtime.adapters.known import digest_of
 from runtime.errors import (
     BY_CODE,
@@ -27,6 +26,7 @@ from runtime.errors import (
     OutOfMemory,
     StorageError,
     from_code,
+    without_folders,
 )
 
 _TYPE: Final = "f16"  # what adapters are trained in loses nothing that inference would notice

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import logging
 import math
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -18,7 +17,15 @@ from runtime.engines.drain import DrainRate
 from runtime.engines.ledger import Ledger, Ticket
 from runtime.engines.protocol import GenerationEvent, Replica
 from runtime.engines.states import Ending, EngineState, EngineStatus, Supervision
-from runtime.errors import EngineDied, EngineError, EngineUnavailable, GemlaneError, ModelLoadError, Overloaded
+from runtime.errors import (
+    EngineDied,
+    EngineError,
+    EngineUnavailable,
+    GemlaneError,
+    ModelLoadError,
+    Overloaded,
+    without_folders,
+)
 from runtime.generation import GenerationRequest
 from runtime.messages import Ready, Stats
 
@@ -237,9 +244,8 @@ class ChildEngine:
             await asyncio.sleep(delay_s)
 
     def _public(self, reason: ModelLoadError) -> str:
-        """The reason without the folders of the model's path: clients see it."""
-        folder = Path(self._settings.model).parent
-        return str(reason).replace(f"{folder}{os.sep}", "") if folder.name else str(reason)
+        """The reason without the server's folders: clients see it."""
+        return without_folders(str(reason), Path(self._settings.model), Path(self._settings.prefix_dir))
 
     async def _run_next(self, first: asyncio.Future[Ready]) -> ModelLoadError:
         """Run one engine process to its end; the reason of its end."""

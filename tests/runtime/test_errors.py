@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from runtime import errors
@@ -35,3 +37,16 @@ def test_an_error_crosses_the_pipe_as_its_class(kind: type[errors.GemlaneError])
 def test_an_unknown_code_is_the_root() -> None:
     """A code that the server does not know becomes the root class, so that a newer engine is understood."""
     assert type(errors.from_code("from_the_future", "x")) is errors.GemlaneError
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("/srv/models/base.gguf: no tensors", "base.gguf: no tensors"),
+        ("/srv/models/base.gguf/a.json is missing in '/srv/models/base.gguf'", "a.json is missing in 'base.gguf'"),
+        ("/srv/cache and ./x. stay", "/srv/cache and ./x. stay"),
+    ],
+)
+def test_a_message_for_clients_has_no_folders(message: str, shown: str) -> None:
+    """Paths become names; a path without a name, as an empty setting gives, changes nothing."""
+    assert errors.without_folders(message, Path("/srv/models/base.gguf"), Path(), Path("/")) == shown

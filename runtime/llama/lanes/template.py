@@ -14,7 +14,7 @@ from convert.gguf.types import GgmlType
 from convert.gguf.writer import FilePlan, KeyValue, TensorPlan, write_gguf
 from convert.rules.adapter import ALPHA_KEY
 from convert.rules.gemma import ARCHITECTURE, is_projection
-from runtime.errors import ModelLoadError
+from runtime.errors import ModelLoadError, without_folders
 
 PROBE_RANK = 4
 Shapes = Mapping[str, tuple[int, int]]
@@ -70,5 +70,5 @@ def _write(path: Path, rank: int, tensors: Sequence[TensorPlan]) -> None:
     try:
         write_gguf(path, FilePlan(metadata, tensors), force=True)
     except OutputProblem as error:
-        words = str(error).replace(str(path), path.name)
-        raise ModelLoadError(f"in the folder for temporary files, {words}") from error
+        reason = without_folders(str(error), path)
+        raise ModelLoadError(f"in the folder for temporary files, {reason}") from error

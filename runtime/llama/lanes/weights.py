@@ -22,7 +22,7 @@ from convert.gguf.header import GgufHeader, TensorInfo, read_header
 from convert.gguf.quantisers import Ggml
 from convert.gguf.types import GgmlType
 from convert.rules.adapter import AdapterSummary, check_adapter
-from runtime.errors import IncompatibleAdapter, InvalidAdapter
+from runtime.errors import IncompatibleAdapter, InvalidAdapter, without_folders
 from runtime.llama.lanes.bank import LANE_TYPES, LanePart
 
 _CHUNK_BYTES = 4 << 20
@@ -67,13 +67,13 @@ class AdapterFile:
         try:
             self._file = open_regular(path)
         except ConvertError as error:
-            raise InvalidAdapter(without_folder(error, path)) from error
+            raise InvalidAdapter(without_folders(str(error), path)) from error
         self._opened = self._identity()
         try:
             self._header = read_header(self.open_path)
             self.summary: AdapterSummary = check_adapter(self._header, base)
         except ConvertError as error:
-            message = without_folder(error, self.open_path, self._name)
+            message = str(error).replace(str(self.open_path), self._name)
             self._file.close()
             raise InvalidAdapter(message) from error
 
@@ -157,11 +157,6 @@ class AdapterFile:
         except MalformedFile as error:
             raise InvalidAdapter(f"adapter file {self._name} has become shorter since it was checked") from error
         return np.frombuffer(data, np.uint8)
-
-
-def without_folder(error: ConvertError, path: Path, name: str | None = None) -> str:
-    """Return an error's message with a file's name in place of its path: clients see it, and need no server paths."""
-    return str(error).replace(str(path), name or path.name)
 
 
 def invocation_of(members: Iterable[AdapterFile]) -> tuple[int, ...]:
