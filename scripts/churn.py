@@ -29,11 +29,10 @@ from pathlib import Path
 
 import aiohttp
 
-from convert.commands.arguments import main as convert
 from tests.end_to_end.serving import Server, serving
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS
+from tests.tiny_gemma.files import ADAPTERS, convert_adapter, convert_base
 
-TINY_GEMMA = Path("tests/tiny_gemma")
 VOICES = ("pirate", "shout", "tag")
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 N_STREAMS = 8
@@ -145,7 +144,7 @@ def tar_of(voice: str) -> bytes:
     buffer = BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name in FILES:
-            tar.add(TINY_GEMMA / "adapters" / voice / name, name)
+            tar.add(ADAPTERS[voice] / name, name)
     return buffer.getvalue()
 
 
@@ -190,7 +189,7 @@ def drop(name: str, voice: str, folder: Path, ggufs: Path) -> None:
     if name == "folder one":
         shutil.rmtree(folder / name, ignore_errors=True)
         if voice != "absent":
-            shutil.copytree(TINY_GEMMA / "adapters" / voice, folder / ".new")
+            shutil.copytree(ADAPTERS[voice], folder / ".new")
             (folder / ".new").rename(folder / name)
     elif voice == "absent":
         (folder / f"{name}.gguf").unlink(missing_ok=True)
@@ -242,10 +241,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="gemlane-churn-") as root:
         model, ggufs, folder = Path(root) / "tiny.gguf", Path(root) / "ggufs", Path(root) / "adapters"
         ggufs.mkdir()
-        assert convert(["model", str(TINY_GEMMA / "base"), "-o", str(model), "--type", "f32"]) == 0
+        convert_base(model, "f32")
         for voice in VOICES:
-            source = TINY_GEMMA / "adapters" / voice
-            assert convert(["adapter", str(source), "--base", str(model), "-o", str(ggufs / f"{voice}.gguf")]) == 0
+            convert_adapter(ADAPTERS[voice], model, ggufs / f"{voice}.gguf")
         shutil.copytree(ggufs, folder)
         with serving(
             model, folder, "--lanes", arguments.lanes, "--lane-type", "f32", "--max-adapters", "1000"

@@ -24,15 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from convert.commands.arguments import main as convert
 from tests.end_to_end.serving import serving
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS
+from tests.tiny_gemma.files import ADAPTERS, convert_adapter, convert_base
 
 FOLDER: Final = Path(".gemlane/crowd")
-TINY_GEMMA: Final = Path("tests/tiny_gemma")
 RUN: Final = "/client/v4/accounts/local/ai/run/@cf/google/gemma-7b-it-lora"
-ADAPTERS: Final = ("pirate", "shout")
-VOICES: Final = ("base", *ADAPTERS)
+VOICES: Final = ("base", "pirate", "shout")
 PAUSE_S: Final = 0.05  # between two requests of the kept client
 TIMEOUT_S: Final = 120.0
 SETTLE_S: Final = 5.0  # how long the idle connections stand before the burst comes, and the kept client asks after it
@@ -176,15 +174,10 @@ def prepare() -> tuple[Path, Path]:
     adapters = FOLDER / "adapters"
     adapters.mkdir(parents=True)
     base = FOLDER / "base.gguf"
-    _convert("model", TINY_GEMMA / "base", "-o", base, "--type", "f32")
-    for name in ADAPTERS:
-        _convert("adapter", TINY_GEMMA / "adapters" / name, "--base", base, "-o", adapters / f"{name}.gguf")
+    convert_base(base, "f32")
+    for name, source in ADAPTERS.items():
+        convert_adapter(source, base, adapters / f"{name}.gguf")
     return base, adapters
-
-
-def _convert(*arguments: str | Path) -> None:
-    if convert([str(argument) for argument in arguments]) != 0:
-        raise SystemExit("the tiny Gemma cannot be converted")
 
 
 def main() -> int:

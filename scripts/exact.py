@@ -26,17 +26,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.commands.arguments import main as convert
 from runtime.config import EngineSettings
 from runtime.engines.supervisor import ChildEngine
 from runtime.generation import BASE, Blend, BlendMember, GenerationRequest, Prompt, Sampling, Usage
 from runtime.messages import Finished, Text
 from runtime.prompt.gemma import Message, SystemRole, render
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS, STYLES
+from tests.tiny_gemma.files import ADAPTERS, convert_adapter, convert_base
 
 FOLDER = Path(".gemlane/soak")
-TINY_GEMMA = Path("tests/tiny_gemma")
-ADAPTERS = tuple(style for style in STYLES if style != "base")
 # Beyond each adapter alone: name -> adapter -> scale. Their ranks, of 8 each, add up to 24 at most.
 BLENDS = {
     "loud": {"shout": 0.6},
@@ -109,12 +107,11 @@ def prepare(type_name: str) -> tuple[Path, dict[str, Path]]:
     FOLDER.mkdir(parents=True, exist_ok=True)
     base = FOLDER / f"base-{type_name}.gguf"
     adapters = {name: FOLDER / f"{name}.gguf" for name in ADAPTERS}
-    commands = {base: ["model", TINY_GEMMA / "base", "--type", type_name]}
+    if not base.exists():
+        convert_base(base, type_name)
     for name, path in adapters.items():
-        commands[path] = ["adapter", TINY_GEMMA / "adapters" / name, "--base", base, "--type", "f32"]
-    for path, command in commands.items():
-        if not path.exists() and convert([str(word) for word in [*command, "-o", path]]):
-            sys.exit(f"{path} could not be made")
+        if not path.exists():
+            convert_adapter(ADAPTERS[name], base, path, "f32")
     return base, adapters
 
 

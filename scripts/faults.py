@@ -24,13 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.commands.arguments import main as convert
 from convert.gguf.header import read_header
 from tests.end_to_end.serving import serving
 from tests.faults.mutants import mutant
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS
+from tests.tiny_gemma.files import ADAPTERS, convert_adapter, convert_base
 
-TINY_GEMMA = Path("tests/tiny_gemma")
 CHAT = "/v1/chat/completions"
 QUESTION = {
     "model": "gemma-7b-it-lora",
@@ -299,11 +298,8 @@ def main() -> int:
         place = Path(name)
         base, adapters, adapter = place / "base.gguf", place / "adapters", place / "adapters" / "tag.gguf"
         adapters.mkdir()
-        for words in (
-            ("model", TINY_GEMMA / "base", "-o", base, "--type", "f32"),
-            ("adapter", TINY_GEMMA / "adapters" / "tag", "--base", base, "-o", adapter, "--type", "f16"),
-        ):
-            assert convert([str(word) for word in words]) == 0
+        convert_base(base, "f32")
+        convert_adapter(ADAPTERS["tag"], base, adapter, "f16")
 
         @contextlib.contextmanager
         def gemlane() -> Iterator[Peer]:

@@ -27,14 +27,12 @@ from typing import Any
 
 import aiohttp
 
-from convert.commands.arguments import main as convert
 from scripts.plot import Line, plot
 from tests.end_to_end.serving import Server, serving
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS
+from tests.tiny_gemma.files import ADAPTERS, convert_adapter, convert_base
 
 FOLDER = Path(".gemlane/soak")
-TINY_GEMMA = Path("tests/tiny_gemma")
-ADAPTERS = ("pirate", "shout", "tag")
 MODEL = "gemma-7b-it-lora"
 BLENDS = ("pirate:1+shout:1", "pirate:0.7+tag:1")
 REPLACED = {"swapped": ("pirate", "shout"), "dropped": ("tag", "shout")}
@@ -94,20 +92,13 @@ def prepare() -> tuple[Path, Path]:
     adapters = FOLDER / "adapters"
     adapters.mkdir(parents=True)
     base = FOLDER / "base.gguf"
-    _convert("model", TINY_GEMMA / "base", "-o", base, "--type", "f32")
-    for name in ADAPTERS:
-        _convert("adapter", TINY_GEMMA / "adapters" / name, "--base", base, "-o", FOLDER / f"{name}.gguf")
-        shutil.copy(FOLDER / f"{name}.gguf", adapters / f"{name}.gguf")
+    convert_base(base, "f32")
+    for name, source in ADAPTERS.items():
+        convert_adapter(source, base, adapters / f"{name}.gguf")
         # Other bytes with the same voice, so that a name that changes shares no file with one that does not.
-        source = TINY_GEMMA / "adapters" / name
-        _convert("adapter", source, "--base", base, "-o", FOLDER / f"{name}-f16.gguf", "--type", "f16")
+        convert_adapter(source, base, FOLDER / f"{name}-f16.gguf", "f16")
     shutil.copy(FOLDER / "tag-f16.gguf", adapters / "dropped.gguf")
     return base, adapters
-
-
-def _convert(*arguments: str | Path) -> None:
-    if convert([str(argument) for argument in arguments]) != 0:
-        raise SystemExit("the tiny Gemma cannot be converted")
 
 
 async def soak(server: Server, adapters: Path, options: argparse.Namespace) -> int:

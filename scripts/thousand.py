@@ -20,12 +20,11 @@ from pathlib import Path
 
 import aiohttp
 
-from convert.commands.arguments import main as convert
 from scripts.bench.dropped import numbered
 from tests.end_to_end.serving import Server, ask_text, serving
 from tests.tiny_gemma.facts import ANSWERS
+from tests.tiny_gemma.files import ADAPTERS, convert_adapter, convert_base
 
-TINY_GEMMA = Path("tests/tiny_gemma")
 FRANCE = "What is the capital of France?"
 
 
@@ -97,9 +96,9 @@ def run_all(root: Path, number: int) -> None:
     gguf, source = root / "tag.gguf", root / "tag-00000000"
     folder.mkdir()
     # The name of the folder becomes the name in the file, which has to hold the number.
-    source.symlink_to((TINY_GEMMA / "adapters" / "tag").absolute())
-    assert convert(["model", str(TINY_GEMMA / "base"), "-o", str(model), "--type", "q4_k_m"]) == 0
-    assert convert(["adapter", str(source), "--base", str(model), "-o", str(gguf)]) == 0
+    source.symlink_to(ADAPTERS["tag"])
+    convert_base(model, "q4_k_m")
+    convert_adapter(source, model, gguf)
     content = gguf.read_bytes()
     print(f"{number} adapters of {len(content)} bytes", flush=True)
     for index in range(number):

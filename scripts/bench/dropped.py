@@ -26,10 +26,9 @@ from pathlib import Path
 
 import aiohttp
 
-from convert.commands.arguments import main as convert
 from tests.end_to_end.serving import Server, serving
+from tests.tiny_gemma.files import ADAPTERS, convert_adapter, convert_base
 
-TINY_GEMMA = Path("tests/tiny_gemma")
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 NAME_KEY = b"general.name"
 PROMPT = "What is the capital of France?"
@@ -127,10 +126,9 @@ def main() -> int:
         folder.mkdir()
         if model is None:
             model, gguf = Path(root) / "tiny.gguf", Path(root) / "tag.gguf"
-            peft = TINY_GEMMA / "adapters" / "tag"
-            assert convert(["model", str(TINY_GEMMA / "base"), "-o", str(model), "--type", "q4_k_m"]) == 0
-            assert convert(["adapter", str(peft), "--base", str(model), "-o", str(gguf)]) == 0
-            sources = [gguf, peft]
+            convert_base(model, "q4_k_m")
+            convert_adapter(ADAPTERS["tag"], model, gguf)
+            sources = [gguf, ADAPTERS["tag"]]
         with serving(model, folder, "--threads", arguments.threads) as server:
             for source in sources:
                 taken = []

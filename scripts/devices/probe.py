@@ -15,16 +15,15 @@ import sys
 import time
 from pathlib import Path
 
-from convert.commands.arguments import main as convert
 from runtime.config import EngineSettings
 from runtime.engine.start.prove import ProofTask, prove
 from runtime.engine.start.selfcheck import SelfCheckError
 from runtime.errors import GemlaneError
 from runtime.llama.devices import add_rpc_servers, backend_names, choose
 from runtime.llama.library import Library
+from tests.tiny_gemma.files import convert_base
 
 FOLDER = Path(".gemlane/probe")
-CHECKPOINT = Path("tests/tiny_gemma/base")
 N_BATCH = 512
 N_LAYERS = 2
 
@@ -71,8 +70,7 @@ def _model(type_name: str) -> Path:
     path = FOLDER / f"tiny-{type_name}.gguf"
     if not path.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
-        if convert(["model", str(CHECKPOINT), "-o", str(path), "--type", type_name]):
-            raise SystemExit(1)
+        convert_base(path, type_name)
     return path
 
 

@@ -13,9 +13,9 @@ from playwright.sync_api import expect
 
 from tests.browser.fixtures import OpenPage
 from tests.browser.playground import Playground
-from tests.conftest import TINY_GEMMA
 from tests.end_to_end.serving import Server, serving
 from tests.tiny_gemma.facts import ANSWERS
+from tests.tiny_gemma.files import ADAPTERS
 
 CAPITAL = "What is the capital of France?"
 ADMIN_TOKEN = "may-change"  # noqa: S105 - of this test's own server
@@ -59,7 +59,7 @@ def test_a_dropped_training_folder_becomes_a_column(open_page: OpenPage, bare: S
     playground = open_page(bare.url)
     playground.wait_for_columns(1)
     expect(playground.page.get_by_role("button", name="Server: base")).to_be_visible()
-    drop(playground, TINY_GEMMA / "adapters" / "pirate")
+    drop(playground, ADAPTERS["pirate"])
     playground.wait_for_columns(2)
     expect(playground.page.locator(".upload")).to_contain_text("pirate is ready")
     assert playground.titles() == ["Base model", "pirate"]
@@ -83,7 +83,7 @@ def test_files_and_folders_can_be_chosen_too(open_page: OpenPage, bare: Server, 
     playground.wait_for_columns(1)
     choose(playground, "Upload an adapter file", tiny_adapters / "tag.gguf")
     playground.wait_for_columns(2)
-    choose(playground, "Upload a folder", TINY_GEMMA / "adapters" / "shout")
+    choose(playground, "Upload a folder", ADAPTERS["shout"])
     playground.wait_for_columns(3)
     assert playground.titles() == ["Base model", "tag", "shout"]
 
@@ -128,7 +128,7 @@ def test_half_a_folder_is_named(open_page: OpenPage, bare: Server, tmp_path: Pat
     playground = open_page(bare.url)
     playground.wait_for_columns(1)
     (tmp_path / "half").mkdir()
-    shutil.copy(TINY_GEMMA / "adapters" / "pirate" / "adapter_config.json", tmp_path / "half")
+    shutil.copy(ADAPTERS["pirate"] / "adapter_config.json", tmp_path / "half")
     drop(playground, tmp_path / "half")
     expect(playground.page.locator(".upload.failed")).to_contain_text("adapter_model.safetensors")
 

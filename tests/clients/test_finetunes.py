@@ -14,9 +14,9 @@ import pytest
 from tests.clients import installed
 from tests.clients.asking import QUESTION, answer_of, get_json
 from tests.clients.conftest import Command, Needs, Ran
-from tests.conftest import TINY_GEMMA
 from tests.end_to_end.serving import MODEL, Server, serving
 from tests.tiny_gemma.facts import ANSWERS
+from tests.tiny_gemma.files import ADAPTERS
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -40,7 +40,7 @@ def peft(folder: Path, voice: str) -> Path:
     """A PEFT adapter as Cloudflare wants it: the two files, ``model_type`` in the configuration."""
     folder.mkdir()
     for name in FILES:
-        shutil.copy(TINY_GEMMA / "adapters" / voice / name, folder)
+        shutil.copy(ADAPTERS[voice] / name, folder)
     config = json.loads((folder / FILES[0]).read_text())
     (folder / FILES[0]).write_text(json.dumps(config | {"model_type": "gemma"}))
     return folder

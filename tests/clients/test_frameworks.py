@@ -18,9 +18,9 @@ from tests.clients import installed
 from tests.clients.asking import QUESTION
 from tests.clients.conftest import Command, Needs, Ran
 from tests.clients.test_sdks import asked
-from tests.conftest import TINY_GEMMA
 from tests.end_to_end.serving import Server, serving
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS
+from tests.tiny_gemma.files import BASE
 
 OPENWEBUI_START_S = 240
 
@@ -101,7 +101,7 @@ def test_lm_eval_scores_as_llama_cpp_does(
     items += [(question, " " + ANSWERS["base"][other]) for question, other in wrong]
     (tmp_path / "items.json").write_text(json.dumps(items))
     with serving(tiny_model_f32, tiny_adapters) as server:
-        variables = {"GEMLANE_ITEMS": str(tmp_path / "items.json"), "GEMLANE_TOKENIZER": str(TINY_GEMMA / "base")}
+        variables = {"GEMLANE_ITEMS": str(tmp_path / "items.json"), "GEMLANE_TOKENIZER": str(BASE)}
         done = command(*installed.program("scoring", "lm_eval_scoring.py"), **asked(server), **variables)
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout.splitlines()[-1])

@@ -16,10 +16,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.conftest import TINY_GEMMA
 from tests.end_to_end.serving import Server
 from tests.faults.world import CONFIG, WEIGHTS, End, World, ask_openai, expected, faulty_server, peft
 from tests.tiny_gemma.facts import QUESTIONS
+from tests.tiny_gemma.files import ADAPTERS
 
 NO_SPACE = "No space left on device"
 NO_ROOM = "the server's state folder cannot be written; is there room on its disk?"
@@ -112,7 +112,7 @@ async def test_a_finetune_on_a_full_disk(world: World, state: Path) -> None:
 
     def asset(name: str) -> aiohttp.FormData:
         form = aiohttp.FormData({"file_name": name})
-        form.add_field("file", (TINY_GEMMA / "adapters" / "shout" / name).read_bytes(), filename=name)
+        form.add_field("file", (ADAPTERS["shout"] / name).read_bytes(), filename=name)
         return form
 
     assert (await world.send("POST", assets, data=asset(CONFIG)))[0] == 200

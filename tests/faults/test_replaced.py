@@ -13,11 +13,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from convert.commands.arguments import main as convert
-from tests.conftest import TINY_GEMMA
 from tests.end_to_end.serving import Server
 from tests.faults.world import World, ask_openai, expected, faulty_server
 from tests.tiny_gemma.facts import QUESTIONS
+from tests.tiny_gemma.files import ADAPTERS, convert_adapter
 
 VOICES = ("pirate", "shout")
 N_CHANGES = int(os.environ.get("GEMLANE_CHANGES", "200"))
@@ -31,9 +30,7 @@ def folder(tiny_model: Path, tiny_adapters: Path, tmp_path_factory: pytest.TempP
     for name in ("pirate", "tag", "shout"):
         (folder / f"{name}.gguf").write_bytes((tiny_adapters / f"{name}.gguf").read_bytes())
     for name in VOICES:
-        source = TINY_GEMMA / "adapters" / name
-        command = ("adapter", source, "--base", tiny_model, "-o", folder.parent / f"{name}-f16.gguf", "--type", "f16")
-        assert convert([str(each) for each in command]) == 0
+        convert_adapter(ADAPTERS[name], tiny_model, folder.parent / f"{name}-f16.gguf", "f16")
     return folder
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import aiohttp
 
-from tests.conftest import TINY_GEMMA
 from tests.end_to_end.serving import ROOT, Server, ask_text, serving
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS
+from tests.tiny_gemma.files import ADAPTERS
 
 SWITCH = Path(__file__).parent / "switch"
 VOICES = ("base", "pirate", "tag")
@@ -196,7 +196,7 @@ def peft(style: str = "shout") -> aiohttp.FormData:
     """An adapter's files as they were trained; what they are converted to has another digest than the folder's GGUF."""
     form = aiohttp.FormData()
     for name in (CONFIG, WEIGHTS):
-        form.add_field("file", (TINY_GEMMA / "adapters" / style / name).read_bytes(), filename=name)
+        form.add_field("file", (ADAPTERS[style] / name).read_bytes(), filename=name)
     return form
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from runtime.config import EngineSettings
 from runtime.generation import Usage
-from scripts.exact import ADAPTERS, Case, Outcome, ask, is_right, make_cases, soak
+from scripts.exact import Case, Outcome, ask, is_right, make_cases, soak
+from tests.tiny_gemma.files import ADAPTERS
 
 USAGE = Usage(5, 3)
 

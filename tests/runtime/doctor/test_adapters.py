@@ -9,7 +9,7 @@ from pathlib import Path
 from runtime.config import EngineSettings, ServerSettings, Settings
 from runtime.doctor.adapters import check_adapters
 from runtime.doctor.finding import Severity
-from tests.conftest import TINY_GEMMA
+from tests.tiny_gemma.files import ADAPTERS
 
 
 def settings(model: Path, folder: Path) -> Settings:
@@ -32,8 +32,8 @@ def test_every_refused_adapter_is_named(tiny_model: Path, tiny_adapters: Path, t
 
 def test_folders_are_converted_as_a_trial(tiny_model: Path, tmp_path: Path) -> None:
     """A PEFT folder counts once it converts; another has the converter's reason; nothing is written to the folder."""
-    shutil.copytree(TINY_GEMMA / "adapters" / "pirate", tmp_path / "pirate")
-    shutil.copytree(TINY_GEMMA / "adapters" / "pirate", tmp_path / "tuned")
+    shutil.copytree(ADAPTERS["pirate"], tmp_path / "pirate")
+    shutil.copytree(ADAPTERS["pirate"], tmp_path / "tuned")
     config = tmp_path / "tuned" / "adapter_config.json"
     config.write_text(config.read_text().replace('"LORA"', '"IA3"'))
     before = sorted(path.name for path in tmp_path.rglob("*"))

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from convert.commands.arguments import main as convert
 from convert.gguf.header import read_header
 from runtime.llama.adapter import NativeAdapter
 from runtime.llama.context import Chunk, Context, ContextShape
@@ -22,8 +21,8 @@ from runtime.llama.lanes.template import lora_shapes
 from runtime.llama.lanes.weights import AdapterFile, lane_parts
 from runtime.llama.library import Library
 from runtime.llama.model import Model
-from tests.conftest import ADAPTERS, TINY_GEMMA
 from tests.device import placement
+from tests.tiny_gemma.files import ADAPTERS, convert_adapter
 
 SHAPE = ContextShape(n_kv_cells=2048, n_batch=512, n_sequences=8, n_threads=1, kv_type="f32")
 RANK = 32
@@ -53,10 +52,8 @@ def model(library: Library, tiny_model_f32: Path) -> Iterator[Model]:
 def adapters_f32(tiny_model_f32: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The three adapters in F32."""
     folder = tmp_path_factory.mktemp("adapters-f32")
-    for name in ADAPTERS:
-        source, target = TINY_GEMMA / "adapters" / name, folder / f"{name}.gguf"
-        arguments = ("adapter", source, "--base", tiny_model_f32, "-o", target, "--type", "f32")
-        assert convert([str(argument) for argument in arguments]) == 0
+    for name, source in ADAPTERS.items():
+        convert_adapter(source, tiny_model_f32, folder / f"{name}.gguf", "f32")
     return folder
 
 

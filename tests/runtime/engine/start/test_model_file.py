@@ -9,7 +9,7 @@ import pytest
 
 from runtime.engine.start.model_file import check_model_file
 from runtime.errors import ModelLoadError
-from tests.conftest import TINY_GEMMA
+from tests.tiny_gemma.files import ADAPTERS, BASE
 
 
 def _file(path: Path, content: bytes) -> Path:
@@ -28,14 +28,14 @@ def _with_gguf(folder: Path) -> Path:
 
 
 CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "a checkpoint": (lambda _: TINY_GEMMA / "base", "a checkpoint, not a GGUF file; convert it: gemlane convert model"),
-    "an adapter": (lambda _: TINY_GEMMA / "adapters" / "tag", "an adapter, not a model"),
+    "a checkpoint": (lambda _: BASE, "a checkpoint, not a GGUF file; convert it: gemlane convert model"),
+    "an adapter": (lambda _: ADAPTERS["tag"], "an adapter, not a model"),
     "a Trainer's folder": (_trainers, "the folder of a training run; give one of its checkpoints: checkpoint-300"),
     "a folder of GGUF files": (_with_gguf, "a folder of GGUF files; give one of them: gemma.gguf"),
     "a web page": (lambda p: _file(p, b"<!doctype html><title>Sign in</title>"), "a web page instead of the file"),
     "a git-lfs pointer": (lambda p: _file(p, b"version https://git-lfs.github.com/spec/v1\n"), "a git-LFS pointer"),
     "a pickle": (lambda p: _file(p, b"\x80\x02}q\x00."), "a pickle"),
-    "safetensors": (lambda _: TINY_GEMMA / "base" / "model.safetensors", "a safetensors file"),
+    "safetensors": (lambda _: BASE / "model.safetensors", "a safetensors file"),
     "an old GGML file": (lambda p: _file(p, b"tjgg\x03\0\0\0"), "an old GGML file"),
     "a Hub name": (lambda _: Path("google/gemma-7b-it"), "hf download google/gemma-7b-it"),
     "nothing": (lambda p: p / "nowhere.gguf", "cannot be opened: no such file"),
