@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Until a draft was verified, every second token is expected to be accepted: as if one of two had been.
+# Where nothing is known, every second token is expected to be accepted: as if one of two had been.
 _EXPECTED_TRIED, _EXPECTED_RIGHT = 2.0, 1.0
 # What is known fades by this factor a step: after some fifty steps without a draft, another one is worth a trial.
 _FADING = 0.98
@@ -19,10 +19,15 @@ class Acceptance:
         self._pause = 0
         self._n_left = 0
 
-    @property
-    def probability(self) -> float:
-        """That a drafted token is accepted if those before it are; more than 0, less than 1."""
-        return (self._n_accepted + _EXPECTED_RIGHT) / (self._n_tried + _EXPECTED_TRIED)
+    def probability(self, n_agreeing: int = 0) -> float:
+        """That a drafted token is accepted if those before it are; more than 0, less than 1.
+
+        Args:
+            n_agreeing: tokens that came as the passage has them that the draft continues. As far as fewer tokens were
+                drafted lately, each counts as an accepted one.
+        """
+        n_more = max(0.0, n_agreeing - self._n_tried)
+        return (self._n_accepted + n_more + _EXPECTED_RIGHT) / (self._n_tried + n_more + _EXPECTED_TRIED)
 
     def step(self) -> bool:
         """Begin the next step; return whether it may have a draft."""

@@ -27,6 +27,10 @@ class _Drafting:
     ngrams: Ngrams
     acceptance: Acceptance
 
+    def offer(self, n_tokens: int) -> Offer:
+        """The first ``n_tokens`` of the last draft, and how likely they are."""
+        return Offer(n_tokens, self.acceptance.probability(self.ngrams.n_more_equal))
+
 
 class Drafter:
     """Owns what is known of each sequence that may draft, and of what steps cost."""
@@ -63,9 +67,7 @@ class Drafter:
         drafts = {part: draft for part in batch if (draft := self._draft(part.sequence))}
         if not drafts:
             return batch
-        offers = [
-            Offer(len(draft), self._drafting[part.sequence].acceptance.probability) for part, draft in drafts.items()
-        ]
+        offers = [self._drafting[part.sequence].offer(len(draft)) for part, draft in drafts.items()]
         room = min(self._limits.n_scored, self._limits.n_batch - len(batch))
         granted = dict(zip(drafts, share_out(offers, len(batch), room, self._costs.cost), strict=True))
         for part, n_tokens in granted.items():

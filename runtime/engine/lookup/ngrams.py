@@ -8,8 +8,8 @@ from itertools import takewhile
 
 N = 3
 """Tokens that have to be equal: by chance two often are, and with four a draft begins later in each quotation."""
-MAX_EQUAL = 16
-"""Tokens that are compared, at most, to see how far two passages agree."""
+# Tokens that are compared, at most, to see how far two passages agree.
+_MAX_EQUAL = 16
 
 
 class _Index:
@@ -70,6 +70,11 @@ class Ngrams:
         places = self._own.find((*run, *draft)[-N:]) if len(draft) < n_tokens else []
         return draft + self._repeat(places[-1], draft, n_tokens - len(draft)) if places else draft
 
+    @property
+    def n_more_equal(self) -> int:
+        """Tokens that agree before the ``N`` that have to, where the last draft comes from; 13 at most."""
+        return self._n_equal(self._source, self._place) - N if self._place else 0
+
     def _repeat(self, place: int, draft: list[int], n_tokens: int) -> list[int]:
         """The ``n_tokens`` that follow ``place`` in the sequence, which goes on with a draft and then with them."""
         passage = [*self._tokens[place : place + n_tokens], *draft]
@@ -106,6 +111,6 @@ class Ngrams:
 
     def _n_equal(self, source: _Index, place: int) -> int:
         """Tokens before a place that equal the last ones of the sequence, as far as they are compared."""
-        mine, others = self._tokens[-MAX_EQUAL:], source.tokens[max(0, place - MAX_EQUAL) : place]
+        mine, others = self._tokens[-_MAX_EQUAL:], source.tokens[max(0, place - _MAX_EQUAL) : place]
         pairs = zip(reversed(mine), reversed(others), strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -20,12 +20,12 @@ def n_drafts(acceptance: Acceptance, n_steps: int, n_accepted: int) -> int:
 def test_right_drafts_are_expected_to_go_on() -> None:
     """The estimate begins at a half and grows with each right draft."""
     acceptance = Acceptance()
-    assert acceptance.probability == 0.5
+    assert acceptance.probability() == 0.5
     seen = [0.5]
     for _ in range(5):
         assert acceptance.step()
         acceptance.verified(3, 3)
-        seen.append(acceptance.probability)
+        seen.append(acceptance.probability())
     assert seen == sorted(set(seen))
     assert seen[-1] > 0.9
 
@@ -54,19 +54,19 @@ def test_a_draft_that_does_not_pay_is_not_offered_at_once() -> None:
     acceptance = Acceptance()
     acceptance.refused()
     assert [acceptance.step() for _ in range(4)] == [False, False, False, True]
-    assert acceptance.probability == 0.5
+    assert acceptance.probability() == 0.5
 
 
 def test_what_is_known_fades() -> None:
     """Three hundred steps without a draft bring the estimate back near a half."""
     acceptance = Acceptance()
     n_drafts(acceptance, 50, n_accepted=1)
-    assert acceptance.probability == pytest.approx(0.5, abs=0.01), "one right, one wrong each time"
+    assert acceptance.probability() == pytest.approx(0.5, abs=0.01), "one right, one wrong each time"
     n_drafts(acceptance, 50, n_accepted=3)
-    high = acceptance.probability
+    high = acceptance.probability()
     for _ in range(300):
         acceptance.step()
-    assert high > 0.8 > 0.6 > acceptance.probability > 0.5
+    assert high > 0.8 > 0.6 > acceptance.probability() > 0.5
 
 
 def test_tokens_after_a_wrong_one_say_nothing() -> None:
@@ -74,4 +74,14 @@ def test_tokens_after_a_wrong_one_say_nothing() -> None:
     one, other = Acceptance(), Acceptance()
     one.verified(2, 1)
     other.verified(16, 1)
-    assert one.probability == other.probability == 0.5
+    assert one.probability() == other.probability() == 0.5
+
+
+def test_agreement_counts_until_drafts_were_tried() -> None:
+    """Tokens that agree before the first draft are as many accepted ones; later the drafts themselves tell more."""
+    acceptance = Acceptance()
+    assert [acceptance.probability(n) for n in (0, 1, 13)] == [1 / 2, 2 / 3, 14 / 15]
+    acceptance.verified(3, 0)
+    assert acceptance.probability(13) == pytest.approx(13 / 15), "one of 13 was tried, and rejected"
+    acceptance.verified(30, 15)
+    assert acceptance.probability(13) == acceptance.probability()

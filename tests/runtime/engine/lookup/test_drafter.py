@@ -76,6 +76,21 @@ def test_a_draft_leaves_room_for_the_token_after_it(max_tokens: int, n_drafted: 
     assert sequence.n_computed + 1 + len(draft) <= max(sequence.n_cells_max, sequence.n_computed + 1)
 
 
+@pytest.mark.parametrize(("n_equal", "n_drafted"), [(3, 0), (6, 0), (12, 3)])
+def test_a_long_agreement_is_worth_a_dear_draft(n_equal: int, n_drafted: int) -> None:
+    """Where four tokens take three times as long as one, the first draft waits until many tokens agree."""
+    passage = list(range(20))
+    sequence = answering([*passage, *passage[15 - n_equal : 15]])
+    drafter = Drafter(LIMITS, {END})
+    drafter.begin(sequence)
+    part = BatchPart(sequence, 1)
+    for _ in range(4):
+        for width, elapsed_ms in ((1, 100.0), (4, 300.0), (8, 600.0), (12, 900.0), (16, 1200.0)):
+            drafter.observe([dataclasses.replace(part, draft=tuple(range(width - 1)))], elapsed_ms)
+    (extended,) = drafter.extend([part])
+    assert extended.draft == (15, 16, 17)[:n_drafted]
+
+
 def test_nothing_is_drafted_from_an_end_on() -> None:
     """A token that ends answers is no part of a draft, and neither is what follows it."""
     tokens = [1, 2, 3, 4, 5, 6, END, 8, 9, 10, 1, 2, 3]

@@ -132,6 +132,17 @@ def test_the_sequence_is_followed_where_the_guess_does_not_know_it() -> None:
     assert Ngrams(tokens, guess=[7, 8, 9, 10]).follow(5) == [1, 2, 3, 1, 2]
 
 
+def test_agreement_is_counted_beyond_the_run() -> None:
+    """Tokens before the three that have to be equal, in the passage that is followed, as far as they agree too."""
+    passage = list(range(10, 40))
+    for n, expected in ((3, 0), (4, 1), (9, 6), (16, 13), (25, 13)):
+        ngrams = Ngrams([*passage, 0, *passage[25 - n : 25]])
+        assert ngrams.follow(2) == passage[25:27]
+        assert ngrams.n_more_equal == expected
+    new = Ngrams([1, 2, 3, 4, 5])
+    assert (new.follow(2), new.n_more_equal) == ([], 0)
+
+
 def windows(tokens: list[int]) -> set[tuple[int, ...]]:
     """Return each run of a list with the token that follows it."""
     return {tuple(tokens[end - N : end + 1]) for end in range(N, len(tokens))}
