@@ -10,13 +10,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from runtime.bench.endpoints import PATHS
 from runtime.bench.schedule import PlannedRequest
 from runtime.bench.target import LoadTarget
 from runtime.commands.stream import error_words, open_response
 from runtime.errors import GemlaneError
 
 _EVENT: Final = b"data: "
-PATHS: Final = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.commands.adapter_client import ask, path_of, upload
-from runtime.commands.chat import add_address, address_of
+from runtime.commands.address import add_address
 from runtime.commands.columns import n_cells, pad
-from runtime.commands.stream import Address
+from runtime.commands.stream import Address, address_of
 from runtime.errors import GemlaneError
 
 _EPILOG: Final = """\

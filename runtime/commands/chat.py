@@ -16,9 +16,10 @@ from types import ModuleType
 from typing import Any, Final, TextIO
 
 from runtime.commands import columns
+from runtime.commands.address import add_address
 from runtime.commands.columns import Column
 from runtime.commands.conversation import Chat
-from runtime.commands.stream import Address, StreamedAnswer, get_json, read_token
+from runtime.commands.stream import StreamedAnswer, address_of, get_json
 from runtime.errors import GemlaneError
 
 try:
@@ -55,27 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longest answer")
     parser.add_argument("--seed", type=int, metavar="N", help="repeats an answer")
     parser.add_argument("prompt", nargs="*", metavar="PROMPT", help="answer this alone and end; - reads standard input")
-
-
-def add_address(parser: argparse.ArgumentParser) -> None:
-    """Declare where the server is."""
-    parser.add_argument(
-        "--url",
-        default=os.environ.get("GEMLANE_URL", "http://127.0.0.1:8080"),
-        help="the server's address, also unix:PATH (default: GEMLANE_URL, else %(default)s)",
-    )
-    parser.add_argument("--token-file", metavar="FILE", help="file whose first token is sent (default: GEMLANE_TOKEN)")
-    parser.add_argument("--ca-file", default="", metavar="FILE", help="certificates to trust for https, in PEM")
-
-
-def address_of(arguments: argparse.Namespace) -> Address:
-    """Where the server is, as the arguments and the environment say.
-
-    Raises:
-        GemlaneError: the token file cannot be read.
-    """
-    token = read_token(arguments.token_file) if arguments.token_file else os.environ.get("GEMLANE_TOKEN", "")
-    return Address(arguments.url.rstrip("/"), token, arguments.ca_file)
 
 
 def run(arguments: argparse.Namespace) -> int:

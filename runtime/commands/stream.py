@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import http.client
 import json
+import os
 import socket
 import ssl
 import time
@@ -190,6 +192,16 @@ def error_words(body: Any) -> str:
     """The message of an error in OpenAI's shape."""
     error = body.get("error") if isinstance(body, dict) else None
     return str(error.get("message", error)) if isinstance(error, dict) else str(body)
+
+
+def address_of(arguments: argparse.Namespace) -> Address:
+    """Where the server is, as the arguments and the environment say.
+
+    Raises:
+        GemlaneError: the token file cannot be read.
+    """
+    token = read_token(arguments.token_file) if arguments.token_file else os.environ.get("GEMLANE_TOKEN", "")
+    return Address(arguments.url.rstrip("/"), token, arguments.ca_file)
 
 
 def read_token(path: str) -> str:

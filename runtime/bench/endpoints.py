@@ -1,0 +1,8 @@
+"""The endpoints of OpenAI's API that a load can be sent to."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PATHS: Final = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+"""The word of ``gemlane bench --endpoint`` -> its path."""
