@@ -96,7 +96,7 @@ def deploy(settings: Settings, max_in_flight: int, router: type[Any]) -> Applica
 
 
 def leave(application: Application | None, *, is_ours: bool) -> None:
-    """Delete the application, and end the Ray that was started for it."""
+    """Delete the application, if it can be, and end the connection to Ray, or the Ray that was started for it."""
     if not ray.is_initialized():
         return
     if application is not None and not is_ours:

@@ -39,10 +39,12 @@ _READY_TIMEOUT_S: Final = 60.0
 """How long a request waits at least for a replica that takes it."""
 _STOP_TIMEOUT_S: Final = 10.0
 _PLACING_S: Final = 30.0
-_MAX_HEAD_FAILURES: Final = 3
 _HEAD_TIMEOUT_S: Final = 3.0
-_GRACE_S: Final = 20.0
-"""How long a head may be silent; after 60 s Ray would end this process without a word."""
+_HEAD_LOST_S: Final = 5.0
+"""How long the head does not answer before requests are refused."""
+_HEAD_GONE_S: Final = 15.0
+"""How long it does not answer before the server ends. Ray would end this process after 60 s, and takes 7 to 31 s of
+them to shut down."""
 _LOADING: Final = "the model is being loaded; try again in a moment"
 _UNAVAILABLE: Final = {
     EngineState.FAILED: "the cluster does not answer; try again in a moment",
@@ -70,7 +72,7 @@ class RayEngine:
         self._members = Members(settings.cluster.replicas)
         self._application: Application | None = None
         self._deploying: asyncio.Task[Application] | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: tuple[asyncio.Task[None], ...] = ()
         self._head_lost = asyncio.Event()
         self._n_in_flight = 0
         self._drain_rate = DrainRate()
@@ -113,33 +115,43 @@ class RayEngine:
         self._application = await asyncio.shield(self._deploying)
         _take_sigterm_back()
         first: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
-        self._watching = asyncio.create_task(self._watch(self._application, first), name="replicas")
+        self._watching = (
+            asyncio.create_task(self._watch(self._application, first), name="replicas"),
+            asyncio.create_task(self._watch_head(self._application.head), name="head"),
+        )
         return await asyncio.shield(first)
 
     async def wait_lost(self) -> EngineError:
         """See `ManagedEngine.wait_lost`; without its head no replica is replaced, and Ray ends the processes soon."""
         await self._head_lost.wait()
+        if self._is_ours:
+            return EngineError("the Ray of this server does not answer any more; start the server again")
         head = self._application.head if self._application is not None else ""
         return EngineError(
             f"the head of the Ray cluster at {head} does not answer any more; start Ray there again (ray start "
             "--head), join the other machines to it, and start this server again"
         )
 
+    @property
+    def _is_ours(self) -> bool:
+        """Whether Ray was started by this process."""
+        return not self._settings.cluster.ray_address
+
     async def stop(self) -> None:
         """See `ManagedEngine.stop`."""
         self._members.stop()
         self._adapters.close()
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in self._watching:
+            task.cancel()
         if self._deploying is not None:
             with suppress(GemlaneError):
                 self._application = await self._deploying
             self._deploying = None
-            if self._application is not None:
+            application = None if self._members.is_head_lost else self._application
+            if application is not None:
                 with suppress(TimeoutError, *_LOST):
-                    await self._application.handle.broadcast("stop").results_async(timeout_s=_STOP_TIMEOUT_S)
-            is_ours = not self._settings.cluster.ray_address
-            await asyncio.to_thread(leave, self._application, is_ours=is_ours)
+                    await application.handle.broadcast("stop").results_async(timeout_s=_STOP_TIMEOUT_S)
+            await asyncio.to_thread(leave, application, is_ours=self._is_ours)
 
     # Answers
 
@@ -268,18 +280,28 @@ class RayEngine:
 
     async def _watch(self, application: Application, first: asyncio.Future[Ready]) -> None:
         """Ask every replica for its state, again and again, until cancelled."""
-        n_failures, asked_at, is_told = 0, asyncio.get_running_loop().time(), False
+        clock = asyncio.get_running_loop().time
+        deadline, is_placed = clock() + _PLACING_S, False
         while True:
-            reports = await self._ask(application)
-            if not (reports or is_told) and asyncio.get_running_loop().time() - asked_at > _PLACING_S:
+            reports = None if self._members.is_head_lost else await self._ask(application)
+            is_placed = is_placed or bool(reports)
+            if not is_placed and clock() > deadline:
                 log.warning("Ray has placed no replica yet; ray status shows what each machine has left")
-                is_told = True
-            n_failures = 0 if await _answers(application.head) else n_failures + 1
-            self._members.note_head(application.head, is_lost=n_failures >= _MAX_HEAD_FAILURES)
-            if n_failures >= _MAX_HEAD_FAILURES + _GRACE_S / _POLL_S:
-                self._head_lost.set()
+                deadline = math.inf
             if reports is not None:
                 self._take(reports, first)
+            await asyncio.sleep(_POLL_S)
+
+    async def _watch_head(self, address: str) -> None:
+        """Ask the cluster's head whether it is there, again and again, until cancelled."""
+        clock = asyncio.get_running_loop().time
+        answered_at = clock()
+        while True:
+            if await _answers(address):
+                answered_at = clock()
+            self._members.note_head(address, is_lost=clock() - answered_at > _HEAD_LOST_S)
+            if clock() - answered_at > _HEAD_GONE_S:
+                self._head_lost.set()
             await asyncio.sleep(_POLL_S)
 
     async def _ask(self, application: Application) -> list[Report] | None:

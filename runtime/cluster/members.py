@@ -108,6 +108,11 @@ class Members:
             last_start_s=max((status.last_start_s for status in statuses), default=0.0),
         )
 
+    @property
+    def is_head_lost(self) -> bool:
+        """Whether the cluster's head does not answer."""
+        return bool(self._lost_head)
+
     def stop(self) -> None:
         """The server ends."""
         self._is_stopped = True

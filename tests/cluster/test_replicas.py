@@ -134,33 +134,6 @@ async def test_a_replica_killed_under_load_costs_nothing_but_its_streams(
         assert len(server.engine_pids()) == 2
 
 
-async def test_a_lost_head_is_told(tiny_model: Path, tiny_adapters: Path, session: aiohttp.ClientSession) -> None:
-    """Without Ray's head /ready is 503, /health and the log name the head, and requests end with 503 at once."""
-    with serving(tiny_model, tiny_adapters, *REPLICAS) as server:
-        (head,) = pids_of(server, b"gcs/gcs_server")
-        os.kill(head, signal.SIGKILL)
-        health = await eventually(session, server, lambda health: health["status"] == "failed")
-        assert "the head of the Ray cluster at 127.0.0.1:" in health["engine"]["reason"]
-        async with session.get(f"{server.url}/ready") as response:
-            assert response.status == 503
-        async with session.post(server.run_url, data=json.dumps({"prompt": CAPITAL})) as response:
-            assert response.status == 503
-    assert any("does not answer" in line for line in server.log)
-
-
-def test_a_killed_server_leaves_no_ray_behind(tiny_model: Path, tiny_adapters: Path) -> None:
-    """The processes of a Ray of the server's own end with a server that is killed."""
-    with serving(tiny_model, tiny_adapters, *REPLICAS) as server:
-        ours = [pid for pid in pids_of(server, b"") if pid != server.process.pid]
-        assert len(ours) > 4
-        server.process.kill()
-        server.process.wait()
-        deadline = time.monotonic() + 120  # two of Ray's agents look for its head for a minute first
-        while (left := [pid for pid in ours if is_alive(pid)]) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert left == []
-
-
 def test_without_a_cluster_there_is_one_clear_line(tiny_model: Path) -> None:
     """An address where no Ray runs is a line that names the flag and the address, and status 2."""
     done = run_gemlane(

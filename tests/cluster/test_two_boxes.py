@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.processes import RAY
 from tests.end_to_end.serving import COMMAND, environment
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS
 
@@ -25,7 +25,6 @@ HEAD, OTHER = "10.77.0.1", "10.77.0.2"
 PORT = 6399
 URL = "http://127.0.0.1:8080"
 RUN = f"{URL}/client/v4/accounts/a/ai/run/@cf/google/gemma-7b-it-lora"
-RAY = (sys.executable, "-m", "ray.scripts.scripts")
 START_TIMEOUT_S = 120
 END_TIMEOUT_S = 10
 
