@@ -25,7 +25,7 @@ from runtime.engines.drain import DrainRate
 from runtime.engines.ledger import MAX_RUNS
 from runtime.engines.protocol import GenerationEvent, Replica, Restarted
 from runtime.engines.states import EngineState, EngineStatus
-from runtime.errors import EngineDied, EngineError, EngineUnavailable, GemlaneError, ModelLoadError, Overloaded
+from runtime.errors import EngineDied, EngineError, EngineUnavailable, GemlaneError, ModelLoadError
 from runtime.generation import GenerationRequest
 from runtime.messages import Finished, PromptScores, Ready, Stats, Text
 
@@ -161,7 +161,7 @@ class RayEngine:
     ) -> AsyncIterator[AsyncGenerator[GenerationEvent, None]]:
         """See `Engine.generate`."""
         if self._n_in_flight >= self._max_in_flight:
-            raise self._overloaded()
+            raise self._drain_rate.overloaded(self._n_in_flight, asyncio.get_running_loop().time())
         if self._application is None or self.status.state in _UNAVAILABLE:
             raise EngineUnavailable(_UNAVAILABLE.get(self.status.state, _LOADING))
         self._n_in_flight += 1
@@ -173,12 +173,6 @@ class RayEngine:
             await events.aclose()
             self._n_in_flight -= 1
             self._adapters.end_use(request.blend)
-
-    def _overloaded(self) -> Overloaded:
-        retry_s = self._drain_rate.retry_after_s(self._n_in_flight, asyncio.get_running_loop().time())
-        return Overloaded(
-            f"{self._n_in_flight} requests are running or waiting already; try again in {retry_s} s", retry_s
-        )
 
     async def _follow(
         self, request: GenerationRequest, application: Application, *, can_restart: bool
@@ -322,7 +316,7 @@ class RayEngine:
         """Note who is there; offer everything when a replica joins."""
         for report in reports:
             for line in report.log:
-                logging.getLogger(line.logger).log(line.level, "replica %d: %s", report.rank, line.message)
+                logging.getLogger(line.logger).log(line.level, "replica %s: %s", report.replica.name, line.message)
         if self._members.take(reports, asyncio.get_running_loop().time()):
             for callback in self._on_ready:
                 callback()

@@ -43,7 +43,7 @@ class Members:
     @property
     def ready_ids(self) -> list[str]:
         """Those whose engine is ready."""
-        return [name for name, member in self._members.items() if member.report.ready is not None]
+        return [name for name, member in self._members.items() if member.report.replica.ready is not None]
 
     @property
     def ready(self) -> Ready | None:
@@ -58,11 +58,8 @@ class Members:
     @property
     def replicas(self) -> tuple[Replica, ...]:
         """Sorted by rank."""
-        reports = sorted((member.report for member in self._members.values()), key=lambda report: report.rank)
-        return tuple(
-            Replica(str(report.rank), report.node, report.status, report.ready, report.stats, report.n_restarts)
-            for report in reports
-        )
+        replicas = (member.report.replica for member in self._members.values())
+        return tuple(sorted(replicas, key=lambda replica: int(replica.name)))
 
     @property
     def failure(self) -> str:
@@ -142,21 +139,21 @@ class Members:
             member.report = report
             if report.failure and report.failure not in self._failures:
                 self._failures.add(report.failure)
-                log.error("replica %d on %s cannot start: %s", report.rank, report.node, report.failure)
-        joined = [self._members[replica_id].report for replica_id in self.ready_ids if replica_id not in before]
+                log.error("replica %s cannot start: %s", _place(report.replica), report.failure)
+        joined = [self._members[name].report.replica for name in self.ready_ids if name not in before]
         if joined:
             self._has_served = True
             self._served_since = self._served_since or now
-        for report in joined:
-            log.info("replica %d on %s is ready", report.rank, report.node)
+        for replica in joined:
+            log.info("replica %s is ready", _place(replica))
         return bool(joined)
 
     def _drop(self, present: set[str]) -> None:
         for replica_id in set(self._members) - present:
-            report = self._members.pop(replica_id).report
+            lost = self._members.pop(replica_id).report.replica
             self._n_lost += 1
-            self._n_lost_restarts += report.n_restarts
-            log.warning("replica %d on %s is gone", report.rank, report.node)
+            self._n_lost_restarts += lost.n_restarts
+            log.warning("replica %s is gone", _place(lost))
 
     # Adapters
 
@@ -174,3 +171,8 @@ class Members:
         """An adapter is being removed everywhere."""
         for member in self._members.values():
             member.adapters.pop(digest, None)
+
+
+def _place(replica: Replica) -> str:
+    """A replica and its machine."""
+    return f"{replica.name} on {replica.node}"

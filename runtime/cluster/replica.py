@@ -156,19 +156,9 @@ class EngineReplica:
     async def report(self) -> Report:
         """The state now, and what was logged since the last report."""
         self._asked.set()
-        engine = self._engine
-        return Report(
-            replica_id=self._id,
-            rank=_rank(),
-            node=self._node,
-            status=engine.status,
-            ready=engine.ready,
-            stats=engine.stats,
-            n_restarts=engine.n_restarts,
-            loaded=self._loaded,
-            failure=self._failure,
-            log=self._log.take(),
-        )
+        (engine,) = self._engine.replicas
+        replica = dataclasses.replace(engine, name=str(_rank()), node=self._node)
+        return Report(self._id, replica, self._loaded, self._failure, self._log.take())
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """What the router needs to know; Ray Serve asks for it."""

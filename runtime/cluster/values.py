@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runtime.config import EngineSettings
-from runtime.engines.protocol import GenerationEvent
-from runtime.engines.states import EngineStatus
+from runtime.engines.protocol import GenerationEvent, Replica
 from runtime.errors import GemlaneError
-from runtime.messages import Ready, Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +43,8 @@ class Report:
 
     replica_id: str
     """Never used again by Ray."""
-    rank: int
-    """Taken over by the replica that replaces this one."""
-    node: str
-    """The address of its machine."""
-    status: EngineStatus
-    ready: Ready | None
-    stats: Stats | None
-    n_restarts: int
+    replica: Replica
+    """As the server shows it; its name is the rank that Ray gave it."""
     loaded: float
     """How much of the model file has been read, 0 to 1."""
     failure: str

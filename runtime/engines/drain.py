@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from runtime.errors import Overloaded
+
 _N_ENDS = 32
 MIN_RETRY_S, MAX_RETRY_S = 1, 60
 
@@ -25,3 +27,8 @@ class DrainRate:
             return MIN_RETRY_S
         s_per_end = (now - self._ended_at[0]) / len(self._ended_at)
         return min(max(math.ceil(n_requests * s_per_end), MIN_RETRY_S), MAX_RETRY_S)
+
+    def overloaded(self, n_requests: int, now: float) -> Overloaded:
+        """What a request is refused with while ``n_requests`` are in flight, as many as there may be."""
+        retry_s = self.retry_after_s(n_requests, now)
+        return Overloaded(f"{n_requests} requests are running or waiting already; try again in {retry_s} s", retry_s)

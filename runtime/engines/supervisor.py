@@ -23,7 +23,6 @@ from runtime.errors import (
     EngineUnavailable,
     GemlaneError,
     ModelLoadError,
-    Overloaded,
     without_folders,
 )
 from runtime.generation import GenerationRequest
@@ -138,7 +137,7 @@ class ChildEngine:
     ) -> AsyncIterator[AsyncGenerator[GenerationEvent, None]]:
         """See `Engine.generate`."""
         if self.n_in_flight >= self._max_in_flight:
-            raise self._overloaded()
+            raise self._drain_rate.overloaded(self.n_in_flight, _now())
         if self._supervisor is None or self._supervision.state in (EngineState.FAILED, EngineState.STOPPED):
             raise self._unavailable()
         ticket = self._ledger.add(request, _now(), can_restart=can_restart)
@@ -153,12 +152,6 @@ class ChildEngine:
             if self._ledger.remove(request.request_id):
                 self._send(messages.Cancel(request.request_id))
             self._pass_on()
-
-    def _overloaded(self) -> Overloaded:
-        retry_s = self._drain_rate.retry_after_s(self.n_in_flight, _now())
-        return Overloaded(
-            f"{self.n_in_flight} requests are running or waiting already; try again in {retry_s} s", retry_s
-        )
 
     def _limit_wait(self, ticket: Ticket | None = None) -> asyncio.TimerHandle:
         """Refuse a request, or all that wait, if the engine's start takes too long from now."""

@@ -11,6 +11,7 @@ import pytest
 from runtime.cluster.members import Members
 from runtime.cluster.totals import total
 from runtime.cluster.values import Report
+from runtime.engines.protocol import Replica
 from runtime.engines.states import EngineState, EngineStatus
 from runtime.generation import BASE, Blend, BlendMember
 from runtime.messages import LaneStats, Stats
@@ -34,20 +35,15 @@ STATS = Stats(
 )
 
 
-def report(rank: int, replica_id: str = "", status: EngineStatus = SERVING, failure: str = "") -> Report:
+def report(
+    rank: int, replica_id: str = "", status: EngineStatus = SERVING, failure: str = "", n_restarts: int = 0
+) -> Report:
     """What a replica says; one that serves has loaded the model."""
-    return Report(
-        replica_id=replica_id or f"id-{rank}",
-        rank=rank,
-        node=f"10.0.0.{rank}",
-        status=status,
-        ready=READY if status.is_serving else None,
-        stats=STATS if status.is_serving else None,
-        n_restarts=0,
-        loaded=1.0,
-        failure=failure,
-        log=(),
+    has_engine = status.is_serving
+    replica = Replica(
+        str(rank), f"10.0.0.{rank}", status, READY if has_engine else None, STATS if has_engine else None, n_restarts
     )
+    return Report(replica_id or f"id-{rank}", replica, 1.0, failure, ())
 
 
 def state_of(members: Members) -> EngineState:
@@ -94,7 +90,7 @@ def test_a_lost_replica_is_counted_and_logged(caplog: pytest.LogCaptureFixture) 
     """What it had counted stays in the sums, and its replacement has its name."""
     caplog.set_level(logging.INFO)
     members = Members(2)
-    members.take([report(0), dataclasses.replace(report(1), n_restarts=3)], 1.0)
+    members.take([report(0), report(1, n_restarts=3)], 1.0)
     members.note_adapter("id-1", "a" * 64, Path("pirate.gguf"))
     members.take([report(0)], 2.0)
     assert members.n_restarts == 4
