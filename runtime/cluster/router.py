@@ -17,6 +17,8 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._n_requests: Counter[ReplicaID] = Counter()
+        self._n_chosen: Counter[ReplicaID] = Counter()
+        """Requests that a replica was chosen for and that were not sent yet: others may be routed before they are."""
         self._warmth = Warmth()
 
     async def choose_replicas(
@@ -35,20 +37,24 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]
         key = key_of(request)
         loads = [self._load_of(replica, key) for replica in candidate_replicas]
         ranked = [candidate_replicas[index] for index in order(key, loads)]
-        if ranked:  # noted now, so that the next request for the blend follows before the replica has answered
+        if ranked:  # noted now, so that the next request follows before this one is sent
             n_lanes = int(ranked[0].routing_stats.get("n_lanes", 1))
             self._warmth.note(ranked[0].replica_id.unique_id, key, n_lanes)
+            self._n_chosen[ranked[0].replica_id] += 1
         return [[replica] for replica in ranked]
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        """Forget the replicas that are gone."""
+        """Forget the replicas that are gone, and choices whose requests were never sent."""
         super().update_replicas(replicas)
+        self._n_chosen.clear()
         self._warmth.keep([replica.replica_id.unique_id for replica in replicas])
 
     def on_send_request(self, replica_id: ReplicaID) -> None:
         """Count one more request of the replica."""
         super().on_send_request(replica_id)
         self._n_requests[replica_id] += 1
+        if self._n_chosen[replica_id]:
+            self._n_chosen[replica_id] -= 1
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """Count one less."""
@@ -62,7 +68,7 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]
         stats = replica.routing_stats
         return ReplicaLoad(
             name=str(stats.get("rank", replica.replica_id.unique_id)),
-            n_requests=self._n_requests[replica.replica_id],
+            n_requests=self._n_requests[replica.replica_id] + self._n_chosen[replica.replica_id],
             is_serving=bool(stats.get("is_serving", False)),
             is_warm=self._warmth.is_warm(replica.replica_id.unique_id, key),
             n_parallel=int(stats.get("n_parallel", 1)),
