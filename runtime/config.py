@@ -100,7 +100,7 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """What the web process needs to know besides."""
+    """What only the web process needs to know."""
 
     host: str = option("127.0.0.1", "address to listen on; anything but loopback asks for a token", metavar="ADDRESS")
     port: int = option(8080, "port to listen on", metavar="PORT")
@@ -261,7 +261,7 @@ def choices(arguments: argparse.Namespace, environment: Mapping[str, str] = os.e
 
 
 def _warn_of_unknown_variables(environment: Mapping[str, str], known: Set[str]) -> None:
-    """Log variables that look like settings and are none, such as a misspelled one."""
+    """Log environment variables that look like settings but are not, such as misspelled ones."""
     for variable in sorted(environment):
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
         if variable.startswith(ENVIRONMENT_PREFIX) and name not in {*known, *_NO_SETTINGS}:
@@ -357,7 +357,7 @@ def _check(settings: Settings) -> None:
 
 
 def _check_devices(engine: EngineSettings) -> None:
-    """What is said about devices; whether they exist is for the engine to find out."""
+    """Check the form of the device settings; the engine finds out whether the devices exist."""
     if engine.gpu_layers not in {"auto", "all"} and not engine.gpu_layers.isdecimal():
         raise ConfigError(f"--gpu-layers must be auto, all or a number of layers, not {engine.gpu_layers!r}")
     try:

@@ -263,11 +263,11 @@ class GenerationRequest:
     blend: Blend = BASE
     stop: tuple[str, ...] = ()
     n_logprobs: int | None = None
-    """How many alternatives are told beside each token's logprob, 0 to 20; None tells no logprob at all."""
+    """How many alternatives are given with each token's logprob, 0 to 20; None: no logprobs are given."""
     scores_prompt: bool = False
-    """Whether the logprobs of the prompt's tokens are told too; nothing of the prompt is then taken from the cache."""
+    """Whether the logprobs of the prompt's tokens are given too; the cache is then not used for the prompt."""
     n_draft_max: int | None = None
-    """The most tokens that a step drafts, within the server's own limit; None is that limit, and 0 is none."""
+    """The most tokens that a step drafts, within the server's own limit; None: that limit; 0: no drafts."""
     prediction: str = ""
     """What the client expects the answer to be; drafts are taken from it first."""
 

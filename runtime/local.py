@@ -88,7 +88,7 @@ class LocalGemma:
         return tuple(sorted(self._digests))
 
     def add_adapter(self, name: str, path: str | Path) -> None:
-        """Make the GGUF adapter at ``path`` known as ``name``, instead of any adapter that was called so.
+        """Make the GGUF adapter at ``path`` known as ``name``, in place of an earlier adapter of that name.
 
         The file must stay where it is, unchanged. ``gemlane convert adapter`` makes one from PEFT or MLX.
 

@@ -14,7 +14,7 @@ Lines are ASCII (every other character escaped), so no text can break the framin
     Generate(request)               ->
                                     <-   Working(requests, limit)      whenever either changes
                                     <-   Accepted, Started, Text ..., Finished    or Failed; exactly one end for each
-    Cancel(request_id)              ->                                 (a cancelled request is answered no more)
+    Cancel(request_id)              ->                                 (a cancelled request gets no further events)
     end of file                     ->   the engine exits
 """
 
@@ -105,9 +105,9 @@ class ModelInfo:
     warnings: tuple[str, ...] = ()
     """What may make answers worse than they should be, for the server's operator."""
     cache_bytes: int = 0
-    """Of the key-value cache."""
+    """Bytes of the key-value cache."""
     lanes_bytes: int = 0
-    """Of the lanes' weights; 0 without lanes."""
+    """Bytes of the lanes' weights; 0 without lanes."""
     backends: tuple[str, ...] = ()
     """What this build of llama.cpp can use: ``CUDA``, ``BLAS``, ``CPU``."""
     n_device_layers: int = 0
@@ -238,7 +238,7 @@ class Text:
     text: str
     n_tokens: int = 1
     scores: tuple[TokenScore, ...] = ()
-    """Those of these tokens, if the request asked for logprobs."""
+    """The logprobs of these tokens, if the request asked for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +249,7 @@ class Finished:
     finish_reason: FinishReason
     usage: Usage
     end_score: TokenScore | None = None
-    """That of the token that ended the answer, if the request asked for logprobs and the model chose one."""
+    """The logprob of the token that ended the answer, if the request asked for logprobs and the model chose one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +295,7 @@ class Stats:
     n_prompt_tokens: int
     """Tokens of the prompts of admitted sequences, since the start."""
     n_cached_tokens: int
-    """Those of them that were found in the cache."""
+    """Prompt tokens of admitted sequences that were found in the cache."""
     n_steps_by_blends: tuple[tuple[int, int], ...]
     """``(number of distinct blends, batches that held that number)``, since the start."""
     lanes: LaneStats
@@ -346,7 +346,7 @@ def _fields_of(value: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no form for: bytes, and values inside a message."""
+    """Encode what JSON has no form for: bytes, and values inside a message."""
     return value.hex() if isinstance(value, bytes) else _fields_of(value)
 
 
@@ -373,7 +373,7 @@ def _same(value: Any) -> Any:
 
 @functools.cache
 def _reader(annotation: Any) -> Callable[[Any], Any]:
-    """What turns a value, as JSON gave it, into the shape that ``annotation`` asks for."""
+    """The function that turns a value of JSON into the type that ``annotation`` names."""
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return _value_reader(annotation)
     if typing.get_origin(annotation) is tuple:

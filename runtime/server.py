@@ -57,7 +57,7 @@ async def serve(settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         loading = stack.enter_context(contextlib.ExitStack())
         on_loading = loading.enter_context(loading_bar())
-        # What the engine has proven holds for the machine, whatever the adapters.
+        # What the engine has proven holds for the machine, with any adapters.
         state_dir = settings.server.state_dir or str(platformdirs.user_state_path("gemlane"))
         _give_temporary_folder(Path(state_dir))
         engine = _make_engine(settings, state_dir, on_loading)
@@ -108,7 +108,7 @@ def _make_engine(settings: Settings, state_dir: str, on_loading: Callable[[float
 
 
 def _check_places(settings: Settings) -> None:
-    """What can be seen to be wrong before anything is started."""
+    """Check the settings whose faults show before anything is started."""
     if not settings.engine.model:
         raise ConfigError("no base model: name a GGUF file with --model (see gemlane convert model --help)")
     folder = settings.server.adapters
@@ -144,7 +144,7 @@ async def _listening(
                 listen(app, settings.host, settings.port, tls=tls, socket_path=settings.socket)
             )
         except OSError as error:
-            # asyncio puts the address into strerror too; a name that cannot be resolved has words of its own.
+            # asyncio puts the address into strerror too; a name that cannot be resolved gets a message of its own.
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
             if settings.socket:
                 raise ConfigError(f"cannot listen on --socket {settings.socket}: {reason}") from error
@@ -174,7 +174,7 @@ async def _start(engine: ManagedEngine, filling: asyncio.Task[None]) -> Ready:
 
 
 def _stop_event() -> asyncio.Event:
-    """Set by SIGINT or SIGTERM; cleared by who wants to hear of the next one."""
+    """Set by SIGINT or SIGTERM; a caller clears it to wait for the next signal."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

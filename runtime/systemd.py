@@ -1,4 +1,4 @@
-"""What systemd is told where it asks: that the server is ready, reloads, stops, and lives.
+"""Notices to systemd, where it asks for them: the server is ready, reloads, stops, or is alive.
 
 Source: sd_notify(3) and sd_watchdog_enabled(3): a datagram of ``KEY=VALUE`` lines to the socket of ``NOTIFY_SOCKET``.
 """
@@ -16,7 +16,7 @@ _MICROSECONDS = 1e6
 
 
 class Systemd:
-    """The service manager, or nobody: without ``NOTIFY_SOCKET`` nothing is sent."""
+    """The service manager, if there is one: without ``NOTIFY_SOCKET`` nothing is sent."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
@@ -39,7 +39,7 @@ class Systemd:
         self._send("STOPPING=1")
 
     async def keep_alive(self) -> None:
-        """Say twice in each interval that the event loop runs, until cancelled; at once if nobody asks."""
+        """Report twice in each interval, until cancelled, that the event loop runs; return at once if unwanted."""
         while self.watchdog_s:
             self._send("WATCHDOG=1")
             await asyncio.sleep(self.watchdog_s / 2)

@@ -1,4 +1,4 @@
-"""What ``gemlane serve`` shows on a terminal: a loading bar, and a greeting with what one needs."""
+"""What ``gemlane serve`` shows on a terminal: a loading bar, and a greeting with what a user needs."""
 
 from __future__ import annotations
 

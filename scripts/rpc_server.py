@@ -4,9 +4,10 @@
     python -m scripts.rpc_server --listen 192.0.2.12:50052 --trusted-network     on the one that lends
     gemlane serve --model big.gguf --rpc 192.0.2.12:50052 --gpu-layers all       on the other
 
-llama.cpp's RPC protocol has neither authentication nor encryption, and who reaches the port can crash this process or
-worse (CVE-2026-34159): use it in a network where nobody else is. It serves one engine at a time, until it is killed.
-Both machines need the same llama.cpp. ``GGML_BACKEND_PATH`` names the RPC backend where llama.cpp was built without.
+llama.cpp's RPC protocol has neither authentication nor encryption, and anyone who reaches the port can crash this
+process or worse (CVE-2026-34159): use it only in a network that you alone use. It serves one engine at a time, until it
+is killed. Both machines need the same llama.cpp. ``GGML_BACKEND_PATH`` names the RPC backend where llama.cpp was built
+without one.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def check_address(listen: str, *, is_trusted: bool) -> None:
     """Let an address pass that may be listened on.
 
     Raises:
-        ConfigError: it is no ADDRESS:PORT, or other machines reach it and that was not asked for.
+        ConfigError: it is not an ADDRESS:PORT, or other machines reach it and that was not asked for.
     """
     address, _, port = listen.rpartition(":")
     try:
@@ -64,13 +65,13 @@ def check_address(listen: str, *, is_trusted: bool) -> None:
         raise ConfigError(f"--listen {listen!r} is not ADDRESS:PORT")
     if not is_local and not is_trusted:
         raise ConfigError(
-            f"--listen {listen}: whoever reaches that port can use and crash this machine; where nobody else is in the "
-            "network, add --trusted-network"
+            f"--listen {listen}: anyone who reaches that port can use and crash this machine; if you alone use "
+            "the network, add --trusted-network"
         )
 
 
 def serve(listen: str, names: str, n_threads: int, cache: Path | None) -> None:
-    """Lend the named devices, or the processor where there is none, until the process is killed.
+    """Lend the named devices, or the processor if no device is named, until the process is killed.
 
     Raises:
         ConfigError: there is no such device, llama.cpp was built without RPC, or the address cannot be listened on.

@@ -38,9 +38,9 @@ S = TypeVar("S", AdapterSummary, ModelSummary)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to convert, whatever is converted.
+    """How to convert a model or an adapter.
 
-    `type_name` is canonical (see `quantize.parse_type`); `is_legacy_alpha` is for MLX adapters (see `mlx.read_mlx`);
+    `type_name` is canonical (see `mix.parse_type`); `is_legacy_alpha` is for MLX adapters (see `mlx.read_mlx`);
     `importance` is an imatrix GGUF for models; `base_digest` the SHA-256 of an adapter's base, if it is known already
     (a large file takes seconds to read).
     """

@@ -49,7 +49,7 @@ class Ggml:
 
         Raises:
             NativeFailure: llama-cpp-python is not installed, or its library lays out blocks differently from
-                we do.
+                this module.
         """
         self._library = ctypes.CDLL(str(_library_path()))
         self._quantize = self._library.ggml_quantize_chunk

@@ -66,7 +66,7 @@ def _mean(gguf: OpenGguf, name: str, ggml: Ggml) -> F32Array:
     sums = GgufRows(gguf, name + _SUMS, ggml)
     counts = GgufRows(gguf, name + _COUNTS, ggml)
     if np.prod(sums.shape[:-1]) != 1 or np.prod(counts.shape) != 1:
-        raise MalformedGguf(f"{path}: {name!r} has several matrices (experts), which Gemma has not")
+        raise MalformedGguf(f"{path}: {name!r} has several matrices (experts), which Gemma does not have")
     count = float(counts.read(0, 1)[0, 0])
     values: F32Array = sums.read(0, 1)[0]
     if count <= 0.0:

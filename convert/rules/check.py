@@ -31,7 +31,7 @@ def validate_adapter(path: Path, base: GgufHeader) -> AdapterSummary:
         base: The header of the base model it is to be applied to.
 
     Raises:
-        ConvertError: As `gguf_header.read_header`.
+        ConvertError: As `header.read_header`.
         RejectedAdapter: A rule is broken; the message names the key or tensor.
     """
     header = read_header(path)
@@ -48,8 +48,8 @@ def validate_model(path: Path) -> ModelSummary:
     """Check the base model at `path`: keys, vocabulary and tensor table. Weights are not read.
 
     Raises:
-        ConvertError: As `gguf_header.read_header`.
-        InvalidModel: A rule is broken; the message names the key or tensor.
+        ConvertError: As `header.read_header`.
+        RejectedModel: A rule is broken; the message names the key or tensor.
     """
     return check_model(read_header(path))
 

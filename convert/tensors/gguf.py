@@ -20,7 +20,7 @@ class OpenGguf:
         """Read the header and open the file.
 
         Raises:
-            ConvertError: As `gguf_header.read_header`.
+            ConvertError: As `header.read_header`.
         """
         self.header: GgufHeader = read_header(path)
         self._file = open_regular(path)

@@ -12,9 +12,9 @@ from runtime.errors import InvalidAdapter, ModelLoadError, without_folders
 
 
 def make_check(model: Path) -> Callable[[Path], AdapterSummary]:
-    """A check of adapters against the base model at ``model``, their every value included.
+    """Make a check of adapters, all their values included, against the base model at ``model``.
 
-    The check gives what the adapter is, its warnings included. It raises InvalidAdapter, naming the file, the key or
+    The check returns the adapter's summary, with its warnings. It raises InvalidAdapter, naming the file, the key or
     tensor, and the rule; the message holds no folder of the server.
 
     Raises:

@@ -82,7 +82,7 @@ class Converter:
 
 
 def convert_upload(folder: Path, base: Path, base_digest: str, output: Path, max_rank: int) -> None:
-    """The work itself.
+    """Convert one upload; it runs in the child process.
 
     Raises:
         IncompatibleAdapter, InvalidAdapter, StorageError, OutOfMemory, ConversionDied: as ``Converter.convert``.
@@ -106,7 +106,7 @@ def convert_upload(folder: Path, base: Path, base_digest: str, output: Path, max
 
 
 def main(arguments: list[str]) -> int:
-    """The child's side."""
+    """Convert one upload in the child process, and print its error, or ``null``, as JSON."""
     folder, base, base_digest, output, max_rank = arguments
     os.nice(_NICENESS)
     error = None

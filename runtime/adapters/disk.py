@@ -58,7 +58,7 @@ class StateDir:
         """
         self.root = root
         self._arriving: set[str] = set()
-        """Digests of blobs that an adapter is about to have; the event loop's."""
+        """Digests of blobs that an adapter is about to use. Only the event loop changes them."""
         self.blobs, self.uploads, self.incoming = root / "blobs", root / "uploads", root / "incoming"
         with storage_errors():
             root.mkdir(parents=True, exist_ok=True)
@@ -90,12 +90,12 @@ class StateDir:
         os.close(self._lock)
 
     def blob(self, digest: str) -> Path:
-        """Where the GGUF of that content lies, or would."""
+        """The path of the GGUF with that content, whether it is there or not."""
         return self.blobs / f"{digest}.gguf"
 
     @contextlib.contextmanager
     def workplace(self) -> Iterator[Path]:
-        """An empty folder for files on their way; it goes with the context.
+        """An empty folder for incomplete files; it is deleted at the end of the context.
 
         Raises:
             StorageError: it cannot be made.
@@ -109,7 +109,7 @@ class StateDir:
 
     @contextlib.contextmanager
     def arriving(self, digest: str) -> Iterator[None]:
-        """Let no ``drop_blob`` take that content while the context lasts: an adapter is about to have it."""
+        """Keep ``drop_blob`` from deleting that content while the context lasts: an adapter is about to use it."""
         self._arriving.add(digest)
         try:
             yield
@@ -117,7 +117,7 @@ class StateDir:
             self._arriving.discard(digest)
 
     def keep_blob(self, gguf: Path, digest: str) -> Path:
-        """Move a GGUF of that content, and the record beside it, to its place; the place.
+        """Move a GGUF of that content, and the record beside it, to its place; return the new path.
 
         Raises:
             StorageError: it cannot be written.
@@ -141,7 +141,7 @@ class StateDir:
             self.blobs.joinpath(digest + _RECORD_SUFFIX).unlink(missing_ok=True)
 
     def drop_other_blobs(self, digests: Iterable[str]) -> None:
-        """Delete every blob of another content than those."""
+        """Delete every blob whose content is not among those."""
         kept = set(digests)
         for path in self.blobs.iterdir():
             if path.name.partition(".")[0] not in kept:
@@ -153,7 +153,7 @@ class StateDir:
 
 
 def sync(path: Path) -> None:
-    """Let a file or the names in a folder reach the disk.
+    """Wait until a file, or the names in a folder, are on the disk.
 
     Raises:
         OSError: the disk refuses.
@@ -167,7 +167,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def storage_errors() -> Iterator[None]:
-    """What the operating system refuses, as an error of ours.
+    """Turn an error of the operating system into a StorageError.
 
     Raises:
         StorageError: the context raised an OSError, or an OutputProblem of the converter's.

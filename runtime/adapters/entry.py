@@ -1,4 +1,4 @@
-"""What the store keeps of an adapter. Only the store changes it; everyone else gets views."""
+"""What the store keeps of an adapter. Only the store changes it; other modules get views."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Generation:
 
     @property
     def digest(self) -> str | None:
-        """Of its GGUF; None before it is checked."""
+        """The SHA-256 of its GGUF; None before it is checked."""
         return self.checked.digest if self.checked else None
 
 

@@ -41,7 +41,7 @@ _STILL_S: Final = 0.3
 _POLL_S: Final = 2.0
 HIDDEN: Final = "hidden"
 _RETRY_S: Final = 60.0
-"""After how long a conversion is tried again that failed for want of disk or memory."""
+"""The pause before a conversion that failed for want of disk or memory is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ class AdapterFolder:
             await self.look()
 
     async def close(self) -> None:
-        """Stop taking in; what was begun is begun anew at the next start."""
+        """Stop; work in progress begins again at the next start of the server."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -260,7 +260,7 @@ class AdapterFolder:
         await work
 
     async def _take(self, candidate: Candidate) -> None:
-        """Bring one candidate into the store; a refusal is the store's to show."""
+        """Bring one candidate into the store; the store shows a refusal."""
         adapter_id = id_of(candidate.location)
         try:
             if not await self._know(adapter_id, candidate):
@@ -284,7 +284,7 @@ class AdapterFolder:
         return await self._intake.take(candidate.source, candidate.stamp)
 
     async def _know(self, adapter_id: str, candidate: Candidate) -> bool:
-        """Let the store know the adapter; False if another one has its name."""
+        """Add the adapter to the store; False if another one has its name."""
         is_known = self._store.find(adapter_id) is not None
         if is_known and candidate.location not in self._nameless:
             return True

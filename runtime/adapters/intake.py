@@ -23,7 +23,7 @@ Check = Callable[[Path], AdapterSummary]
 
 _GGUF_NAME: Final = "adapter.gguf"
 _CONVERSION: Final = b"gemlane conversion 1\n"
-"""Part of what a conversion is known by: a converter whose results differ gets another number."""
+"""Part of a conversion's key: it changes with each converter whose results differ."""
 
 
 class Convert(Protocol):
@@ -80,7 +80,7 @@ class Intake:
         Raises:
             AdapterError: they are refused.
             ChangedWhileReadError: they are not those of ``stamp`` (any more).
-            StorageError, ConversionDied: it is our own fault.
+            StorageError, ConversionDied: the server failed, not the adapter.
         """
         known = self._known.find(source.path, stamp)
         if known is not None:
@@ -104,7 +104,7 @@ class Intake:
 
         Raises:
             AdapterError: it is refused.
-            StorageError, ConversionDied: it is our own fault.
+            StorageError, ConversionDied: the server failed, not the adapter.
         """
         async with self._turn:
             try:
@@ -160,7 +160,7 @@ class Intake:
 
     async def _keep(self, gguf: Path) -> CheckedAdapter:
         checked = await self._read(gguf)
-        with self._state.arriving(checked.digest):  # the last adapter with that content may go just now
+        with self._state.arriving(checked.digest):  # the last adapter with that content may be removed at this moment
             path = await asyncio.to_thread(self._state.keep_blob, gguf, checked.digest)
             checked = replace(checked, path=path)
             self._note(path, stamp_of(path), checked)

@@ -19,7 +19,7 @@ from runtime.errors import AdapterError, from_code
 log = logging.getLogger(__name__)
 
 _FORMAT: Final = 2
-"""Of the file and of what was checked: a new rule for adapters makes it a new number."""
+"""The version of the file's form and of the rules: a new rule for adapters changes it."""
 _MAX_BYTES: Final = 256 << 20
 
 Stamp = tuple[tuple[int, int, int, int], ...]
@@ -27,7 +27,7 @@ Stamp = tuple[tuple[int, int, int, int], ...]
 
 
 def stamp_of(*paths: Path) -> Stamp:
-    """What tells a file that has changed from one that has not; the change time cannot be set back by a copy.
+    """The stamp by which a changed file is recognised; the change time cannot be set back by a copy.
 
     Raises:
         OSError: a file is gone.
@@ -135,7 +135,7 @@ class KnownFiles:
         return {known.digest for path, known in self._files.items() if Path(path).parent != besides}
 
     def save(self) -> None:
-        """Write down what is new; a disk that refuses costs no more than reading the files again."""
+        """Save what is new; if the disk refuses, the files are read again at the next start."""
         if not self._is_dirty:
             return
         content = {

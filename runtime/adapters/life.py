@@ -59,7 +59,7 @@ class IllegalAdapterMoveError(Exception):
 
 
 def check_move(before: AdapterState, after: AdapterState) -> None:
-    """Let a legal move pass.
+    """Check a move.
 
     Raises:
         IllegalAdapterMoveError: the table does not have the move from ``before`` to ``after``.

@@ -1,4 +1,4 @@
-"""What is written beside an uploaded adapter: who it is, and which of its files have come."""
+"""What is written beside an uploaded adapter: its identity, and which of its files have come."""
 
 from __future__ import annotations
 

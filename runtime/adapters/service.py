@@ -1,4 +1,4 @@
-"""The room put together: state folder, store, uploads and the watched folder, from the start to the end of a server."""
+"""Composes state folder, store, uploads and the watched folder, from the start to the end of a server."""
 
 from __future__ import annotations
 

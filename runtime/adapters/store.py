@@ -186,7 +186,7 @@ class Store:
             adapter_id: the adapter.
             prepare: gives the content.
             commit: called once the engine has taken the generation, before any request can name it.
-            expected_digest: the content that this change is meant for; None: whatever there is.
+            expected_digest: the content that this change is meant for; None: any content.
 
         Raises:
             UnknownAdapter: there is no such adapter (any more).
@@ -264,7 +264,7 @@ class Store:
 
     @contextlib.asynccontextmanager
     async def _changing(self, adapter_id: str, expected_digest: str | None = None) -> AsyncIterator[AdapterEntry]:
-        """Have an adapter to oneself; a second change waits."""
+        """Lock an adapter; a second change waits."""
         adapter = self._adapters.get(adapter_id)
         if adapter is None:
             raise UnknownAdapter("there is no such adapter", adapter_id)

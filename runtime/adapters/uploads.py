@@ -148,7 +148,7 @@ class Uploads:
         Args:
             name: what requests will call it.
             files: as ``package.unpack`` takes them; they are taken away from where they lie.
-            expected_digest: the content that is to be replaced; None: whatever there is.
+            expected_digest: the content that is to be replaced; None: any content.
             must_be_new: replace nothing.
 
         Raises:

@@ -31,7 +31,7 @@ _LIST: Final = "/adapters"
 _ONE: Final = "/adapters/{adapter}"
 _RESCAN: Final = "/adapters:rescan"
 _WHOLE: Final = "body"
-"""What the file of a request is called that is not a form."""
+"""The name of an uploaded file where the request is not a form."""
 
 
 async def list_all(request: web.Request) -> web.Response:

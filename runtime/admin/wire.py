@@ -74,7 +74,7 @@ def parse_text(body: Mapping[str, Any], *names: str) -> tuple[str, ...]:
 
 
 def parse_if_match(headers: Mapping[str, str]) -> str | None:
-    """The digest that a change is meant for; None: whatever there is.
+    """The digest that a change is meant for; None: any content.
 
     Raises:
         InvalidRequest: If-Match is neither ``*`` nor a digest in quotes.

@@ -62,14 +62,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_folders(arguments: argparse.Namespace) -> None:
-    """A file that cannot be written is better known before a long load than after it."""
+    """Check before a long load that the files can be written after it."""
     for path in (arguments.json, arguments.plot):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise GemlaneError(f"cannot write {path}: it is a folder, or its folder is not there")
 
 
 def make_plan(arguments: argparse.Namespace, target: LoadTarget, form: RequestForm) -> LoadPlan:
-    """The load that the arguments ask for. One request is sent before it, which tells how many tokens a word has.
+    """The load that the arguments ask for. One request is sent before it, which shows how many tokens a word has.
 
     Raises:
         GemlaneError: the server does not answer that request, or lists no adapter of a name.

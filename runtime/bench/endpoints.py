@@ -5,4 +5,4 @@ from __future__ import annotations
 from typing import Final
 
 PATHS: Final = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
-"""The word of ``gemlane bench --endpoint`` -> its path."""
+"""The value of ``gemlane bench --endpoint`` -> the path."""

@@ -57,7 +57,7 @@ class MeasuredRequest:
     last_s: float = 0.0
     """When its last text came."""
     end_s: float | None = None
-    """When it ended, in whatever way; None: it runs."""
+    """When it ended, answered or not; None while it runs."""
     gaps_s: list[float] = field(default_factory=list)
     """Between its pieces of text."""
     n_prompt: int = 0

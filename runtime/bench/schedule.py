@@ -80,7 +80,7 @@ def choose(names: Sequence[str], alpha: float, generator: random.Random) -> Iter
 
 
 def make_prompt(n_words: int, generator: random.Random) -> str:
-    """Random words; no two prompts begin alike, save by chance, so that no kept prefix serves another."""
+    """Random words; no two prompts begin alike, except by chance, so that no kept prefix serves another."""
     return " ".join(generator.choices(_WORDS.split(), k=n_words))
 
 

@@ -69,7 +69,7 @@ def find_target(address: Address, model: str = "") -> LoadTarget:
     try:
         listed = [(str(entry["id"]), entry.get("owned_by")) for entry in get_json(address, "/v1/models")["data"]]
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise GemlaneError(f"{address.url}/v1/models is no list of models in OpenAI's form") from None
+        raise GemlaneError(f"{address.url}/v1/models is not a list of models in OpenAI's form") from None
     if not listed:
         raise GemlaneError(f"{address.url} lists no model")
     base = model or listed[0][0]

@@ -1,4 +1,4 @@
-"""The Worker binding: what ``env.AI`` calls, by the three ways on which its calls reach a local server.
+"""The Worker binding: what ``env.AI`` calls, in the three forms in which its calls reach a local server.
 
 1. workerd itself: ``/run?version=3``, ``/ai-gateway/run`` and ``/ai-api/models/search``, answers unwrapped.
 2. Miniflare's remote proxy: everything at ``/``, the URL in ``MF-URL``, headers as ``MF-Header-<name>``.

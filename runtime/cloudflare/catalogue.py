@@ -113,7 +113,7 @@ async def verify_token(_request: web.Request) -> web.Response:
 
 
 def add_routes(app: web.Application) -> None:
-    """Everything that is only looked at."""
+    """The routes of the catalogue, all read-only."""
     ai = "/client/v4/accounts/{account}/ai"
     routes = {
         ai + "/models/search": models_search,

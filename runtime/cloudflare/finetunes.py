@@ -1,7 +1,7 @@
 """LoRA finetunes: created, filled with their two files, listed.
 
 Sources: docs "fine-tunes/loras"; wrangler ``packages/wrangler/src/ai/createFinetune.ts``, measured; the SDKs' types.
-Asking for one and deleting one are ours: the original has neither.
+The routes that show one and delete one are our own: the original has neither.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BUCKET: Final = "gemlane"
 
 
 async def create(request: web.Request) -> web.Response:
-    """``POST finetunes``, JSON whatever its content type."""
+    """``POST finetunes``, JSON regardless of its content type."""
     fields = parse_json_object(await read_body(request, request.app[LIMITS]))
     model, name = _text(fields, "model"), _text(fields, "name")
     description = _text(fields, "description") if fields.get("description") is not None else ""
@@ -130,7 +130,7 @@ def render_asset(record: UploadRecord, file_name: str) -> dict[str, Any]:
 
 
 def _kept(request: web.Request) -> list[UploadRecord]:
-    """All finetunes, oldest first; none where none can be kept."""
+    """All finetunes, oldest first; empty if the server keeps none."""
     uploads = request.app[ADAPTERS].uploads
     return [] if uploads is None else [record for record in uploads if record.model in MODELS]
 
@@ -150,7 +150,7 @@ def _text(fields: dict[str, Any], name: str) -> str:
 
 
 def _count(text: str | None) -> int | None:
-    """A count of the query string; what is none is taken as absent."""
+    """A count of the query string; a value that is not a count is taken as absent."""
     return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 

@@ -25,7 +25,7 @@ from runtime.web.limits import read_body
 _PROVIDER: Final = "workers-ai"
 _CHAT: Final = "v1/chat/completions"
 _OPENAI: Final = ("chat", "completions", "models", "responses", "embeddings", "v1")
-"""Names below ``/v1`` that are OpenAI's, or a slip of its clients; no account is called so."""
+"""Names below ``/v1`` that are OpenAI's, or a slip of its clients; no account has such a name."""
 _ROOT: Final = "/v1/{account:(?!(?:" + "|".join(_OPENAI) + ")/)[^/]+}/{gateway}"
 _MAX_STEPS: Final = 16
 _N_PARTS: Final = 3

@@ -79,7 +79,7 @@ def type_mismatch(name: str, expected: str, value: Any) -> str:
 
 
 def _check(rule: Schema, value: Any, path: Path) -> bool:
-    """Whether ``value`` is there; it fits if it is.
+    """Whether ``value`` is there; if it is, it is checked.
 
     Raises:
         _Mismatch: it is there and does not fit.

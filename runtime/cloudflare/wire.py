@@ -116,7 +116,7 @@ def parse_messages(items: Any) -> tuple[Message, ...]:
 
 
 def random_padding() -> str:
-    """A prefix of the alphabet, repeated, of a length that tells nothing about the token it travels with."""
+    """A prefix of the alphabet, repeated, of a length that says nothing about the token beside it."""
     n_letters = secrets.randbelow(_MAX_PADDING + 1)
     return (_ALPHABET * 2)[:n_letters]
 

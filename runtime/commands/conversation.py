@@ -36,7 +36,7 @@ class Chat:
         self.conversations = [Conversation(lora) for lora in self.loras]
 
     def choose(self, loras: Sequence[str]) -> None:
-        """StreamedAnswer under ``loras`` from now on; conversations of adapters that stay go on."""
+        """Answer under ``loras`` from now on; conversations of adapters that stay go on."""
         known = {conversation.lora: conversation for conversation in self.conversations}
         self.loras = list(loras) or [""]
         self.conversations = [known.get(lora, Conversation(lora)) for lora in self.loras]

@@ -30,7 +30,7 @@ class LibraryReport:
 
 
 def probe_library() -> LibraryReport:
-    """Start llama.cpp in a process of its own, which may die of it."""
+    """Start llama.cpp in a process of its own, since it may end that process."""
     try:
         done = subprocess.run(
             module_command("runtime.llama.probe"),

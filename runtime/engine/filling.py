@@ -49,7 +49,7 @@ class Filling:
     """How many filler tokens a batch gets. Steps narrower than a group are measured both ways."""
 
     def __init__(self, limits: EngineLimits, *, is_possible: bool) -> None:
-        """Know no step yet.
+        """Start without measurements.
 
         Args:
             limits: of the engine.

@@ -72,7 +72,7 @@ class Ticket:
         self._events.put_nowait(event)
 
     def begin_again(self) -> None:
-        """Forget what the ended engine sent; the caller hears of it if it has taken text."""
+        """Forget what the ended engine sent; the caller is notified if it has taken text."""
         while not self._events.empty():
             self._events.get_nowait()
         if self.has_text:
@@ -139,7 +139,7 @@ class Ledger:
         return ticket
 
     def remove(self, request_id: str) -> bool:
-        """The caller has left; True if the engine has to hear of it."""
+        """The caller has left; True if the engine must be sent the cancellation."""
         self._waiting.pop(request_id, None)
         return self._sent.pop(request_id, None) is not None
 

@@ -47,7 +47,7 @@ class Engine(Protocol):
 
     @property
     def stats(self) -> Stats | None:
-        """The engine's last word about its load; that of all replicas together."""
+        """The engine's last report of its load; that of all replicas together."""
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -71,7 +71,7 @@ class Engine(Protocol):
         """Submit ``request`` and give its events: ``Accepted``, ``Started``, ``Text`` ..., ``Finished``.
 
         An engine that ends while the request waits or computes takes nothing with it: the request runs again, once.
-        After text was taken that needs ``can_restart``: the caller then gets ``Restarted`` and starts anew.
+        After text was taken that needs ``can_restart``: the caller then gets ``Restarted`` and starts again.
 
         Leaving the context before ``Finished`` cancels the request. Events wait in memory until they are taken; they
         are bounded by ``max_tokens`` and the context window.

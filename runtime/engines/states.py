@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 STEADY_S = 30.0
-"""An engine that was ready for this long starts the backoff anew when it ends."""
+"""When an engine that was ready for this long ends, the backoff begins again."""
 MAX_BACKOFF_S = 30.0
 """Between starts that fail."""
 MAX_PAUSE_S = 4.0

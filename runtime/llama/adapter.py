@@ -17,7 +17,7 @@ class NativeAdapter:
         """Load ``path``, whose header has been checked.
 
         Raises:
-            InvalidAdapter: llama.cpp refused the file; its own words are in the message.
+            InvalidAdapter: llama.cpp refused the file; the message has its reason.
         """
         model.library.take_errors()
         self.handle = native.llama_adapter_lora_init(model.handle, str(path).encode())

@@ -84,7 +84,7 @@ def choose(names: str) -> list[Device]:
 
     Args:
         names: names with commas between; ``none`` for none; empty for llama.cpp's own choice, which is all RPC servers,
-            then all GPUs, or the integrated ones where there is no other (llama.cpp, llama_prepare_model_devices).
+            then all GPUs, or the integrated ones if there are no others (llama.cpp, llama_prepare_model_devices).
 
     Raises:
         ConfigError: there is no such device.

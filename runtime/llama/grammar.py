@@ -189,7 +189,7 @@ def _gbnf_source(text: str) -> str:
         return str(LLMatcher.grammar_from_lark(gbnf_to_lark(text)))
     except RecursionError:
         raise UnsupportedGrammar("the grammar is nested too deeply") from None
-    except Exception as error:  # noqa: BLE001 - gbnf_to_lark raises bare Exceptions; whatever it is, the text is refused
+    except Exception as error:  # noqa: BLE001 - gbnf_to_lark raises bare Exceptions; each refuses the text
         raise UnsupportedGrammar(_words(str(error))) from None
 
 

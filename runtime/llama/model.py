@@ -1,4 +1,4 @@
-"""A base model: its weights, its vocabulary, and the way between text and tokens."""
+"""A base model: its weights, its vocabulary, and the conversion between text and tokens."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Model:
             library: llama.cpp, started.
             path: a GGUF file.
             placement: how to spread it over devices.
-            on_progress: told the fraction that is loaded, 0 to 1; loading stops when it answers False.
+            on_progress: called with the fraction that is loaded, 0 to 1; loading stops when it returns False.
 
         Raises:
-            ModelLoadError: llama.cpp refused the file; its own words are in the message.
+            ModelLoadError: llama.cpp refused the file; the message has its reason.
         """
         self.handle = self._load(library, path, placement, on_progress)
         n_repacked = sum(n_bytes for name, n_bytes in library.take_model_buffers() if name == _REPACKED)

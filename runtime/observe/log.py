@@ -45,7 +45,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
-        """Render one record's line; a message cannot begin another one, nor command a terminal."""
+        """Render one record's line; a message can neither begin another line nor control a terminal."""
         record.message = _on_one_line(record.message)
         return super().formatMessage(record)
 

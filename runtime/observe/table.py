@@ -263,7 +263,7 @@ READ: Final = (
     Metric(
         "gemlane_draft_tokens",
         Kind.COUNTER,
-        "Tokens that were guessed ahead for answers: accepted, or rejected and computed in vain.",
+        "Tokens that were guessed ahead for answers: accepted, or rejected after they were computed.",
         (REPLICA, "outcome"),
         read=_of_stats(
             lambda stats: [

@@ -59,7 +59,7 @@ def fault_of(error: Exception) -> OpenAIFault:
 
 
 def error_fields(error: Exception) -> dict[str, str | None]:
-    """What stands under ``error``; an error that is not ours tells nothing of itself."""
+    """What stands under ``error``; an unexpected error shows no details."""
     message = str(error) if isinstance(error, GemlaneError) else "internal server error"
     if isinstance(error, errors.UnknownAdapter):
         message = f"no adapter {error.name[:200]!r}: {message}"

@@ -51,7 +51,7 @@ async def list_models(request: web.Request) -> web.Response:
 
 
 async def get_model(request: web.Request) -> web.Response:
-    """``GET /v1/models/{model}``: whatever a chat may name as its model.
+    """``GET /v1/models/{model}``: every name that a chat may give as its model.
 
     Raises:
         UnknownModel: no such model or adapter.
@@ -82,7 +82,7 @@ def _entries(request: web.Request) -> list[ModelEntry]:
 
 
 def _unknown(request: web.Request, model: str) -> str:
-    """What is said of a model that is not there: which ones are."""
+    """The error for an unknown model; its message lists those that exist."""
     names = [entry.id for entry in _entries(request)]
     listed = ", ".join(names[:_MAX_LISTED]) + (f" and {len(names) - _MAX_LISTED} more" * (len(names) > _MAX_LISTED))
     return f"no model {model[:_MAX_ECHO]!r}; there are {listed} (GET /v1/models)"

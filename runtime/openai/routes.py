@@ -1,4 +1,4 @@
-"""``/v1``: chat completions, completions and models, for OpenAI's clients and everything that speaks like them."""
+"""``/v1``: chat completions, completions and models, for OpenAI's clients and compatible ones."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """OpenAI's objects and stream chunks as bytes. Pure.
 
-Source: OpenAI's API reference, "The chat completion object", "The chat completion chunk object" and their kin;
+Source: OpenAI's API reference, "The chat completion object", "The chat completion chunk object" and related objects;
 ``root`` and ``parent`` of a model are vLLM's.
 """
 

@@ -15,7 +15,7 @@ _MAX_EXACT_DIGITS = 400
 
 
 def parse_json(body: bytes) -> Any:
-    """The JSON value that ``body`` is, whatever its content type said.
+    """The JSON value that ``body`` is, regardless of its content type.
 
     Raises:
         MissingBody: nothing came.
@@ -58,4 +58,4 @@ def _parse_int(digits: str) -> int | float:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise json.JSONDecodeError(f"{name} is no JSON value", "", 0)
+    raise json.JSONDecodeError(f"{name} is not a JSON value", "", 0)

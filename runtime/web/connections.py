@@ -1,9 +1,9 @@
-"""Which connections are open, whose they are, and which one gives way to a newcomer. Pure: the caller gives the time.
+"""Which connections are open, whose they are, and which one is closed for a new one. Pure: the caller gives the time.
 
 A connection is *working* from a request's headers to its answer, and *idle* before and after. One client may hold half
-of all places, so that no client fills the server. A newcomer without a place gets that of an idle connection of the
-client that holds most: first of one that never sent a request, then of the one that has been idle longest. A connection
-that became idle a moment ago keeps its place, since its next request may be under way.
+of all places, so that no client fills the server. A new connection without a place gets that of an idle connection of
+the client that holds most: first of one that never sent a request, then of the one that has been idle longest. A
+connection that became idle a moment ago keeps its place, since its next request may be under way.
 """
 
 from __future__ import annotations

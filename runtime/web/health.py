@@ -67,7 +67,7 @@ def _shown(adapter: AdapterView) -> dict[str, Any]:
 def add_routes(app: web.Application) -> None:
     """``/health`` and ``/ready`` need no token; without one they show the status alone.
 
-    ``/health`` answers 200 as long as the web process lives, whatever the engine does: a supervisor that restarted the
+    ``/health`` answers 200 as long as the web process lives, also without an engine: a supervisor that restarted the
     server for a 503 would only make it load the model again. ``/ready`` is 503 until requests are answered.
     """
 

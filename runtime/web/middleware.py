@@ -47,7 +47,7 @@ def make_middleware(formats: Sequence[ErrorFormat], tokens: TokenCheck) -> Calla
                     tokens.check(error_format.credentials(request))
                 response = await handler(request)
             status = response.status
-        except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
+        except Exception as error:  # noqa: BLE001 - the edge: the client gets an answer to every exception
             typed = _typed(error, request)
             response = await _respond(request, error_format, typed)
             status, code = response.status, _code_of(typed)

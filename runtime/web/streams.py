@@ -27,7 +27,7 @@ class TextEnd:
     reason: FinishReason
     usage: Usage
     end_score: TokenScore | None = None
-    """That of the token by which the model ended it, if logprobs are wanted."""
+    """The logprob of the token by which the model ended it, if logprobs are wanted."""
 
 
 @dataclass(frozen=True, slots=True)

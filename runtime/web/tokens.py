@@ -144,7 +144,7 @@ def _read_tokens(flag: str, path: str) -> tuple[bytes, ...]:
 def _is_among(headers: Mapping[str, str], values: tuple[bytes, ...]) -> bool:
     """Whether the token that came is one of these.
 
-    Every one is compared, each in constant time and by its digest: how long this takes tells nothing.
+    Every one is compared, each in constant time and by its digest: how long this takes reveals nothing.
     """
     came = _digest(_credential(headers).encode("utf-8", "surrogateescape"))
     return sum(hmac.compare_digest(came, _digest(value)) for value in values) > 0

@@ -1,6 +1,6 @@
 """Whether the host's memory is enough, before anything is loaded: what is needed, what is free, and what shrinks it.
 
-A process that takes more than its control group allows is killed without a word (signal 9). Only the host's memory is
+A process that takes more than its control group allows is killed silently (signal 9). Only the host's memory is
 judged here; for devices see `runtime.engine.start.offload`.
 
 Sources: proc_meminfo(5); the kernel's cgroup-v2 and cgroup-v1/memory documents.
@@ -68,7 +68,7 @@ def fit_memory(
     """The settings, with a smaller cache if the default one has no room.
 
     Raises:
-        ModelLoadError: there is not enough memory whatever the cache; the message has the numbers and the way out.
+        ModelLoadError: too little memory, however small the cache; the message has the numbers and the way out.
     """
     if free is None:
         return settings
@@ -112,7 +112,7 @@ def free_memory(root: Path = Path("/")) -> FreeMemory | None:
 
 
 def _address_space() -> int:
-    """What this process has of it, beyond what a start is counted with anyway."""
+    """Bytes of address space that this process has, beyond `_PROCESS_BYTES`, which every start is counted with."""
     n_pages = next(iter(_lines(Path("/proc/self/statm"))), "0").split()[0]
     return max(0, int(n_pages) * resource.getpagesize() - _PROCESS_BYTES)
 

@@ -1,6 +1,6 @@
 """The self-check in the background, once for each combination of build, devices, model and settings.
 
-A passed check is remembered as a file in the state folder; what fails is checked anew at the next start.
+A passed check is remembered as a file in the state folder; a failed check is repeated at the next start.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def key_of(task: ProofTask, model_identity: str, placement: Placement) -> str:
 
 
 def _code_digest() -> str:
-    """Of the modules that make lanes and check them."""
+    """A digest of the modules that make lanes and check them."""
     digest = hashlib.sha256()
     for folder in (Path(runtime.llama.lanes.__file__).parent, Path(__file__).parent):
         for path in sorted(folder.glob("*.py")):

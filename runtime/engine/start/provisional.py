@@ -86,7 +86,7 @@ class ProvisionalAdapters:
             mixed: in the lanes of ``laned``.
             laned: runs llama.cpp's own adapters for now.
             proof: begins with the first adapter.
-            on_settled: told mode and reason when they change, on the engine's thread.
+            on_settled: called with mode and reason when they change, on the engine's thread.
         """
         self._grouped, self._mixed, self._laned = grouped, mixed, laned
         self._proof = proof

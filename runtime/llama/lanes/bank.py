@@ -161,7 +161,7 @@ class Bank:
         self._touched[lane] = touched
 
     def _clear(self, lane: int, name: str) -> None:
-        """Let a weight of a lane change nothing. A too, which may hold what is no number in memory that is new."""
+        """Zero a weight's A and B in a lane. A is zeroed too, since new memory may hold NaN."""
         for stack in (self.weights[name].a, self.weights[name].b):
             _write_zeros(stack, lane * plane_bytes_of(stack), plane_bytes_of(stack))
 

@@ -86,7 +86,7 @@ class LanedContext:
             rows = self.context.decode(chunks)
             self._graph.end()
         except DecodeError:
-            # Some nodes may have been rewritten for this batch, others not: let llama.cpp build them anew.
+            # Some nodes may have been rewritten for this batch, others not: let llama.cpp build them again.
             self.use_native([])
             self.use_lanes()
             raise

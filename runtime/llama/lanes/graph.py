@@ -84,7 +84,7 @@ class LaneGraph:
         self._is_rewriting = False
 
     def resume(self) -> None:
-        """Rewrite again; the graph has to be built anew (a change of adapters causes that)."""
+        """Rewrite again; the graph has to be built again (a change of adapters causes that)."""
         self._is_rewriting, self._applied, self._failure = True, None, None
 
     def begin(self, context_handle: int, plan: Plan, n_tokens: int) -> None:

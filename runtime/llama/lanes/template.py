@@ -42,7 +42,7 @@ def write_template(path: Path, shapes: Shapes) -> None:
 
 
 def write_probe(path: Path, shapes: Shapes, seed: int) -> None:
-    """An adapter that changes every weight about as much as real ones do, told apart by its seed.
+    """An adapter that changes every weight about as much as real ones do, with other values for each seed.
 
     Its values are two numbers and their negatives, which every lane type can hold exactly but for a common factor.
 

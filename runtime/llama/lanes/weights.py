@@ -89,7 +89,7 @@ class AdapterFile:
 
     @property
     def open_path(self) -> Path:
-        """A path that leads to the open file, whatever has become of its name."""
+        """A path that leads to the open file, even after its name was deleted or given to another file."""
         # Where opening it only duplicates the descriptor (macOS), the last reader's offset is still set.
         os.lseek(self._file.fileno(), 0, os.SEEK_SET)
         return Path(f"/dev/fd/{self._file.fileno()}")

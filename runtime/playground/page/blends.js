@@ -24,7 +24,7 @@ export function titleOf(members) {
   return members.map(({ name, scale }) => (scale === 1 ? name : `${name} ×${scale}`)).join(" + ");
 }
 
-/** A scale as the server takes it, or null where the text is no number. */
+/** A scale as the server takes it, or null where the text is not a number. */
 export function parseScale(text) {
   const scale = Number(text);
   if (text.trim() === "" || !Number.isFinite(scale)) return null;

@@ -108,7 +108,7 @@ function tableRow([words, rates, note], widest) {
 
 function costOf(ratio) {
   const percent = (1 - ratio) * 100;
-  return percent < 1 ? "mixing costs nothing that can be told" : `mixing costs ${percent.toFixed(0)} %`;
+  return percent < 1 ? "mixing costs nothing measurable" : `mixing costs ${percent.toFixed(0)} %`;
 }
 
 function gainOf(ratio) {

@@ -1,4 +1,4 @@
-// The conversation on the screen and its changes. Whoever shows a part of it listens for the topic of that part:
+// The conversation on the screen and its changes. Code that shows a part of it listens for the topic of that part:
 // "conversation" (another one), "columns", "scales", "turns", "settings", "running".
 
 import { MAX_COLUMNS, isSameBlend } from "./blends.js";
@@ -67,7 +67,7 @@ export class Session extends EventTarget {
     this.#tell("conversation");
   }
 
-  /** Begin anew with the same columns and settings. */
+  /** Begin again with the same columns and settings. */
   renew() {
     const { mode, system, streams, parameters, columns } = this.conversation;
     this.open(newConversation(structuredClone(columns), { mode, system, streams, parameters: { ...parameters } }));

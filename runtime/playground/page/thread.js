@@ -54,7 +54,7 @@ export class Thread {
     if (isAtEnd) this.#scrollToEnd();
   }
 
-  /** The element of a turn, made anew where something of it has changed. */
+  /** The element of a turn, made again if something of it has changed. */
   #shown(turn, index) {
     const { mode, columns } = this.session.conversation;
     const answers = columns.map(({ id }) => turn.answers[id]);
@@ -169,7 +169,7 @@ export class Thread {
     return this.#formatted(answer);
   }
 
-  /** The nodes of an answer, made anew only where its text has changed. */
+  /** The nodes of an answer, made again only where its text has changed. */
   #formatted(answer) {
     const shown = this.#markdown.get(answer);
     if (shown?.text === answer.text) return shown.nodes;

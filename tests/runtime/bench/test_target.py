@@ -98,7 +98,7 @@ def test_adapters_are_chosen_from_the_list(address: Address, answers: dict[str, 
 def test_what_is_no_list_of_models_is_an_error(body: Any, address: Address, answers: dict[str, Any]) -> None:
     """An answer in another form is one line that names the address."""
     answers["/v1/models"] = body
-    with pytest.raises(GemlaneError, match=r"/v1/models is no list of models in OpenAI's form"):
+    with pytest.raises(GemlaneError, match=r"/v1/models is not a list of models in OpenAI's form"):
         find_target(address)
 
 
