@@ -46,8 +46,8 @@ with atheris.instrument_imports(include=["runtime", "convert", "aiohttp.multipar
     from runtime.engine.cache.prefixes import Prefixes
     from runtime.engine.coverage import Coverage
     from runtime.errors import GemlaneError
-    from runtime.messages import decode
     from runtime.openai.responses.body import parse_response
+    from runtime.pipe import decode
     from runtime.web.body import parse_json, parse_json_object
     from runtime.web.listener import listen
     from tests.runtime.double import ScriptedEngine

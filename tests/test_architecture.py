@@ -21,7 +21,7 @@ DIALECTS = ("cloudflare", "openai", "admin", "playground")
 PURE_FILES = ("wire.py", "validator.py", "errors.py")
 """Parse and render: functions from values to values, in every dialect."""
 WEB_SIDE = (*DIALECTS, "web", "chat", "observe", "adapters", "prompt", "engines", "app", "server", "cli")
-ENGINE_MAY_IMPORT = ("engine", "llama", "errors", "config", "generation", "messages")
+ENGINE_MAY_IMPORT = ("engine", "llama", "errors", "config", "generation", "messages", "pipe")
 CONVERT_GROUND = ("errors", "files", "folders", "formats", "cores", "module", "gguf", "rules")
 """The packages of the converter that the runtime may import: it reads untrusted bytes by the converter's rules."""
 CONVERT_EXCEPTIONS = {

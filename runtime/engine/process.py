@@ -29,9 +29,8 @@ from runtime.messages import (
     Message,
     PinAdapter,
     RemoveAdapter,
-    decode,
-    encode,
 )
+from runtime.pipe import decode, encode
 
 _LOG = logging.getLogger("gemlane.engine")
 _STATS_INTERVAL_S = 1.0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from convert.module import module_command, module_environment
-from runtime import messages
+from runtime import messages, pipe
 from runtime.engines.child_log import ChildLog
 from runtime.errors import GemlaneError, ModelLoadError, from_code
 from runtime.messages import Ready
@@ -99,7 +99,7 @@ class EngineChild:
     def send(self, command: messages.Command) -> None:
         """Write one command. `run` notices a pipe whose reader is gone."""
         if self._process.stdin is not None and not self._process.stdin.is_closing():
-            self._process.stdin.write(messages.encode(command))
+            self._process.stdin.write(pipe.encode(command))
 
     def end_rest(self) -> None:
         """The engine had nothing to do until now; the time without an event counts from here."""
@@ -150,7 +150,7 @@ class EngineChild:
                 return
             self._heard_at = loop.time()
             try:
-                self._deliver(messages.decode(line), notice)
+                self._deliver(pipe.decode(line), notice)
             except ValueError as error:
                 self._break(f"broke the protocol: {error}")
                 return

@@ -19,7 +19,8 @@ from runtime.engine.engine import LlamaEngine
 from runtime.engine.start.startup import Hooks, start
 from runtime.generation import Blend, BlendMember, GenerationRequest, Prompt, Sampling, Segment
 from runtime.llama.library import Library
-from runtime.messages import AdapterAdded, encode
+from runtime.messages import AdapterAdded
+from runtime.pipe import encode
 from scripts.bench.asks import random_prompt
 from scripts.bench.plan import N_CLIENTS, Plan, tell
 from scripts.bench.report import Claim, Result, Series

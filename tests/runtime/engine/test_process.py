@@ -35,9 +35,8 @@ from runtime.messages import (
     Stats,
     Text,
     Working,
-    decode,
-    encode,
 )
+from runtime.pipe import decode, encode
 
 TIMEOUT_S = 60
 

@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
-from runtime import messages
+from runtime import messages, pipe
 from runtime.config import EngineSettings
 from runtime.generation import FinishReason, Usage
 
@@ -23,7 +23,7 @@ RUNNING: list[str] = []
 
 def send(message: messages.Message) -> None:
     """Write one event."""
-    sys.stdout.buffer.write(messages.encode(message))
+    sys.stdout.buffer.write(pipe.encode(message))
     sys.stdout.buffer.flush()
 
 
@@ -99,7 +99,7 @@ def main() -> int:
     for line in sys.stdin.buffer:
         with log.open("a") as heard:
             heard.write(line.decode())
-        match messages.decode(line):
+        match pipe.decode(line):
             case messages.Load(settings):
                 if (status := load(settings, log.with_name("gone"))) is not None:
                     return status

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import messages
+from runtime import messages, pipe
 from runtime.config import EngineSettings
 from runtime.engines.protocol import GenerationEvent, Restarted
 from runtime.engines.states import EngineState
@@ -65,7 +65,7 @@ def heard(tmp_path: Path) -> Callable[[], list[messages.Message]]:
     log = tmp_path / "heard"
 
     def read() -> list[messages.Message]:
-        return [messages.decode(line) for line in log.read_text().splitlines()]
+        return [pipe.decode(line) for line in log.read_text().splitlines()]
 
     return read
 

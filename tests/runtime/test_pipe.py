@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import messages
+from runtime import messages, pipe
 from runtime.config import EngineSettings
 from runtime.generation import (
     Blend,
@@ -95,18 +95,18 @@ def test_every_kind_has_an_example() -> None:
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
 def test_a_message_is_one_line_and_comes_back_equal(message: messages.Message) -> None:
     """A message encodes to one line, with one newline at its end, and decodes to an equal message."""
-    line = messages.encode(message)
+    line = pipe.encode(message)
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
-    assert messages.decode(line) == message
+    assert pipe.decode(line) == message
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_no_text_can_break_the_framing(text: str) -> None:
     """Text with any character, newlines included, encodes to one line."""
-    line = messages.encode(messages.Text("r", text))
+    line = pipe.encode(messages.Text("r", text))
     assert line.count(b"\n") == 1
-    assert messages.decode(line) == messages.Text("r", text)
+    assert pipe.decode(line) == messages.Text("r", text)
 
 
 @pytest.mark.parametrize(
@@ -126,4 +126,4 @@ def test_no_text_can_break_the_framing(text: str) -> None:
 def test_what_is_no_message_is_refused(line: str) -> None:
     """A line that is not a message raises a ValueError, and no other error."""
     with pytest.raises(ValueError, match=r"."):
-        messages.decode(line)
+        pipe.decode(line)
