@@ -41,7 +41,15 @@ class Change:
     magnitude: RowSource | None
 
     def of(self, weights: F32Array, first_row: int) -> F32Array:
-        """Return the change to `weights`, which are rows of the base from `first_row` on."""
+        """Return the change to some rows of the base, float32 of their shape.
+
+        Args:
+            weights: (n_rows, n_columns), the base's rows from `first_row` on.
+            first_row: Where they begin.
+
+        Raises:
+            BadValue: A changed row is zero, which has no direction for DoRA.
+        """
         n_rows = len(weights)
         delta = np.float32(self.factor) * (self.pair.b.read(first_row, n_rows) @ read_all(self.pair.a))
         if self.magnitude is None:

@@ -49,7 +49,11 @@ def adapter(arguments: argparse.Namespace) -> int:
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """Run `verify`."""
+    """Run `verify`.
+
+    Raises:
+        InvalidOption: Both sides are the same model and adapter.
+    """
     reference = _subject(arguments.reference, arguments.reference_adapter)
     candidate = _subject(arguments.candidate or arguments.reference, arguments.adapter)
     if reference == candidate:

@@ -59,7 +59,10 @@ class Encoder:
         return TensorPlan(name, kind, source.shape, lambda: self._chunks(name, source, kind, importance))
 
     def plan_weight(self, name: str, source: RowSource, kind: GgmlType, importance: F32Array | None) -> TensorPlan:
-        """Plan a weight of a base model, which is never all zeros: the chunks end with BadValue if it is."""
+        """Plan a weight of a base model, which is never all zeros; `importance` is (n_columns,) or None.
+
+        The plan's chunks raise BadValue at their end if all values were zero.
+        """
         watched = _WatchedRows(source)
 
         def chunks() -> Iterator[U8Array]:

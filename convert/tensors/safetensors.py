@@ -94,7 +94,7 @@ class SafetensorsFile:
 
 
 def to_float32(raw: bytes, dtype: str) -> F32Array:
-    """Decode little-endian F32, F16 or BF16 bytes; exact for all three."""
+    """Decode little-endian F32, F16 or BF16 bytes to (n_values,) float32; exact for all three."""
     if dtype == "BF16":
         return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
     if dtype == "F16":

@@ -25,12 +25,12 @@ class RowSource(Protocol):
 
 
 def read_all(source: RowSource) -> F32Array:
-    """Return a whole matrix; for the small ones of adapters."""
+    """Return a whole matrix, (n_rows, n_columns); for the small ones of adapters."""
     return source.read(0, math.prod(source.shape[:-1]))
 
 
 def checked(rows: F32Array, what: str) -> F32Array:
-    """Return computed rows, which must be finite: ggml's quantisers count on it.
+    """Return computed rows, (n_rows, n_columns), which must be finite: ggml's quantisers count on it.
 
     Raises:
         BadValue: They are not; the message starts with `what`.

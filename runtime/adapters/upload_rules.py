@@ -19,10 +19,10 @@ _RESERVED_PREFIX: Final = "cf-public-"  # Cloudflare's own adapters (docs "fine-
 
 
 def check_file_name(file_name: str) -> None:
-    """Let the two names of a PEFT adapter's files pass.
+    """Check that a file name is one of the two of a PEFT adapter.
 
     Raises:
-        InvalidAdapter: it is another.
+        InvalidAdapter: it is another name.
     """
     if file_name not in (CONFIG_NAME, WEIGHTS_NAME):
         raise InvalidAdapter(f"file_name must be {CONFIG_NAME} or {WEIGHTS_NAME}, not {file_name[:200]!r}")

@@ -74,7 +74,11 @@ async def delete(request: web.Request) -> web.Response:
 
 
 async def rescan(request: web.Request) -> web.Response:
-    """``POST /adapters:rescan``: look at the folder now; answered once what has changed is served or refused."""
+    """``POST /adapters:rescan``: look at the folder now; answered once what has changed is served or refused.
+
+    Raises:
+        AdapterError: the server has no adapters folder.
+    """
     folder = request.app[ADAPTERS].folder
     if folder is None:
         raise AdapterError("this server has no adapters folder; start it with --adapters DIR")
@@ -91,7 +95,11 @@ async def load_lora_adapter(request: web.Request) -> web.Response:
 
 
 async def unload_lora_adapter(request: web.Request) -> web.Response:
-    """VLLM's ``POST /v1/unload_lora_adapter``."""
+    """VLLM's ``POST /v1/unload_lora_adapter``.
+
+    Raises:
+        UnknownAdapter: no adapter has that name.
+    """
     (name,) = wire.parse_text(await _object(request), "lora_name")
     view = request.app[STORE].find(name)
     if view is None:

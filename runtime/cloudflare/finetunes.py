@@ -29,7 +29,12 @@ _BUCKET: Final = "gemlane"
 
 
 async def create(request: web.Request) -> web.Response:
-    """``POST finetunes``, JSON regardless of its content type."""
+    """``POST finetunes``, JSON regardless of its content type.
+
+    Raises:
+        InvalidRequest: the body is not a finetune's.
+        AdapterError: it names another base model.
+    """
     fields = parse_json_object(await read_body(request, request.app[LIMITS]))
     model, name = _text(fields, "model"), _text(fields, "name")
     description = _text(fields, "description") if fields.get("description") is not None else ""
@@ -44,7 +49,13 @@ async def create(request: web.Request) -> web.Response:
 
 
 async def upload(request: web.Request) -> web.Response:
-    """``POST finetunes/{id or name}/finetune-assets``: the parts ``file_name`` and ``file``, in any order."""
+    """``POST finetunes/{id or name}/finetune-assets``: the parts ``file_name`` and ``file``, in any order.
+
+    Raises:
+        AdapterError: no finetune has that id or name.
+        InvalidRequest: a part is missing.
+        InvalidAdapter: the file name is not one of an adapter's, or the file breaks a rule.
+    """
     finetunes, limits = _finetunes(request), request.app[LIMITS]
     record = finetunes.find(request.match_info["finetune"])
     if record is None:
@@ -75,7 +86,11 @@ async def list_public(request: web.Request) -> web.Response:
 
 
 async def get_one(request: web.Request) -> web.Response:
-    """``GET finetunes/{id or name}``: ours."""
+    """``GET finetunes/{id or name}``: ours.
+
+    Raises:
+        UnknownAdapter: no finetune has that id or name.
+    """
     name = request.match_info["finetune"]
     record = _finetunes(request).find(name)
     if record is None:
@@ -84,7 +99,11 @@ async def get_one(request: web.Request) -> web.Response:
 
 
 async def delete(request: web.Request) -> web.Response:
-    """``DELETE finetunes/{id or name}``: ours. Answers that run under it are finished."""
+    """``DELETE finetunes/{id or name}``: ours. Answers that run under it are finished.
+
+    Raises:
+        UnknownAdapter: no finetune has that id or name.
+    """
     name = request.match_info["finetune"]
     record = _finetunes(request).find(name)
     if record is None:

@@ -94,10 +94,10 @@ def names_of(choice: str) -> tuple[str, ...]:
 
 
 def check_model(model: str, choice: str) -> None:
-    """Let a name of the model that is served here pass; ``choice`` is as for ``names_of``.
+    """Check that a name is one of the model that is served here; ``choice`` is as for ``names_of``.
 
     Raises:
-        UnknownModel: it is another model's.
+        UnknownModel: it is another model's name.
     """
     names = names_of(choice)
     if model not in names:

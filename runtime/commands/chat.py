@@ -59,7 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Chat, or answer one prompt; the exit status."""
+    """Chat, or answer one prompt; the exit status.
+
+    Raises:
+        GemlaneError: standard input was to hold the prompt and is empty, or the server cannot be asked.
+    """
     chat = Chat(address_of(arguments), _loras(arguments.lora) or [""], arguments.system, _options(arguments))
     prompt = " ".join(arguments.prompt)
     if prompt == "-" or (not prompt and not sys.stdin.isatty()):

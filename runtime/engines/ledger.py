@@ -80,7 +80,11 @@ class Ticket:
         self.has_text, self.n_tokens = False, 0
 
     async def take(self) -> AsyncGenerator[GenerationEvent, None]:
-        """The events, up to and with the end."""
+        """The events, up to and with the end.
+
+        Raises:
+            GemlaneError: the end is a failure.
+        """
         while True:
             event = await self._events.get()
             if isinstance(event, GemlaneError):

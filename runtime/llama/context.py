@@ -124,7 +124,11 @@ class Context:
         self.handle = None
 
     def set_adapters(self, adapters: Sequence[tuple[NativeAdapter, float]]) -> None:
-        """Let every coming batch run under these adapters and scales; a change costs a re-reservation."""
+        """Let every coming batch run under these adapters and scales; a change costs a re-reservation.
+
+        Raises:
+            DecodeError: llama.cpp refused them.
+        """
         n_adapters = len(adapters)
         handles = (native.llama_adapter_lora_p_ctypes * n_adapters)(*(adapter.handle for adapter, _ in adapters))
         scales = (ctypes.c_float * n_adapters)(*(scale for _, scale in adapters))

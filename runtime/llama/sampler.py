@@ -32,7 +32,7 @@ class TokenFilter(Protocol):
         """Whether ``token`` may come next."""
 
     def allowed(self) -> npt.NDArray[np.int64]:
-        """All tokens that may come next, ascending; at least one."""
+        """All tokens that may come next, ascending: int64 ``[n]``, n at least 1."""
 
     def accept(self, token: int) -> None:
         """Note that an allowed token came next."""

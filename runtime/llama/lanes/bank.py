@@ -190,7 +190,12 @@ class Bank:
         return frozenset().union(*(self._touched[lane] for lane in lanes))
 
     def set_ids(self, of_tokens: npt.NDArray[np.int32], of_outputs: npt.NDArray[np.int32]) -> None:
-        """Say which lane each token of the next batch uses, and each token whose logits are wanted."""
+        """Say which lane each token of the next batch uses, and each token whose logits are wanted.
+
+        Args:
+            of_tokens: int32 ``[n_tokens]``, at most ``n_batch``.
+            of_outputs: int32 ``[n_outputs]``, at most ``n_batch``.
+        """
         for ids_of_tokens, ids_of_outputs in self._ids:
             ggml.write(ids_of_tokens, of_tokens.ctypes.data, 0, of_tokens.nbytes)
             if of_outputs.size:

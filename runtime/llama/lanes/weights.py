@@ -147,7 +147,7 @@ class AdapterFile:
         return self.summary.alpha / rank if self.summary.alpha else 1.0
 
     def read(self, tensor: TensorInfo) -> npt.NDArray[np.uint8]:
-        """The bytes of a tensor.
+        """The bytes of a tensor: uint8 ``[size_bytes]``.
 
         Raises:
             InvalidAdapter: the file has become shorter.

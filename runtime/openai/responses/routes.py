@@ -20,7 +20,11 @@ from runtime.web.limits import read_body
 
 
 async def create(request: web.Request) -> web.StreamResponse:
-    """``POST /v1/responses``."""
+    """``POST /v1/responses``.
+
+    Raises:
+        GemlaneError: the body, the model, its adapters or the engine; ``UnsupportedGrammar`` names ``text.format``.
+    """
     asked = parse_response(parse_json_object(await read_body(request, request.app[LIMITS])))
     request[IGNORED] = asked.ignored
     generation = _generation(request, asked)
