@@ -122,7 +122,7 @@ async def soak(
     n_requests: int,
     chance: random.Random,
 ) -> int:
-    """Records the answers given alone, then compares those given in a crowd; 0 if all is well, else 1."""
+    """Records the answers given alone, then compares those given while others run; 0 if all is well, else 1."""
     blends = make_blends(adapters)
     async with running(settings, adapters) as engine:
         golden = [(await complete(engine, request_of(case, blends))).text for case in cases]

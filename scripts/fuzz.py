@@ -1,4 +1,4 @@
-"""Inputs that coverage guides, for everything that reads what strangers wrote.
+"""Fuzzing guided by coverage, of all code that reads untrusted input.
 
     pip install atheris==3.0.0                      # in an environment of its own, with gemlane's dependencies
     python -m scripts.fuzz run -max_total_time=60   # the target, then libFuzzer's options

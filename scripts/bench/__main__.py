@@ -44,8 +44,8 @@ BENCHMARKS = {
 }
 
 
-def main() -> int:
-    """Runs the named benchmarks, or all. Exit code 1: a bound was missed; 2: a benchmark did not run."""
+def arguments() -> argparse.Namespace:
+    """The command line; exits with a message where it cannot be used."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.bench", description="Measure this server and llama-server."
     )
@@ -68,6 +68,12 @@ def main() -> int:
         parser.error(
             f"no benchmark {min(unknown)!r}" if unknown else "--repeats, --threads, --clients >= 1 and --tokens >= 2"
         )
+    return asked
+
+
+def main() -> int:
+    """Runs the named benchmarks, or all. Exit code 1: a bound was missed; 2: a benchmark did not run."""
+    asked = arguments()
     plan = Plan(
         asked.folder,
         asked.shape,

@@ -20,7 +20,7 @@ class Ask:
     n_tokens: int
     adapter: int | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
-    """Keys of the body beside those, for ours alone."""
+    """Further keys of the body, for gemlane only."""
 
 
 @dataclass(frozen=True, slots=True)
