@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from runtime.engine.pace import GROUP
+
 # A new measurement counts as much as the three before it, and no more than this many times what was known.
 _WEIGHT, _MAX_CHANGE = 0.25, 1.5
 # Until a width was seen this often, its best time counts: the first steps of a width build a graph and touch memory.
-_N_TRIALS = 4
-# A width that was not measured is taken to cost this much a token more than the next smaller one: little, so that it
-# is tried, and something, so that it is not tried for drafts of which nothing is expected.
-_ASSUMED_SLOPE = 0.03
+_N_TRIALS = 2
+# A width that was not measured is taken to cost this part of what each group beyond the next narrower width would cost
+# in proportion. So it is tried where drafts were nearly always accepted, and not at even odds.
+_ASSUMED_SLOPE = 0.5
 # Measurements older than this many steps count no more: contexts have grown, or the machine was busy.
 _MAX_AGE = 512
 
@@ -62,5 +64,7 @@ class StepCosts:
         if not narrower:
             return None
         # No step costs more than a wider one.
-        assumed = min(self._known[narrower].ms * (1 + _ASSUMED_SLOPE * (width - narrower)), cheapest_wider)
+        n_groups, n_narrower = -(-width // GROUP), -(-narrower // GROUP)
+        growth = 1 + _ASSUMED_SLOPE * (n_groups / n_narrower - 1)
+        assumed = min(self._known[narrower].ms * growth, cheapest_wider)
         return assumed if own is None else min(assumed, own.ms)

@@ -22,11 +22,13 @@ def test_nothing_is_known_at_first() -> None:
     assert costs_of(w4=30).cost(3) is None
 
 
-def test_a_width_that_was_not_seen_costs_little_more_than_a_narrower_one() -> None:
-    """Three tokens more cost 9 percent more, and never more than a wider step that was measured."""
-    assert costs_of(w1=100).cost(4) == pytest.approx(109)
-    assert costs_of(w1=100, w8=105).cost(4) == 105
-    assert costs_of(w1=100, w2=200).cost(4) == pytest.approx(212)
+def test_a_width_that_was_not_seen_costs_half_of_its_groups() -> None:
+    """Each group of four beyond a narrower width costs half as much again, and no width more than a wider one."""
+    assert costs_of(w1=100).cost(4) == 100
+    assert costs_of(w1=100, w4=120).cost(8) == pytest.approx(180)
+    assert costs_of(w1=100, w4=120).cost(12) == pytest.approx(240)
+    assert costs_of(w4=120, w8=200).cost(12) == pytest.approx(250)
+    assert costs_of(w1=100, w16=105).cost(8) == 105
 
 
 def test_a_slow_step_changes_little() -> None:
@@ -39,14 +41,16 @@ def test_a_slow_step_changes_little() -> None:
     assert costs.cost(1) == pytest.approx(50, rel=0.01)
 
 
-def test_the_first_steps_of_a_width_do_not_decide() -> None:
-    """Until a width was seen four times its best time counts, or what is assumed of it."""
+def test_the_first_step_of_a_width_does_not_decide() -> None:
+    """A width counts as assumed until it was seen twice, and then with its best time."""
     costs = costs_of(w1=100)
-    for elapsed_ms in (900, 500, 700):
-        costs.observe(4, elapsed_ms)
-        assert costs.cost(4) == pytest.approx(109)
-    costs.observe(4, 700)
-    assert costs.cost(4) == 500
+    costs.observe(8, 900)
+    assert costs.cost(8) == pytest.approx(150)
+    costs.observe(8, 500)
+    assert costs.cost(8) == 500
+    costs = costs_of(w1=100)
+    costs.observe(8, 120)
+    assert costs.cost(8) == 120
 
 
 def test_old_measurements_are_forgotten() -> None:
@@ -56,4 +60,4 @@ def test_old_measurements_are_forgotten() -> None:
         costs.observe(1, 100)
     assert costs.cost(4) == 400
     costs.observe(1, 100)
-    assert costs.cost(4) == pytest.approx(109)
+    assert costs.cost(4) == 100
