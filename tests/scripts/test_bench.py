@@ -14,6 +14,7 @@ import pytest
 from scripts.bench.asks import GEMLANE, LLAMA_SERVER, Answer, Ask, Piece, random_prompt
 from scripts.bench.clients import clients
 from scripts.bench.eight import adapters_of, mixed, prompts
+from scripts.bench.lookup import lookup
 from scripts.bench.many import N_ADAPTERS, power_law
 from scripts.bench.memory import memory
 from scripts.bench.plan import Plan
@@ -213,6 +214,14 @@ def test_a_benchmark_runs_on_our_server(benchmark: Benchmark, tmp_path: Path) ->
     result = asyncio.run(benchmark(plan))
     assert result.claims
     assert all(value > 0 for series in result.series for value in series.values)
+
+
+def test_answers_with_guesses_are_compared(tmp_path: Path) -> None:
+    """In the same places of the cache, answers of random weights are the same with guesses and without."""
+    plan = Plan(tmp_path, "tiny", "q4_0", n_threads=2, n_tokens=150, repeats=2, sides="gemlane")
+    claims = asyncio.run(lookup(plan)).claims
+    assert claims[3].text == "of 6 answers with guesses: equal to those without"
+    assert claims[3].values == (1.0,)
 
 
 def test_contexts_and_clients_grow(tmp_path: Path) -> None:
