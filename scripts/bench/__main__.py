@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from scripts.bench.clients import clients
+from scripts.bench.clients import clients, few
 from scripts.bench.eight import mixed, prompts, shared
 from scripts.bench.gaps import gaps
 from scripts.bench.lookup import lookup
@@ -30,6 +30,7 @@ BENCHMARKS = {
     "shared": shared,
     "mixed": mixed,
     "prompts": prompts,
+    "few": few,
     "clients": clients,
     "width": width,
     "depth": depth,
