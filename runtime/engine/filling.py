@@ -7,7 +7,7 @@ its own and is removed after the batch, so no answer sees it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from statistics import median
 
 from runtime.engine.pace import GROUP
 from runtime.engine.scheduler import EngineLimits
@@ -19,30 +19,38 @@ _TOKEN = 0
 
 # A filled step has to be this much shorter: less is within the noise of what steps cost.
 _MIN_GAIN = 0.03
-# Steps of either kind whose shortest is compared; the first of a width build a graph and touch memory.
-_N_TRIALS = 4
+# Both kinds of steps are tried in turns, so that a machine that grows slower meanwhile slows both; two steps at a time,
+# whose shorter one counts, since a step of another width than the one before builds a graph.
+_N_TURN = 2
+_N_TRIALS = 8 * _N_TURN
 # Steps after which both kinds are tried again: the machine may have been busy.
-_MAX_AGE = 2000
+_MAX_AGE = 500
 # Fewer tokens left over beside whole groups cost less than the group that they would become.
 _MIN_LEFT_OVER = 2
 
 
-@dataclass(slots=True)
 class _Trial:
-    """The times of the first steps of one width, without filler and with it, in milliseconds."""
+    """The steps of one width, tried without filler and with it."""
 
-    plain_ms: list[float] = field(default_factory=list)
-    filled_ms: list[float] = field(default_factory=list)
-    n_left: int = _MAX_AGE
-
-    @property
-    def is_filled(self) -> bool:
+    def __init__(self) -> None:
+        self._times_ms: list[float] = []
+        self._n_left = _MAX_AGE
+        self.is_filled = False
         """Whether the next step should be filled."""
-        if len(self.plain_ms) < _N_TRIALS:
-            return False
-        if len(self.filled_ms) < _N_TRIALS:
-            return True
-        return min(self.filled_ms) <= (1 - _MIN_GAIN) * min(self.plain_ms)
+
+    def observe(self, elapsed_ms: float, *, is_filled: bool) -> None:
+        """Learn from a step; one of the other kind than asked for tells nothing."""
+        self._n_left -= 1
+        if not self._n_left:
+            self._times_ms, self._n_left, self.is_filled = [], _MAX_AGE, False
+        elif is_filled == self.is_filled and len(self._times_ms) < _N_TRIALS:
+            self._times_ms.append(elapsed_ms)
+            n_turns = len(self._times_ms) // _N_TURN
+            self.is_filled = n_turns % 2 == 1 if len(self._times_ms) < _N_TRIALS else self._is_shorter()
+
+    def _is_shorter(self) -> bool:
+        turns = [min(self._times_ms[start : start + _N_TURN]) for start in range(0, _N_TRIALS, _N_TURN)]
+        return median(turns[1::2]) <= (1 - _MIN_GAIN) * median(turns[::2])
 
 
 class Filling:
@@ -93,12 +101,5 @@ class Filling:
 
     def observe(self, n_tokens: int, n_filler: int, elapsed_ms: float) -> None:
         """Learn from a batch of ``n_tokens``, all of sequences in decode, and ``n_filler`` filler tokens."""
-        trial = self._trials.get(n_tokens)
-        if trial is None or not self._is_possible:
-            return
-        times = trial.filled_ms if n_filler else trial.plain_ms
-        if len(times) < _N_TRIALS:
-            times.append(elapsed_ms)
-        trial.n_left -= 1
-        if not trial.n_left:
-            self._trials[n_tokens] = _Trial()
+        if self._is_possible and n_tokens in self._trials:
+            self._trials[n_tokens].observe(elapsed_ms, is_filled=n_filler > 0)

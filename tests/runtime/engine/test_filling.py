@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.tiny_gemma.facts import ANSWERS, QUESTIONS, STYLES
 
 LIMITS = EngineLimits(n_ctx=500, n_kv_cells=1000, n_parallel=8, n_batch=64, step_budget_ms=250, n_scored=4)
 MANY = 1000  # free cells
-TRIALS = 4  # steps of each kind
+TRIALS = 16  # steps of both kinds
 
 
 def answering(n: int) -> list[tuple[Chunk, Blend]]:
@@ -31,12 +32,18 @@ def reading(n: int) -> list[tuple[Chunk, Blend]]:
 
 def tried(n_tokens: int, plain_ms: float, filled_ms: float) -> Filling:
     """Return what has learned these times of a width."""
-    tried = Filling(LIMITS, is_possible=True)
-    for _ in range(TRIALS):
-        tried.observe(n_tokens, 0, plain_ms)
-    for _ in range(TRIALS):
-        tried.observe(n_tokens, 4 - n_tokens, filled_ms)
-    return tried
+    one = Filling(LIMITS, is_possible=True)
+    run(one, n_tokens, TRIALS, lambda _step, is_filled: filled_ms if is_filled else plain_ms)
+    return one
+
+
+def run(one: Filling, n_tokens: int, n_steps: int, cost: Callable[[int, bool], float]) -> list[int]:
+    """Return the filler of each of the next steps, which cost what the function says of place and kind."""
+    fillers = []
+    for step in range(n_steps):
+        fillers.append(one.fill_up(answering(n_tokens), MANY))
+        one.observe(n_tokens, fillers[-1], cost(step, fillers[-1] > 0))
+    return fillers
 
 
 @pytest.mark.parametrize(("n_tokens", "n_filler"), [(4, 0), (5, 0), (6, 2), (7, 1), (8, 0), (61, 0), (62, 2), (63, 1)])
@@ -66,15 +73,10 @@ def test_nothing_is_filled_where_it_is_not_possible() -> None:
 
 @pytest.mark.parametrize("n_tokens", [1, 2, 3])
 def test_a_narrow_step_is_tried_both_ways(n_tokens: int) -> None:
-    """A few steps as they are, then a few filled ones; the shorter kind wins."""
-    one = Filling(LIMITS, is_possible=True)
-    kinds = []
-    for _ in range(3 * TRIALS):
-        n_filler = one.fill_up(answering(n_tokens), MANY)
-        kinds.append(n_filler)
-        one.observe(n_tokens, n_filler, 90.0 if n_filler else 100.0)
-    filled = 4 - n_tokens
-    assert kinds == [0] * TRIALS + [filled] * 2 * TRIALS
+    """Two steps as they are and two filled ones in turns; then the shorter kind wins."""
+    one, filled = Filling(LIMITS, is_possible=True), 4 - n_tokens
+    fillers = run(one, n_tokens, TRIALS + 3, lambda _step, is_filled: 90.0 if is_filled else 100.0)
+    assert fillers == [0, 0, filled, filled] * 4 + [filled] * 3
 
 
 @pytest.mark.parametrize(("filled_ms", "n_filler"), [(90.0, 1), (97.0, 1), (98.0, 0), (130.0, 0)])
@@ -83,24 +85,34 @@ def test_a_narrow_step_is_filled_where_that_is_clearly_shorter(filled_ms: float,
     assert tried(3, 100.0, filled_ms).fill_up(answering(3), MANY) == n_filler
 
 
-def test_the_shortest_step_of_each_kind_counts() -> None:
-    """A step that something else made long decides nothing."""
+def test_steps_that_build_a_graph_decide_nothing() -> None:
+    """The first step of each turn is long."""
     one = Filling(LIMITS, is_possible=True)
-    for plain_ms in (100.0, 50.0, 51.0, 49.0):
-        one.observe(2, 0, plain_ms)
-    for filled_ms in (300.0, 30.0, 31.0, 29.0):
-        one.observe(2, 2, filled_ms)
+    run(one, 2, TRIALS, lambda step, is_filled: (300.0 if step % 2 == 0 else 0.0) + (30.0 if is_filled else 50.0))
     assert one.fill_up(answering(2), MANY) == 2
 
 
-def test_the_machine_is_asked_again_later() -> None:
+def test_a_machine_that_grows_slower_slows_both_kinds() -> None:
+    """Half as long again at the end as at the beginning hides no gain of six hundredths."""
+    one = Filling(LIMITS, is_possible=True)
+    run(one, 1, TRIALS, lambda step, is_filled: (1 + step / (2 * TRIALS)) * (85.0 if is_filled else 100.0))
+    assert one.fill_up(answering(1), MANY) == 3
+
+
+def test_steps_that_could_not_be_filled_are_not_taken_for_filled_ones() -> None:
+    """A full cache leaves a step as it is."""
+    one = Filling(LIMITS, is_possible=True)
+    run(one, 3, 2, lambda _step, _is_filled: 100.0)
+    for _ in range(100):
+        one.observe(3, 0, 1.0)
+    assert run(one, 3, 2, lambda _step, _is_filled: 90.0) == [1, 1]
+
+
+def test_both_kinds_are_tried_again_later() -> None:
     """What was measured on a busy machine is not believed for ever."""
     one = tried(1, 100.0, 130.0)
     assert one.fill_up(answering(1), MANY) == 0
-    for _ in range(2000):
-        one.observe(1, 0, 100.0)
-    for _ in range(TRIALS):
-        one.observe(1, 0, 100.0)
+    run(one, 1, 500, lambda _step, is_filled: 90.0 if is_filled else 100.0)
     assert one.fill_up(answering(1), MANY) == 3
 
 
@@ -127,6 +139,15 @@ def test_filler_takes_free_cells_alone(n_tokens: int, n_cells_free: int, n_fille
     assert Filling(LIMITS, is_possible=True).fill_up(reading(n_tokens), n_cells_free) == n_filler
 
 
+class Always:
+    """A trial that has been won by filled steps."""
+
+    is_filled = True
+
+    def observe(self, _elapsed_ms: float, *, is_filled: bool) -> None:
+        """Learn nothing."""
+
+
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Fill every batch up, and return a list of the filler's tokens that grows with each batch."""
@@ -137,7 +158,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(fill_up(self, chunks, n_cells_free))
         return counts[-1]
 
-    monkeypatch.setattr(filling._Trial, "is_filled", property(lambda _self: True))
+    monkeypatch.setattr(filling, "_Trial", Always)
     monkeypatch.setattr(filling, "_MIN_LEFT_OVER", 1)
     monkeypatch.setattr(Filling, "fill_up", counted)
     return counts
