@@ -42,7 +42,7 @@ async def test_the_watchdog_is_fed_twice_an_interval(listener: socket.socket) ->
     feeding.cancel()
 
 
-async def test_nobody_hears_nothing() -> None:
+async def test_without_a_socket_nothing_is_sent() -> None:
     """Without systemd, and with a watchdog that is meant for another process, nothing is sent and nothing waits."""
     systemd = Systemd({})
     systemd.ready("x")
@@ -51,5 +51,5 @@ async def test_nobody_hears_nothing() -> None:
 
 
 def test_a_manager_that_is_gone_stops_nothing(tmp_path: Path) -> None:
-    """A socket that nobody reads is no error."""
+    """A socket without a reader is not an error."""
     Systemd({"NOTIFY_SOCKET": str(tmp_path / "gone")}).stopping()

@@ -31,8 +31,8 @@ PEFT = Path(__file__).parents[2] / "tiny_gemma" / "adapters"
 STILL_S = 0.05
 
 
-class House:
-    """A folder, the state beside it, and the store; ``restart`` begins anew with what is on disk."""
+class Parts:
+    """The parts of a server that watch a folder; ``restart`` begins again with what is on disk."""
 
     def __init__(self, root: Path, model: Path) -> None:
         self.root, self.model = root, model
@@ -90,11 +90,11 @@ class House:
 
 
 @pytest.fixture
-async def house(tmp_path: Path, tiny_model: Path) -> AsyncIterator[House]:
+async def parts(tmp_path: Path, tiny_model: Path) -> AsyncIterator[Parts]:
     """An empty folder."""
-    house = House(tmp_path, tiny_model)
-    yield house
-    await house.close()
+    parts = Parts(tmp_path, tiny_model)
+    yield parts
+    await parts.close()
 
 
 def mlx_folder(source: Path, target: Path) -> None:
@@ -104,222 +104,222 @@ def mlx_folder(source: Path, target: Path) -> None:
     shutil.copy(source / "adapter_model.safetensors", target / "adapters.safetensors")
 
 
-async def test_every_kind_is_served_as_it_was_left(house: House, tiny_adapters: Path) -> None:
+async def test_every_kind_is_served_as_it_was_left(parts: Parts, tiny_adapters: Path) -> None:
     """A GGUF file where it lies, a PEFT folder from a conversion in the state folder; the folder itself stays as is."""
-    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
-    shutil.copytree(PEFT / "tag", house.place / "tag")
-    before = sorted(path.relative_to(house.place) for path in house.place.rglob("*"))
-    await house.look()
-    paths = {path.stem if path.parent == house.place else "tag": path for path in house.engine.adapters.values()}
-    assert paths["pirate"] == house.place / "pirate.gguf"
-    assert paths["tag"] == house.state.blob(house.digest("tag"))
-    assert sorted(path.relative_to(house.place) for path in house.place.rglob("*")) == before
+    shutil.copy(tiny_adapters / "pirate.gguf", parts.place)
+    shutil.copytree(PEFT / "tag", parts.place / "tag")
+    before = sorted(path.relative_to(parts.place) for path in parts.place.rglob("*"))
+    await parts.look()
+    paths = {path.stem if path.parent == parts.place else "tag": path for path in parts.engine.adapters.values()}
+    assert paths["pirate"] == parts.place / "pirate.gguf"
+    assert paths["tag"] == parts.state.blob(parts.digest("tag"))
+    assert sorted(path.relative_to(parts.place) for path in parts.place.rglob("*")) == before
 
 
-async def test_a_file_that_is_dropped_in_is_served(house: House, tiny_adapters: Path) -> None:
+async def test_a_file_that_is_dropped_in_is_served(parts: Parts, tiny_adapters: Path) -> None:
     """The watch notices it, and nothing has to be asked."""
-    await house.folder.start()
-    watching = asyncio.create_task(house.folder.watch())
+    await parts.folder.start()
+    watching = asyncio.create_task(parts.folder.watch())
     await asyncio.sleep(0.1)  # the watch begins
-    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
+    shutil.copy(tiny_adapters / "pirate.gguf", parts.place)
     async with asyncio.timeout(20):
-        while house.store.find("pirate") is None or not house.engine.adapters:  # noqa: ASYNC110 - files have no event
+        while parts.store.find("pirate") is None or not parts.engine.adapters:  # noqa: ASYNC110 - files have no event
             await asyncio.sleep(0.01)
     watching.cancel()
 
 
-async def test_a_half_copied_file_is_not_touched(house: House, tiny_adapters: Path) -> None:
+async def test_a_half_copied_file_is_not_touched(parts: Parts, tiny_adapters: Path) -> None:
     """It counts once it has stood still; before that not even its header is read."""
     content = (tiny_adapters / "pirate.gguf").read_bytes()
-    place = house.place / "pirate.gguf"
+    place = parts.place / "pirate.gguf"
     for end in range(0, len(content), len(content) // 5):
         place.write_bytes(content[:end])
-        await house.folder.look()
-        assert house.n_read == []
+        await parts.folder.look()
+        assert parts.n_read == []
     place.write_bytes(content)
-    await house.look()
-    assert house.view("pirate.gguf").state is AdapterState.READY
+    await parts.look()
+    assert parts.view("pirate.gguf").state is AdapterState.READY
 
 
-async def test_a_copy_that_stops_for_a_while_is_taken_when_it_is_whole(house: House, tiny_adapters: Path) -> None:
+async def test_a_copy_that_stops_for_a_while_is_taken_when_it_is_whole(parts: Parts, tiny_adapters: Path) -> None:
     """Cut off, it is refused with the byte at which it ends; the rest makes it a new content."""
     content = (tiny_adapters / "pirate.gguf").read_bytes()
-    (house.place / "pirate.gguf").write_bytes(content[:-100])
-    await house.look()
-    view = house.view("pirate.gguf")
+    (parts.place / "pirate.gguf").write_bytes(content[:-100])
+    await parts.look()
+    view = parts.view("pirate.gguf")
     assert view.state is AdapterState.REFUSED
     assert "pirate.gguf" in view.reason
-    assert str(house.place) not in view.reason
-    (house.place / "pirate.gguf").write_bytes(content)
-    await house.look()
-    assert house.view("pirate.gguf").state is AdapterState.READY
+    assert str(parts.place) not in view.reason
+    (parts.place / "pirate.gguf").write_bytes(content)
+    await parts.look()
+    assert parts.view("pirate.gguf").state is AdapterState.READY
 
 
 @pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
-async def test_a_folder_waits_for_its_second_file(house: House, missing: str) -> None:
+async def test_a_folder_waits_for_its_second_file(parts: Parts, missing: str) -> None:
     """What it waits for is said in the list and to requests."""
-    folder = shutil.copytree(PEFT / "tag", house.place / "tag")
+    folder = shutil.copytree(PEFT / "tag", parts.place / "tag")
     (folder / missing).unlink()
-    await house.look()
-    view = house.view("tag")
+    await parts.look()
+    view = parts.view("tag")
     assert view.state is AdapterState.AWAITING
     assert missing in view.reason
     with pytest.raises(IncompleteAdapter, match=missing):
-        house.store.resolve("tag")
+        parts.store.resolve("tag")
     shutil.copy(PEFT / "tag" / missing, folder)
-    await house.look()
-    assert house.view("tag").state is AdapterState.READY
+    await parts.look()
+    assert parts.view("tag").state is AdapterState.READY
 
 
-async def test_a_changed_file_is_a_new_generation(house: House, tiny_adapters: Path) -> None:
+async def test_a_changed_file_is_a_new_generation(parts: Parts, tiny_adapters: Path) -> None:
     """The name and the id stay, the content follows the file, and the engine loses the earlier one."""
-    shutil.copy(tiny_adapters / "pirate.gguf", house.place / "voice.gguf")
-    await house.look()
-    before = house.view("voice.gguf")
-    shutil.copy(tiny_adapters / "shout.gguf", house.place / "new.part")
-    (house.place / "new.part").replace(house.place / "voice.gguf")
-    await house.look()
-    after = house.view("voice.gguf")
+    shutil.copy(tiny_adapters / "pirate.gguf", parts.place / "voice.gguf")
+    await parts.look()
+    before = parts.view("voice.gguf")
+    shutil.copy(tiny_adapters / "shout.gguf", parts.place / "new.part")
+    (parts.place / "new.part").replace(parts.place / "voice.gguf")
+    await parts.look()
+    after = parts.view("voice.gguf")
     assert (after.id, after.digest != before.digest) == (before.id, True)
-    assert list(house.engine.adapters) == [after.digest]
+    assert list(parts.engine.adapters) == [after.digest]
 
 
-async def test_a_folder_that_is_trained_again_is_a_new_generation(house: House) -> None:
+async def test_a_folder_that_is_trained_again_is_a_new_generation(parts: Parts) -> None:
     """The earlier conversion is deleted."""
-    folder = shutil.copytree(PEFT / "tag", house.place / "tag")
-    await house.look()
-    before = house.digest("tag")
+    folder = shutil.copytree(PEFT / "tag", parts.place / "tag")
+    await parts.look()
+    before = parts.digest("tag")
     shutil.copy(PEFT / "pirate" / "adapter_model.safetensors", folder)
     shutil.copy(PEFT / "pirate" / "adapter_config.json", folder)
-    await house.look()
-    assert house.digest("tag") != before
-    assert [path.stem for path in house.state.blobs.glob("*.gguf")] == [house.digest("tag")]
+    await parts.look()
+    assert parts.digest("tag") != before
+    assert [path.stem for path in parts.state.blobs.glob("*.gguf")] == [parts.digest("tag")]
 
 
-async def test_a_changed_file_that_is_bad_leaves_the_earlier_content(house: House) -> None:
+async def test_a_changed_file_that_is_bad_leaves_the_earlier_content(parts: Parts) -> None:
     """A conversion is ours, so it outlives what it was made of; the list says what is wrong."""
-    folder = shutil.copytree(PEFT / "tag", house.place / "tag")
-    await house.look()
-    before = house.digest("tag")
+    folder = shutil.copytree(PEFT / "tag", parts.place / "tag")
+    await parts.look()
+    before = parts.digest("tag")
     (folder / "adapter_model.safetensors").write_bytes(b"nonsense")
-    await house.look()
-    view = house.view("tag")
+    await parts.look()
+    view = parts.view("tag")
     assert (view.state, view.digest) == (AdapterState.READY, before)
     assert view.replacement is not None
     assert view.replacement.state is AdapterState.REFUSED
 
 
-async def test_a_touched_file_is_the_same_content(house: House, tiny_adapters: Path) -> None:
+async def test_a_touched_file_is_the_same_content(parts: Parts, tiny_adapters: Path) -> None:
     """Its digest tells, so the engine keeps it."""
-    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
-    await house.look()
-    before = house.digest("pirate")
-    os.utime(house.place / "pirate.gguf")
-    await house.look()
-    assert house.digest("pirate") == before
-    assert list(house.engine.adapters) == [before]
+    shutil.copy(tiny_adapters / "pirate.gguf", parts.place)
+    await parts.look()
+    before = parts.digest("pirate")
+    os.utime(parts.place / "pirate.gguf")
+    await parts.look()
+    assert parts.digest("pirate") == before
+    assert list(parts.engine.adapters) == [before]
 
 
-async def test_a_removed_file_retires(house: House, tiny_adapters: Path) -> None:
+async def test_a_removed_file_retires(parts: Parts, tiny_adapters: Path) -> None:
     """Requests that name it get an error, never the base model."""
-    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
-    shutil.copytree(PEFT / "tag", house.place / "tag")
-    await house.look()
-    (house.place / "pirate.gguf").unlink()
-    shutil.rmtree(house.place / "tag")
-    await house.look()
+    shutil.copy(tiny_adapters / "pirate.gguf", parts.place)
+    shutil.copytree(PEFT / "tag", parts.place / "tag")
+    await parts.look()
+    (parts.place / "pirate.gguf").unlink()
+    shutil.rmtree(parts.place / "tag")
+    await parts.look()
     for name in ("pirate", "tag"):
         with pytest.raises(UnknownAdapter):
-            house.store.resolve(name)
-    assert house.engine.adapters == {}
-    assert list(house.state.blobs.iterdir()) == []
+            parts.store.resolve(name)
+    assert parts.engine.adapters == {}
+    assert list(parts.state.blobs.iterdir()) == []
 
 
-async def test_a_file_that_is_gone_for_a_moment_does_not_retire(house: House, tiny_adapters: Path) -> None:
+async def test_a_file_that_is_gone_for_a_moment_does_not_retire(parts: Parts, tiny_adapters: Path) -> None:
     """Removed and copied again between two looks, it is replaced: requests find the name throughout."""
-    place = house.place / "voice.gguf"
+    place = parts.place / "voice.gguf"
     shutil.copy(tiny_adapters / "pirate.gguf", place)
-    await house.look()
+    await parts.look()
     place.unlink()
-    await house.folder.look()
-    house.store.resolve("voice")
+    await parts.folder.look()
+    parts.store.resolve("voice")
     shutil.copy(tiny_adapters / "shout.gguf", place)
-    await house.look()
-    assert house.view("voice.gguf").state is AdapterState.READY
-    assert [move.state for move in house.store.snapshot()] == [AdapterState.READY]
+    await parts.look()
+    assert parts.view("voice.gguf").state is AdapterState.READY
+    assert [move.state for move in parts.store.snapshot()] == [AdapterState.READY]
 
 
 async def test_a_folder_that_cannot_be_read_changes_nothing(
-    house: House, tiny_adapters: Path, caplog: pytest.LogCaptureFixture
+    parts: Parts, tiny_adapters: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A network drive that is away retires no adapter; this is logged once."""
-    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
-    await house.look()
-    house.place.rename(house.root / "away")
+    shutil.copy(tiny_adapters / "pirate.gguf", parts.place)
+    await parts.look()
+    parts.place.rename(parts.root / "away")
     for _ in range(3):
-        await house.look()
-    house.store.resolve("pirate")
+        await parts.look()
+    parts.store.resolve("pirate")
     assert caplog.text.count("adapters stay as they are") == 1
-    (house.root / "away").rename(house.place)
-    await house.look()
-    house.store.resolve("pirate")
+    (parts.root / "away").rename(parts.place)
+    await parts.look()
+    parts.store.resolve("pirate")
 
 
-async def test_two_of_one_name(house: House, tiny_adapters: Path) -> None:
+async def test_two_of_one_name(parts: Parts, tiny_adapters: Path) -> None:
     """The first one by file name has it; the other is shown as refused, and has it when the first is gone."""
-    shutil.copytree(PEFT / "tag", house.place / "voice")
-    await house.look()
-    shutil.copy(tiny_adapters / "shout.gguf", house.place / "voice.gguf")
-    await house.look()
-    assert house.view("voice").state is AdapterState.READY
-    assert (house.view("voice.gguf").state, house.view("voice.gguf").reason) == (
+    shutil.copytree(PEFT / "tag", parts.place / "voice")
+    await parts.look()
+    shutil.copy(tiny_adapters / "shout.gguf", parts.place / "voice.gguf")
+    await parts.look()
+    assert parts.view("voice").state is AdapterState.READY
+    assert (parts.view("voice.gguf").state, parts.view("voice.gguf").reason) == (
         AdapterState.REFUSED,
         "another adapter has its name",
     )
-    shutil.rmtree(house.place / "voice")
-    await house.look()
-    await house.look()
-    assert house.view("voice.gguf").state is AdapterState.READY
-    house.store.resolve("voice")
+    shutil.rmtree(parts.place / "voice")
+    await parts.look()
+    await parts.look()
+    assert parts.view("voice.gguf").state is AdapterState.READY
+    parts.store.resolve("voice")
 
 
-async def test_a_restart_reads_no_weights_again(house: House, tiny_adapters: Path) -> None:
+async def test_a_restart_reads_no_weights_again(parts: Parts, tiny_adapters: Path) -> None:
     """Neither those of GGUF files nor those of conversions; a file that changed meanwhile is read."""
-    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
-    shutil.copytree(PEFT / "tag", house.place / "tag")
-    (house.place / "bad.gguf").write_bytes(b"GGUF and no more")
-    await house.look()
-    assert len(house.n_read) == 3
-    await house.restart()
-    assert house.n_read == []
-    assert {view.name: view.state.value for view in house.store.snapshot()} == {
+    shutil.copy(tiny_adapters / "pirate.gguf", parts.place)
+    shutil.copytree(PEFT / "tag", parts.place / "tag")
+    (parts.place / "bad.gguf").write_bytes(b"GGUF and no more")
+    await parts.look()
+    assert len(parts.n_read) == 3
+    await parts.restart()
+    assert parts.n_read == []
+    assert {view.name: view.state.value for view in parts.store.snapshot()} == {
         "bad": "refused",
         "pirate": "ready",
         "tag": "ready",
     }
-    shutil.copy(tiny_adapters / "shout.gguf", house.place / "pirate.gguf")
-    await house.restart()
-    assert house.n_read == [house.place / "pirate.gguf"]
+    shutil.copy(tiny_adapters / "shout.gguf", parts.place / "pirate.gguf")
+    await parts.restart()
+    assert parts.n_read == [parts.place / "pirate.gguf"]
 
 
-async def test_another_base_model_checks_everything_again(house: House, tiny_adapters: Path, tmp_path: Path) -> None:
+async def test_another_base_model_checks_everything_again(parts: Parts, tiny_adapters: Path, tmp_path: Path) -> None:
     """What fits one base may not fit another."""
-    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
-    await house.look()
-    house.model = Path(shutil.copy(house.model, tmp_path / "other.gguf"))
-    await house.restart()
-    assert house.n_read == [house.place / "pirate.gguf"]
+    shutil.copy(tiny_adapters / "pirate.gguf", parts.place)
+    await parts.look()
+    parts.model = Path(shutil.copy(parts.model, tmp_path / "other.gguf"))
+    await parts.restart()
+    assert parts.n_read == [parts.place / "pirate.gguf"]
 
 
-async def test_bad_files_are_refused_with_their_reasons(house: House, tiny_adapters: Path) -> None:
+async def test_bad_files_are_refused_with_their_reasons(parts: Parts, tiny_adapters: Path) -> None:
     """The others are served; requests that name a bad one get the reason."""
-    (house.place / "empty.gguf").write_bytes(b"")
-    (house.place / "folder.gguf").mkdir()
-    os.mkfifo(house.place / "fifo.gguf")
-    mlx_folder(PEFT / "tag", house.place / "mlx")
-    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
-    await house.look()
-    assert {view.name: view.state.value for view in house.store.snapshot()} == {
+    (parts.place / "empty.gguf").write_bytes(b"")
+    (parts.place / "folder.gguf").mkdir()
+    os.mkfifo(parts.place / "fifo.gguf")
+    mlx_folder(PEFT / "tag", parts.place / "mlx")
+    shutil.copy(tiny_adapters / "pirate.gguf", parts.place)
+    await parts.look()
+    assert {view.name: view.state.value for view in parts.store.snapshot()} == {
         "empty": "refused",
         "fifo": "refused",
         "folder": "refused",
@@ -327,19 +327,19 @@ async def test_bad_files_are_refused_with_their_reasons(house: House, tiny_adapt
         "pirate": "ready",
     }
     with pytest.raises(InvalidAdapter, match="fifo: not a regular file"):
-        house.store.resolve("fifo")
+        parts.store.resolve("fifo")
 
 
-async def test_a_folder_with_nothing_usable_says_why(house: House, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_folder_with_nothing_usable_says_why(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
     """File by file."""
-    (house.place / "notes.txt").write_text("x")
-    (house.place / "pirate.gguf.part").write_text("x")
-    (house.place / ".DS_Store").write_text("x")
-    (house.place / "pirate.gguf.json").write_text("{}")
-    (house.place / "checkpoints").mkdir()
-    (house.place / "gone.gguf").symlink_to(house.place / "nowhere")
+    (parts.place / "notes.txt").write_text("x")
+    (parts.place / "pirate.gguf.part").write_text("x")
+    (parts.place / ".DS_Store").write_text("x")
+    (parts.place / "pirate.gguf.json").write_text("{}")
+    (parts.place / "checkpoints").mkdir()
+    (parts.place / "gone.gguf").symlink_to(parts.place / "nowhere")
     with caplog.at_level(logging.WARNING):
-        await house.folder.start()
+        await parts.folder.start()
     for name, reason in [
         ("notes.txt", "neither a .gguf file nor a folder"),
         ("pirate.gguf.part", "not finished"),
@@ -349,53 +349,53 @@ async def test_a_folder_with_nothing_usable_says_why(house: House, caplog: pytes
         assert f"{name} in the adapters folder is left out: {reason}" in caplog.text
     assert ".DS_Store" not in caplog.text
     assert "pirate.gguf.json" not in caplog.text  # the converter's own record
-    assert f"{house.place} holds no adapter\n" in caplog.text
+    assert f"{parts.place} holds no adapter\n" in caplog.text
     n_logged = len(caplog.records)
-    await house.look()
+    await parts.look()
     assert len(caplog.records) == n_logged
-    assert house.store.snapshot() == ()
+    assert parts.store.snapshot() == ()
 
 
-async def test_an_empty_folder_is_said_to_be_empty(house: House, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_empty_folder_is_said_to_be_empty(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
     """An empty folder is not an error, since adapters may still come."""
-    await house.folder.start()
+    await parts.folder.start()
     assert "holds no adapter: it is empty" in caplog.text
 
 
 async def test_a_file_that_changes_while_it_is_read_is_read_again(
-    house: House, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was found out about it belongs to neither content."""
-    place = house.place / "voice.gguf"
+    place = parts.place / "voice.gguf"
     shutil.copy(tiny_adapters / "pirate.gguf", place)
-    read = house.intake._check
+    read = parts.intake._check
 
     def change(path: Path) -> AdapterSummary:
         summary = read(path)
-        monkeypatch.setattr(house.intake, "_check", read)
+        monkeypatch.setattr(parts.intake, "_check", read)
         shutil.copy(tiny_adapters / "shout.gguf", path)
         return summary
 
-    monkeypatch.setattr(house.intake, "_check", change)
-    await house.look()
-    await house.look()
-    shutil.copy(tiny_adapters / "shout.gguf", house.place / "shout.gguf")
-    await house.look()
-    assert house.digest("voice") == house.digest("shout")
+    monkeypatch.setattr(parts.intake, "_check", change)
+    await parts.look()
+    await parts.look()
+    shutil.copy(tiny_adapters / "shout.gguf", parts.place / "shout.gguf")
+    await parts.look()
+    assert parts.digest("voice") == parts.digest("shout")
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.write_text("{"), lambda path: path.write_text('{"format": 2}')])
 async def test_what_is_known_can_be_lost(
-    house: House, tiny_adapters: Path, spoil: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+    parts: Parts, tiny_adapters: Path, spoil: Callable[[Path], object], caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is a cache: everything is read once more."""
-    shutil.copy(tiny_adapters / "pirate.gguf", house.place)
-    await house.look()
-    await house.close()
-    spoil(house.root / "state" / "known.json")
-    house.open()
-    await house.look()
-    assert len(house.n_read) == 1
+    shutil.copy(tiny_adapters / "pirate.gguf", parts.place)
+    await parts.look()
+    await parts.close()
+    spoil(parts.root / "state" / "known.json")
+    parts.open()
+    await parts.look()
+    assert len(parts.n_read) == 1
     assert "read again" in caplog.text
 
 
@@ -409,39 +409,39 @@ def test_candidates_reads_no_file(tmp_path: Path) -> None:
 
 
 async def test_what_may_make_an_adapter_useless_is_shown(
-    house: House, tiny_adapters: Path, caplog: pytest.LogCaptureFixture
+    parts: Parts, tiny_adapters: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An adapter that changes nothing is served, logged, and listed with its warning, also after a restart."""
     content = bytearray((tiny_adapters / "pirate.gguf").read_bytes())
     for tensor in read_header(tiny_adapters / "pirate.gguf").tensors.values():
         content[tensor.offset : tensor.offset + tensor.size_bytes] = bytes(tensor.size_bytes)
-    (house.place / "idle.gguf").write_bytes(content)
-    await house.look()
-    await house.close()
-    house.open()
-    await house.look()
-    assert house.n_read == []
-    view = house.view("idle.gguf")
+    (parts.place / "idle.gguf").write_bytes(content)
+    await parts.look()
+    await parts.close()
+    parts.open()
+    await parts.look()
+    assert parts.n_read == []
+    view = parts.view("idle.gguf")
     assert view.state is AdapterState.READY
     assert "it changes nothing" in render_adapter(view, frozenset())["warnings"][0]
     assert "adapter idle: it changes nothing" in caplog.text
 
 
 async def test_what_people_leave_in_the_folder_is_named(
-    house: House, tiny_adapters: Path, caplog: pytest.LogCaptureFixture
+    parts: Parts, tiny_adapters: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """NAME.GGUF is served; a folder around GGUF files, a training run and pickles are left out with what they are."""
-    shutil.copy(tiny_adapters / "pirate.gguf", house.place / "PIRATE.GGUF")
-    (house.place / "org").mkdir()
-    shutil.copy(tiny_adapters / "tag.gguf", house.place / "org" / "tag.gguf")
-    (house.place / "run" / "checkpoint-300").mkdir(parents=True)
-    pickled = shutil.copytree(PEFT / "tag", house.place / "pickled")
+    shutil.copy(tiny_adapters / "pirate.gguf", parts.place / "PIRATE.GGUF")
+    (parts.place / "org").mkdir()
+    shutil.copy(tiny_adapters / "tag.gguf", parts.place / "org" / "tag.gguf")
+    (parts.place / "run" / "checkpoint-300").mkdir(parents=True)
+    pickled = shutil.copytree(PEFT / "tag", parts.place / "pickled")
     (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
-    await house.look()
-    assert house.view("PIRATE.GGUF").state is AdapterState.READY
+    await parts.look()
+    assert parts.view("PIRATE.GGUF").state is AdapterState.READY
     assert (
         "org in the adapters folder is left out: a folder without adapter_config.json: a folder of GGUF" in caplog.text
     )
     assert "run in the adapters folder is left out" in caplog.text
     assert "give one of its checkpoints: checkpoint-300" in caplog.text
-    assert "only there as adapter_model.bin, a pickle" in house.view("pickled").reason
+    assert "only there as adapter_model.bin, a pickle" in parts.view("pickled").reason

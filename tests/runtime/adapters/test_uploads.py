@@ -44,8 +44,8 @@ PEFT = Path(__file__).parents[2] / "tiny_gemma" / "adapters"
 MODEL = "@cf/google/gemma-7b-it-lora"
 
 
-class House:
-    """A state folder, and all that works with it; ``restart`` opens it anew."""
+class Parts:
+    """The parts of a server that take uploads; ``restart`` opens the same state folder again."""
 
     def __init__(self, root: Path, model: Path) -> None:
         self.root, self.model = root, model
@@ -124,247 +124,247 @@ class HeldConverter:
 
 
 @pytest.fixture
-async def house(tmp_path: Path, tiny_model: Path) -> AsyncIterator[House]:
+async def parts(tmp_path: Path, tiny_model: Path) -> AsyncIterator[Parts]:
     """An empty one."""
-    house = House(tmp_path / "state", tiny_model)
-    yield house
-    await house.close()
+    parts = Parts(tmp_path / "state", tiny_model)
+    yield parts
+    await parts.close()
 
 
-async def test_a_finetune_is_usable_once_its_second_file_is_there(house: House) -> None:
+async def test_a_finetune_is_usable_once_its_second_file_is_there(parts: Parts) -> None:
     """By name and by id; before that it is incomplete, and nothing of the upload is left over."""
-    record = await house.uploads.create("my pirate", MODEL)
+    record = await parts.uploads.create("my pirate", MODEL)
     for name in (record.name, record.id):
         with pytest.raises(IncompleteAdapter):
-            house.store.resolve(name)
-    await house.send(record.id, CONFIG_NAME)
+            parts.store.resolve(name)
+    await parts.send(record.id, CONFIG_NAME)
     with pytest.raises(IncompleteAdapter):
-        house.store.resolve(record.id)
-    await house.send(record.id, WEIGHTS_NAME)
-    (digest,) = house.engine.adapters
-    assert house.store.resolve("my pirate") == house.store.resolve(record.id) == Blend((BlendMember(digest),))
-    assert {path.name for path in house.folder(record.id).iterdir()} == {CONFIG_NAME, RECORD_NAME}
-    assert house.blobs() == [f"{digest}.gguf"]
-    assert list(house.state.incoming.iterdir()) == []
-    assert house.engine.adapters[digest].read_bytes()[:4] == b"GGUF"
+        parts.store.resolve(record.id)
+    await parts.send(record.id, WEIGHTS_NAME)
+    (digest,) = parts.engine.adapters
+    assert parts.store.resolve("my pirate") == parts.store.resolve(record.id) == Blend((BlendMember(digest),))
+    assert {path.name for path in parts.folder(record.id).iterdir()} == {CONFIG_NAME, RECORD_NAME}
+    assert parts.blobs() == [f"{digest}.gguf"]
+    assert list(parts.state.incoming.iterdir()) == []
+    assert parts.engine.adapters[digest].read_bytes()[:4] == b"GGUF"
 
 
-async def test_it_survives_a_restart(house: House) -> None:
+async def test_it_survives_a_restart(parts: Parts) -> None:
     """Whole and half-filled finetunes alike; the half-filled one can be completed then."""
-    whole, half = await house.uploads.create("whole", MODEL), await house.uploads.create("half", MODEL, is_public=True)
-    await house.send(whole.id, WEIGHTS_NAME, CONFIG_NAME)
-    await house.send(half.id, CONFIG_NAME, adapter="tag")
-    before = house.store.resolve("whole")
-    await house.restart()
-    assert house.store.resolve("whole") == before
-    assert [(record.name, record.is_public) for record in house.uploads] == [("whole", False), ("half", True)]
+    whole, half = await parts.uploads.create("whole", MODEL), await parts.uploads.create("half", MODEL, is_public=True)
+    await parts.send(whole.id, WEIGHTS_NAME, CONFIG_NAME)
+    await parts.send(half.id, CONFIG_NAME, adapter="tag")
+    before = parts.store.resolve("whole")
+    await parts.restart()
+    assert parts.store.resolve("whole") == before
+    assert [(record.name, record.is_public) for record in parts.uploads] == [("whole", False), ("half", True)]
     with pytest.raises(IncompleteAdapter):
-        house.store.resolve("half")
-    await house.send(half.id, WEIGHTS_NAME, adapter="tag")
-    house.store.resolve("half")
+        parts.store.resolve("half")
+    await parts.send(half.id, WEIGHTS_NAME, adapter="tag")
+    parts.store.resolve("half")
 
 
-async def test_a_conversion_that_was_cut_off_is_done_at_the_next_start(house: House) -> None:
+async def test_a_conversion_that_was_cut_off_is_done_at_the_next_start(parts: Parts) -> None:
     """Both files are there, and no adapter yet: as after ``kill -9`` at the worst moment."""
-    record = await house.uploads.create("cut", MODEL)
-    await house.send(record.id, CONFIG_NAME)
-    shutil.copy(PEFT / "pirate" / WEIGHTS_NAME, house.folder(record.id))
-    (house.state.incoming / "half.gguf").write_bytes(b"GGUF half")
-    (house.state.incoming / "rest").write_bytes(b"x")
-    await house.restart()
-    await asyncio.gather(*house.uploads._tasks)
-    house.store.resolve("cut")
-    assert list(house.state.incoming.iterdir()) == []
+    record = await parts.uploads.create("cut", MODEL)
+    await parts.send(record.id, CONFIG_NAME)
+    shutil.copy(PEFT / "pirate" / WEIGHTS_NAME, parts.folder(record.id))
+    (parts.state.incoming / "half.gguf").write_bytes(b"GGUF half")
+    (parts.state.incoming / "rest").write_bytes(b"x")
+    await parts.restart()
+    await asyncio.gather(*parts.uploads._tasks)
+    parts.store.resolve("cut")
+    assert list(parts.state.incoming.iterdir()) == []
 
 
-async def test_the_same_file_twice_changes_nothing(house: House) -> None:
+async def test_the_same_file_twice_changes_nothing(parts: Parts) -> None:
     """A client that asks again after a timeout is answered as the first time; another file is refused."""
-    record = await house.uploads.create("twice", MODEL)
-    await house.send(record.id, CONFIG_NAME, CONFIG_NAME, WEIGHTS_NAME)
-    await house.send(record.id, WEIGHTS_NAME, CONFIG_NAME)
+    record = await parts.uploads.create("twice", MODEL)
+    await parts.send(record.id, CONFIG_NAME, CONFIG_NAME, WEIGHTS_NAME)
+    await parts.send(record.id, WEIGHTS_NAME, CONFIG_NAME)
     with pytest.raises(InvalidAdapter, match="cannot be replaced"):
-        await house.send(record.id, WEIGHTS_NAME, adapter="tag")
-    assert len(house.engine.adapters) == 1
+        await parts.send(record.id, WEIGHTS_NAME, adapter="tag")
+    assert len(parts.engine.adapters) == 1
 
 
-async def test_a_refused_adapter_can_be_mended(house: House) -> None:
+async def test_a_refused_adapter_can_be_mended(parts: Parts) -> None:
     """What was sent last is forgotten, the finetune stays incomplete, and the right file completes it."""
-    record = await house.uploads.create("mended", MODEL)
-    await house.send(record.id, WEIGHTS_NAME)
+    record = await parts.uploads.create("mended", MODEL)
+    await parts.send(record.id, WEIGHTS_NAME)
     with pytest.raises(IncompatibleAdapter):
-        await house.send(record.id, CONFIG_NAME, r=2)
+        await parts.send(record.id, CONFIG_NAME, r=2)
     with pytest.raises(InvalidAdapter, match="bias"):
-        await house.send(record.id, CONFIG_NAME, bias="all")
+        await parts.send(record.id, CONFIG_NAME, bias="all")
     with pytest.raises(IncompleteAdapter):
-        house.store.resolve("mended")
-    assert house.engine.adapters == {}
-    await house.send(record.id, CONFIG_NAME)
-    house.store.resolve("mended")
+        parts.store.resolve("mended")
+    assert parts.engine.adapters == {}
+    await parts.send(record.id, CONFIG_NAME)
+    parts.store.resolve("mended")
 
 
-async def test_messages_do_not_tell_where_files_lie(house: House) -> None:
+async def test_messages_do_not_tell_where_files_lie(parts: Parts) -> None:
     """The converter names files; clients see no folder of the server."""
-    record = await house.uploads.create("cut", MODEL)
-    await house.send(record.id, CONFIG_NAME)
+    record = await parts.uploads.create("cut", MODEL)
+    await parts.send(record.id, CONFIG_NAME)
     with pytest.raises(InvalidAdapter) as caught:
-        await house.uploads.add_file(record.id, WEIGHTS_NAME, house.receive(b"\xff" * 100))
+        await parts.uploads.add_file(record.id, WEIGHTS_NAME, parts.receive(b"\xff" * 100))
     assert WEIGHTS_NAME in str(caught.value)
-    assert str(house.root) not in str(caught.value)
-    assert not list((house.folder(record.id)).glob("*.safetensors"))
+    assert str(parts.root) not in str(caught.value)
+    assert not list((parts.folder(record.id)).glob("*.safetensors"))
 
 
-async def test_a_rank_over_the_limit_is_refused(house: House) -> None:
+async def test_a_rank_over_the_limit_is_refused(parts: Parts) -> None:
     """The engine's lanes have room for so much and no more."""
-    house.intake._converter = Converter(house.model, max_rank=1)
-    record = await house.uploads.create("fat", MODEL)
+    parts.intake._converter = Converter(parts.model, max_rank=1)
+    record = await parts.uploads.create("fat", MODEL)
     with pytest.raises(IncompatibleAdapter, match="room for 1"):
-        await house.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
-    assert house.blobs() == []
+        await parts.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
+    assert parts.blobs() == []
 
 
-async def test_what_the_engine_refuses_is_not_kept(house: House) -> None:
+async def test_what_the_engine_refuses_is_not_kept(parts: Parts) -> None:
     """Its reason reaches the client."""
-    house.engine.refuses_with = IncompatibleAdapter("no room")
-    record = await house.uploads.create("refused", MODEL)
+    parts.engine.refuses_with = IncompatibleAdapter("no room")
+    record = await parts.uploads.create("refused", MODEL)
     with pytest.raises(IncompatibleAdapter, match="no room"):
-        await house.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
-    assert read_record(house.folder(record.id)).digest is None
-    await house.rest()
-    assert house.blobs() == []
+        await parts.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
+    assert read_record(parts.folder(record.id)).digest is None
+    await parts.rest()
+    assert parts.blobs() == []
 
 
-async def test_an_engine_that_is_not_ready_costs_nothing(house: House) -> None:
+async def test_an_engine_that_is_not_ready_costs_nothing(parts: Parts) -> None:
     """The engine is offered the adapter once it is ready."""
-    house.engine.refuses_with = EngineUnavailable("starting")
-    record = await house.uploads.create("early", MODEL)
-    await house.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
-    house.store.resolve("early")
+    parts.engine.refuses_with = EngineUnavailable("starting")
+    record = await parts.uploads.create("early", MODEL)
+    await parts.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
+    parts.store.resolve("early")
 
 
-async def test_a_converter_that_dies(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_converter_that_dies(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is our fault, not the file's: the files stay, and sending one again tries again."""
-    record = await house.uploads.create("dies", MODEL)
+    record = await parts.uploads.create("dies", MODEL)
     with monkeypatch.context() as patch:
         patch.setattr("sys.executable", shutil.which("false"))
         with pytest.raises(ConversionDied, match="memory and disk"):
-            await house.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
-    await house.send(record.id, WEIGHTS_NAME)
-    house.store.resolve("dies")
+            await parts.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
+    await parts.send(record.id, WEIGHTS_NAME)
+    parts.store.resolve("dies")
 
 
-async def test_a_base_model_that_is_gone(house: House, tmp_path: Path) -> None:
+async def test_a_base_model_that_is_gone(parts: Parts, tmp_path: Path) -> None:
     """The same: the file was moved while it is served."""
-    house.intake._converter = Converter(tmp_path / "gone.gguf", max_rank=32)
-    record = await house.uploads.create("gone", MODEL)
+    parts.intake._converter = Converter(tmp_path / "gone.gguf", max_rank=32)
+    record = await parts.uploads.create("gone", MODEL)
     with pytest.raises(ConversionDied, match="base model cannot be read"):
-        await house.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
+        await parts.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
 
 
-async def test_remove(house: House) -> None:
+async def test_remove(parts: Parts) -> None:
     """Name, id, files and the engine's copy go; equal content under another name stays with the engine."""
-    first, second = await house.uploads.create("a", MODEL), await house.uploads.create("b", MODEL)
+    first, second = await parts.uploads.create("a", MODEL), await parts.uploads.create("b", MODEL)
     for record in (first, second):
-        await house.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
-    await house.uploads.remove(first.id)
-    assert len(house.engine.adapters) == 1
+        await parts.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
+    await parts.uploads.remove(first.id)
+    assert len(parts.engine.adapters) == 1
     with pytest.raises(UnknownAdapter):
-        house.store.resolve("a")
-    house.store.resolve("b")
-    await house.uploads.remove(second.id)
-    await house.rest()
-    assert house.engine.adapters == {}
-    assert list(house.state.uploads.iterdir()) == []
-    await house.restart()
-    assert list(house.uploads) == []
+        parts.store.resolve("a")
+    parts.store.resolve("b")
+    await parts.uploads.remove(second.id)
+    await parts.rest()
+    assert parts.engine.adapters == {}
+    assert list(parts.state.uploads.iterdir()) == []
+    await parts.restart()
+    assert list(parts.uploads) == []
 
 
 @pytest.mark.parametrize(
     "name", ["", "  ", "n" * 201, "a\x00b", "a\nb", "\ud800", "cf-public-x", "6f0f8f3e-4c0c-4d0e-9a55-7d3c1f6d2b11"]
 )
-async def test_unusable_names(house: House, name: str) -> None:
+async def test_unusable_names(parts: Parts, name: str) -> None:
     """They are refused before anything is written."""
     with pytest.raises(InvalidAdapter):
-        await house.uploads.create(name, MODEL)
-    assert list(house.state.uploads.iterdir()) == []
+        await parts.uploads.create(name, MODEL)
+    assert list(parts.state.uploads.iterdir()) == []
 
 
-async def test_a_name_is_taken_once(house: House) -> None:
+async def test_a_name_is_taken_once(parts: Parts) -> None:
     """Whether it is complete or not."""
-    await house.uploads.create("name", MODEL)
+    await parts.uploads.create("name", MODEL)
     with pytest.raises(AdapterConflict, match="taken"):
-        await house.uploads.create("name", MODEL)
+        await parts.uploads.create("name", MODEL)
 
 
-async def test_a_finetune_that_was_refused_gives_way_to_its_successor(house: House) -> None:
+async def test_a_finetune_that_was_refused_gives_way_to_its_successor(parts: Parts) -> None:
     """Clients that cannot delete may try again under the same name; what still comes for the first is refused."""
-    first = await house.uploads.create("mine", MODEL)
+    first = await parts.uploads.create("mine", MODEL)
     with pytest.raises(InvalidAdapter):
-        await house.send(first.id, CONFIG_NAME, model_type="llama")
-    second = await house.uploads.create("mine", MODEL)
-    assert [record.id for record in house.uploads] == [second.id]
-    assert [path.name for path in house.state.uploads.iterdir()] == [second.id]
+        await parts.send(first.id, CONFIG_NAME, model_type="llama")
+    second = await parts.uploads.create("mine", MODEL)
+    assert [record.id for record in parts.uploads] == [second.id]
+    assert [path.name for path in parts.state.uploads.iterdir()] == [second.id]
     with pytest.raises(UnknownAdapter):
-        await house.send(first.id, WEIGHTS_NAME)
-    await house.send(second.id, CONFIG_NAME, WEIGHTS_NAME)
-    house.store.resolve("mine")
+        await parts.send(first.id, WEIGHTS_NAME)
+    await parts.send(second.id, CONFIG_NAME, WEIGHTS_NAME)
+    parts.store.resolve("mine")
     with pytest.raises(InvalidAdapter, match="replaced"):
-        await house.send(second.id, CONFIG_NAME, r=4)
+        await parts.send(second.id, CONFIG_NAME, r=4)
     with pytest.raises(AdapterConflict, match="taken"):
-        await house.uploads.create("mine", MODEL)
+        await parts.uploads.create("mine", MODEL)
 
 
-async def test_a_finetune_left_half_filled_by_an_earlier_run_gives_way(house: House) -> None:
+async def test_a_finetune_left_half_filled_by_an_earlier_run_gives_way(parts: Parts) -> None:
     """A conversion goes on when its caller has gone."""
-    first = await house.uploads.create("mine", MODEL)
-    await house.send(first.id, CONFIG_NAME)
-    await house.restart()
-    second = await house.uploads.create("mine", MODEL)
-    assert [record.id for record in house.uploads] == [second.id]
+    first = await parts.uploads.create("mine", MODEL)
+    await parts.send(first.id, CONFIG_NAME)
+    await parts.restart()
+    second = await parts.uploads.create("mine", MODEL)
+    assert [record.id for record in parts.uploads] == [second.id]
 
 
-async def test_a_finetune_that_is_being_mended_keeps_its_name(house: House) -> None:
+async def test_a_finetune_that_is_being_mended_keeps_its_name(parts: Parts) -> None:
     """The file that was refused has come again, and is being converted."""
-    record = await house.uploads.create("mine", MODEL)
-    await house.send(record.id, CONFIG_NAME)
+    record = await parts.uploads.create("mine", MODEL)
+    await parts.send(record.id, CONFIG_NAME)
     with pytest.raises(InvalidAdapter):
-        await house.uploads.add_file(record.id, WEIGHTS_NAME, house.receive(b"nonsense"))
-    held = HeldConverter(house.converter)
-    house.intake._converter = held
-    converting = asyncio.create_task(house.send(record.id, WEIGHTS_NAME))
+        await parts.uploads.add_file(record.id, WEIGHTS_NAME, parts.receive(b"nonsense"))
+    held = HeldConverter(parts.converter)
+    parts.intake._converter = held
+    converting = asyncio.create_task(parts.send(record.id, WEIGHTS_NAME))
     await held.started.wait()
     with pytest.raises(AdapterConflict, match="taken"):
-        await house.uploads.create("mine", MODEL)
+        await parts.uploads.create("mine", MODEL)
     held.may_go_on.set()
     await converting
-    house.store.resolve("mine")
+    parts.store.resolve("mine")
 
 
-async def test_there_may_be_so_many(house: House) -> None:
+async def test_there_may_be_so_many(parts: Parts) -> None:
     """All adapters count, the incomplete ones too."""
     for name in "abc":
-        await house.uploads.create(name, MODEL)
+        await parts.uploads.create(name, MODEL)
     with pytest.raises(AdapterError, match="3 adapters at most"):
-        await house.uploads.create("d", MODEL)
+        await parts.uploads.create("d", MODEL)
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "../adapter_config.json", "", "x" * 1000])
-async def test_only_two_files_are_accepted(house: House, name: str) -> None:
+async def test_only_two_files_are_accepted(parts: Parts, name: str) -> None:
     """Their names are not a client's to choose."""
-    record = await house.uploads.create("files", MODEL)
+    record = await parts.uploads.create("files", MODEL)
     with pytest.raises(InvalidAdapter, match="file_name must be"):
-        await house.uploads.add_file(record.id, name, house.receive(b"x"))
-    assert [path.name for path in (house.folder(record.id)).iterdir()] == [RECORD_NAME]
+        await parts.uploads.add_file(record.id, name, parts.receive(b"x"))
+    assert [path.name for path in (parts.folder(record.id)).iterdir()] == [RECORD_NAME]
 
 
-async def test_a_folder_that_cannot_be_written(house: House) -> None:
+async def test_a_folder_that_cannot_be_written(parts: Parts) -> None:
     """The name is free again, and nothing is half there."""
-    shutil.rmtree(house.state.uploads)
-    house.state.uploads.write_bytes(b"")
+    shutil.rmtree(parts.state.uploads)
+    parts.state.uploads.write_bytes(b"")
     with pytest.raises(StorageError):
-        await house.uploads.create("lost", MODEL)
-    house.state.uploads.unlink()
-    house.state.uploads.mkdir()
-    await house.uploads.create("lost", MODEL)
+        await parts.uploads.create("lost", MODEL)
+    parts.state.uploads.unlink()
+    parts.state.uploads.mkdir()
+    await parts.uploads.create("lost", MODEL)
 
 
 @pytest.mark.parametrize(
@@ -377,132 +377,132 @@ async def test_a_folder_that_cannot_be_written(house: House) -> None:
     ],
 )
 async def test_a_spoilt_folder_is_left_out(
-    house: House, spoil: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+    parts: Parts, spoil: Callable[[Path], object], caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is told in the log; the others are served."""
-    bad, good = await house.uploads.create("bad", MODEL), await house.uploads.create("good", MODEL)
+    bad, good = await parts.uploads.create("bad", MODEL), await parts.uploads.create("good", MODEL)
     for record in (bad, good):
-        await house.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
-    spoil(house.folder(bad.id))
-    await house.restart()
-    assert [record.name for record in house.uploads] == ["good"]
+        await parts.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
+    spoil(parts.folder(bad.id))
+    await parts.restart()
+    assert [record.name for record in parts.uploads] == ["good"]
     assert "is left out" in caplog.text
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"GGUF"), lambda path: path.unlink()])
-async def test_a_spoilt_conversion_is_refused_with_its_reason(house: House, spoil: Callable[[Path], object]) -> None:
+async def test_a_spoilt_conversion_is_refused_with_its_reason(parts: Parts, spoil: Callable[[Path], object]) -> None:
     """The upload is listed, requests get the reason, and the others are served."""
-    bad, good = await house.uploads.create("bad", MODEL), await house.uploads.create("good", MODEL)
-    await house.send(bad.id, CONFIG_NAME, WEIGHTS_NAME)
-    await house.send(good.id, CONFIG_NAME, WEIGHTS_NAME, adapter="tag")
-    (digest,) = (member.digest for member in house.store.resolve("bad").members)
-    spoil(house.state.blob(digest))
-    await house.restart()
+    bad, good = await parts.uploads.create("bad", MODEL), await parts.uploads.create("good", MODEL)
+    await parts.send(bad.id, CONFIG_NAME, WEIGHTS_NAME)
+    await parts.send(good.id, CONFIG_NAME, WEIGHTS_NAME, adapter="tag")
+    (digest,) = (member.digest for member in parts.store.resolve("bad").members)
+    spoil(parts.state.blob(digest))
+    await parts.restart()
     with pytest.raises(InvalidAdapter, match="bad: "):
-        house.store.resolve("bad")
-    house.store.resolve("good")
+        parts.store.resolve("bad")
+    parts.store.resolve("good")
 
 
-async def test_put_adds_and_replaces(house: House) -> None:
+async def test_put_adds_and_replaces(parts: Parts) -> None:
     """A whole folder at once; the earlier content goes from the engine and from the disk."""
-    view, is_new = await house.uploads.put("mine", house.files("pirate"))
+    view, is_new = await parts.uploads.put("mine", parts.files("pirate"))
     assert is_new
-    assert house.store.resolve("mine") == house.store.resolve(view.id) == Blend((BlendMember(str(view.digest)),))
-    second, is_new = await house.uploads.put("mine", house.files("tag"), expected_digest=view.digest)
-    await house.rest()
+    assert parts.store.resolve("mine") == parts.store.resolve(view.id) == Blend((BlendMember(str(view.digest)),))
+    second, is_new = await parts.uploads.put("mine", parts.files("tag"), expected_digest=view.digest)
+    await parts.rest()
     assert not is_new
     assert (second.id, second.digest != view.digest) == (view.id, True)
-    assert house.blobs() == [f"{second.digest}.gguf"]
-    await house.restart()
-    assert house.store.resolve("mine") == Blend((BlendMember(str(second.digest)),))
+    assert parts.blobs() == [f"{second.digest}.gguf"]
+    await parts.restart()
+    assert parts.store.resolve("mine") == Blend((BlendMember(str(second.digest)),))
 
 
-async def test_put_takes_a_gguf_as_it_is(house: House, tiny_adapters: Path) -> None:
+async def test_put_takes_a_gguf_as_it_is(parts: Parts, tiny_adapters: Path) -> None:
     """Its content is kept unchanged."""
-    place = house.state.incoming / "pirate.gguf"
+    place = parts.state.incoming / "pirate.gguf"
     shutil.copy(tiny_adapters / "pirate.gguf", place)
-    view, _ = await house.uploads.put("mine", {"pirate.gguf": place})
-    assert house.state.blob(str(view.digest)).read_bytes() == (tiny_adapters / "pirate.gguf").read_bytes()
+    view, _ = await parts.uploads.put("mine", {"pirate.gguf": place})
+    assert parts.state.blob(str(view.digest)).read_bytes() == (tiny_adapters / "pirate.gguf").read_bytes()
 
 
-async def test_a_put_that_is_refused_leaves_nothing(house: House) -> None:
+async def test_a_put_that_is_refused_leaves_nothing(parts: Parts) -> None:
     """A new name is free again; a served adapter is served on, over a restart too."""
-    bad = house.state.incoming / "bad.gguf"
+    bad = parts.state.incoming / "bad.gguf"
     bad.write_bytes(b"GGUF and no more")
     with pytest.raises(InvalidAdapter):
-        await house.uploads.put("mine", {"bad.gguf": bad})
-    assert (house.store.snapshot(), list(house.state.uploads.iterdir())) == ((), [])
-    view, _ = await house.uploads.put("mine", house.files("pirate"))
+        await parts.uploads.put("mine", {"bad.gguf": bad})
+    assert (parts.store.snapshot(), list(parts.state.uploads.iterdir())) == ((), [])
+    view, _ = await parts.uploads.put("mine", parts.files("pirate"))
     bad.write_bytes(b"GGUF and no more")
     with pytest.raises(InvalidAdapter):
-        await house.uploads.put("mine", {"bad.gguf": bad})
-    await house.restart()
-    assert house.store.resolve("mine") == Blend((BlendMember(str(view.digest)),))
+        await parts.uploads.put("mine", {"bad.gguf": bad})
+    await parts.restart()
+    assert parts.store.resolve("mine") == Blend((BlendMember(str(view.digest)),))
 
 
-async def test_puts_with_conditions(house: House) -> None:
+async def test_puts_with_conditions(parts: Parts) -> None:
     """A change meant for another content, or for a new name, changes nothing."""
     with pytest.raises(GenerationMismatch, match="no adapter 'mine'"):
-        await house.uploads.put("mine", house.files("pirate"), expected_digest="a" * 64)
-    view, _ = await house.uploads.put("mine", house.files("pirate"), must_be_new=True)
+        await parts.uploads.put("mine", parts.files("pirate"), expected_digest="a" * 64)
+    view, _ = await parts.uploads.put("mine", parts.files("pirate"), must_be_new=True)
     for condition in ({"expected_digest": "a" * 64}, {"must_be_new": True}):
         with pytest.raises(GenerationMismatch):
-            await house.uploads.put("mine", house.files("tag"), **condition)
+            await parts.uploads.put("mine", parts.files("tag"), **condition)
     with pytest.raises(GenerationMismatch):
-        await house.uploads.remove(view.id, "a" * 64)
-    assert house.store.resolve("mine") == Blend((BlendMember(str(view.digest)),))
+        await parts.uploads.remove(view.id, "a" * 64)
+    assert parts.store.resolve("mine") == Blend((BlendMember(str(view.digest)),))
 
 
-async def test_a_put_cannot_replace_a_file_of_the_folder(house: House) -> None:
+async def test_a_put_cannot_replace_a_file_of_the_folder(parts: Parts) -> None:
     """The folder is its owner's."""
     new = NewAdapter("an id", "pirate", Source.FOLDER, datetime(2026, 1, 1, tzinfo=UTC), "pirate.gguf")
-    house.store.add(new)
+    parts.store.add(new)
     with pytest.raises(AdapterConflict, match="replace it there"):
-        await house.uploads.put("pirate", house.files("pirate"))
+        await parts.uploads.put("pirate", parts.files("pirate"))
 
 
-async def test_a_conversion_is_not_done_twice(house: House) -> None:
+async def test_a_conversion_is_not_done_twice(parts: Parts) -> None:
     """Equal files give the content that is there, over a restart too."""
-    await house.uploads.put("one", house.files("pirate"))
-    await house.restart()
-    house.intake._converter = HeldConverter(house.converter)  # would wait for ever
+    await parts.uploads.put("one", parts.files("pirate"))
+    await parts.restart()
+    parts.intake._converter = HeldConverter(parts.converter)  # would wait for ever
     async with asyncio.timeout(10):
-        view, _ = await house.uploads.put("two", house.files("pirate"))
-    assert house.store.resolve("one") == house.store.resolve("two")
-    assert house.blobs() == [f"{view.digest}.gguf"]
+        view, _ = await parts.uploads.put("two", parts.files("pirate"))
+    assert parts.store.resolve("one") == parts.store.resolve("two")
+    assert parts.blobs() == [f"{view.digest}.gguf"]
 
 
-async def test_the_disk_budget(house: House) -> None:
+async def test_the_disk_budget(parts: Parts) -> None:
     """What would take more is refused, and the message names the setting."""
-    house.intake._max_bytes = 1
+    parts.intake._max_bytes = 1
     with pytest.raises(AdapterBudget, match="--adapter-disk-mib"):
-        await house.uploads.put("mine", house.files("pirate"))
+        await parts.uploads.put("mine", parts.files("pirate"))
 
 
-async def test_a_full_disk_is_our_fault(house: House) -> None:
+async def test_a_full_disk_is_our_fault(parts: Parts) -> None:
     """The upload can be completed later, with the files that came."""
 
     class FullDisk:
         async def convert(self, _folder: Path, _output: Path) -> None:
             raise StorageError("no space left on device")
 
-    house.intake._converter = FullDisk()
-    record = await house.uploads.create("later", MODEL)
+    parts.intake._converter = FullDisk()
+    record = await parts.uploads.create("later", MODEL)
     with pytest.raises(StorageError, match="no space"):
-        await house.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
+        await parts.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
     with pytest.raises(IncompleteAdapter, match="no space"):
-        house.store.resolve("later")
-    house.intake._converter = house.converter
-    await house.send(record.id, CONFIG_NAME)
-    house.store.resolve("later")
+        parts.store.resolve("later")
+    parts.intake._converter = parts.converter
+    await parts.send(record.id, CONFIG_NAME)
+    parts.store.resolve("later")
 
 
-async def test_a_state_folder_has_one_server(house: House) -> None:
+async def test_a_state_folder_has_one_server(parts: Parts) -> None:
     """The second one is told which process has it, and what to do."""
     with pytest.raises(ConfigError, match=f"process {os.getpid()}.*--state-dir"):
-        StateDir(house.root)
-    await house.close()
-    house._open()
+        StateDir(parts.root)
+    await parts.close()
+    parts._open()
 
 
 @pytest.mark.parametrize(

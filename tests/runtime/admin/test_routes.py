@@ -256,7 +256,7 @@ async def test_bad_uploads(client: ClientSession, service: AdapterService, body:
 
 
 async def test_a_wrong_sha256_keeps_nothing(client: ClientSession) -> None:
-    """The answer gives the one that arrived; a text that is no SHA-256 is refused too."""
+    """The answer gives the one that arrived; a text that is not a SHA-256 is refused too."""
     body, wrong = folder_tar("tag"), "0" * 64
     answer = await ask(client, "PUT", f"/adapters/tag?sha256={wrong}", body, 400)
     assert hashlib.sha256(body).hexdigest() in answer["error"]["message"]

@@ -34,7 +34,7 @@ def test_an_unusable_model_is_a_fault(tmp_path: Path, content: bytes | None, wor
 
 
 def test_no_model_is_a_note() -> None:
-    """Without a model there is nothing to check, which is no fault."""
+    """Without a model nothing is checked, and that is not a fault."""
     model, finding = files.check_model(settings())
     assert model is None
     assert finding.severity is Severity.NOTE

@@ -218,7 +218,7 @@ def test_ctrl_c_is_the_parents(child: Child, tiny_model: Path) -> None:
     assert child.end()[0] == 0
 
 
-def test_it_ends_when_nobody_reads(child: Child, tiny_model: Path) -> None:
+def test_it_ends_when_its_pipe_has_no_reader(child: Child, tiny_model: Path) -> None:
     """The process ends without an error message when its parent is gone."""
     child.send(load(tiny_model))
     assert isinstance(child.next(), Ready)

@@ -214,7 +214,7 @@ async def test_a_request_waits_for_the_next_engine(tmp_path: Path) -> None:
         assert (engine.status.state, engine.status.n_deaths, engine.status.n_starts) == (EngineState.READY, 1, 2)
 
 
-async def test_nobody_waits_for_ever(tmp_path: Path) -> None:
+async def test_no_caller_waits_for_ever(tmp_path: Path) -> None:
     """An engine that does not come up in time is said to be unavailable."""
     async with running(tmp_path, "slow.gguf", ready_timeout_s=0.2) as engine:
         starting = asyncio.create_task(engine.start())

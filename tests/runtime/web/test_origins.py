@@ -37,7 +37,7 @@ HI = {"model": "gemma-7b-it-lora", "messages": [{"role": "user", "content": "hi"
     ],
 )
 def test_names_of_this_machine(host: str, is_own: bool) -> None:
-    """Loopback addresses and names that no stranger can point anywhere are this machine's own."""
+    """Loopback addresses and names that other people cannot redirect belong to this machine."""
     assert is_own_name(host) == is_own
     if not is_own:
         with pytest.raises(ForeignOrigin, match="names of loopback"):

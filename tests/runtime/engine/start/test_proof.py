@@ -118,7 +118,7 @@ def test_proofs_are_remembered_by_all_that_matters(tiny_model: Path, tmp_path: P
 
 
 def test_a_record_that_is_damaged_is_as_none(tmp_path: Path) -> None:
-    """And where there is no folder, or none that can be written, nothing is remembered and nothing fails."""
+    """A damaged record counts as absent; where the folder cannot be written, nothing is remembered."""
     records = ProofRecords(tmp_path)
     records.add("a", Verdict(0.01))
     for text in ("", "{}", "[]", '{"worst": "much"}'):
@@ -216,7 +216,7 @@ class Counting:
         """Prepare nothing."""
 
     def choose(self, _blends: object) -> frozenset[Blend]:
-        """Nobody."""
+        """Choose no blend."""
         return frozenset()
 
 
