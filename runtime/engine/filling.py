@@ -1,15 +1,16 @@
 """Filler tokens: a batch is filled up to whole groups of tokens where that is cheaper than the tokens left over.
 
-llama.cpp's repacked matrices take four rows at a time and the remaining rows one by one (see `pace.GROUP`): measured on
-two cores with 2B in Q4_0, a step of 1, 2, 3 or 4 tokens takes 136, 205, 256 or 132 ms. A filler token has a sequence of
-its own and is removed after the batch, so no answer sees it.
+llama.cpp's repacked matrices take sixteen rows at a time, then four, and the remaining rows one by one (see `pace`).
+Measured on two cores with 2B in Q4_0, a step of 1, 2, 3 or 4 tokens takes 136, 205, 256 or 132 ms; with 7B in Q4_K_M
+380, 615, 781 or 636 ms, and 14 or 16 tokens of a prompt take 1,674 or 1,275 ms. A filler token has a sequence of its
+own and is removed after the batch, so no answer sees it.
 """
 
 from __future__ import annotations
 
 from statistics import median
 
-from runtime.engine.pace import GROUP
+from runtime.engine.pace import BLOCK, GROUP
 from runtime.engine.scheduler import EngineLimits
 from runtime.generation import Blend
 from runtime.llama.context import Chunk
@@ -25,8 +26,10 @@ _N_TURN = 2
 _N_TRIALS = 8 * _N_TURN
 # Steps after which both kinds are tried again: the machine may have been busy.
 _MAX_AGE = 500
-# Fewer tokens left over beside whole groups cost less than the group that they would become.
-_MIN_LEFT_OVER = 2
+# Filled steps this much longer than the plain ones before them are not tried again for now.
+_MAX_LOSS = 0.1
+# Widths that are tried. One token beside a group costs less than the group that it would become.
+_TRIED = (1, 2, 3, 6, 7)
 
 
 class _Trial:
@@ -35,6 +38,7 @@ class _Trial:
     def __init__(self) -> None:
         self._times_ms: list[float] = []
         self._n_left = _MAX_AGE
+        self._is_decided = False
         self.is_filled = False
         """Whether the next step should be filled."""
 
@@ -42,19 +46,29 @@ class _Trial:
         """Learn from a step; one of the other kind than asked for tells nothing."""
         self._n_left -= 1
         if not self._n_left:
-            self._times_ms, self._n_left, self.is_filled = [], _MAX_AGE, False
-        elif is_filled == self.is_filled and len(self._times_ms) < _N_TRIALS:
+            self._times_ms, self._n_left, self._is_decided, self.is_filled = [], _MAX_AGE, False, False
+        elif is_filled == self.is_filled and not self._is_decided:
             self._times_ms.append(elapsed_ms)
             n_turns = len(self._times_ms) // _N_TURN
-            self.is_filled = n_turns % 2 == 1 if len(self._times_ms) < _N_TRIALS else self._is_shorter()
+            self._is_decided = len(self._times_ms) == _N_TRIALS or self._is_longer()
+            self.is_filled = self._is_shorter() if self._is_decided else n_turns % 2 == 1
+
+    def _turns_ms(self) -> list[float]:
+        """The shortest step of each whole turn, plain and filled ones by turns."""
+        n_steps = len(self._times_ms) // _N_TURN * _N_TURN
+        return [min(self._times_ms[start : start + _N_TURN]) for start in range(0, n_steps, _N_TURN)]
+
+    def _is_longer(self) -> bool:
+        turns = self._turns_ms()
+        return bool(turns) and len(turns) % 2 == 0 and turns[-1] > (1 + _MAX_LOSS) * turns[-2]
 
     def _is_shorter(self) -> bool:
-        turns = [min(self._times_ms[start : start + _N_TURN]) for start in range(0, _N_TRIALS, _N_TURN)]
+        turns = self._turns_ms()
         return median(turns[1::2]) <= (1 - _MIN_GAIN) * median(turns[::2])
 
 
 class Filling:
-    """How many filler tokens a batch gets. Steps narrower than a group are measured both ways."""
+    """How many filler tokens a batch gets. Steps narrower than two groups are measured both ways."""
 
     def __init__(self, limits: EngineLimits, *, is_possible: bool) -> None:
         """Start without measurements.
@@ -66,7 +80,7 @@ class Filling:
         """
         self._limits = limits
         self._is_possible = is_possible
-        self._trials = {n_tokens: _Trial() for n_tokens in range(1, GROUP)}
+        self._trials = {n_tokens: _Trial() for n_tokens in _TRIED}
         self.sequence_id = limits.n_parallel
         """Of the filler tokens: the id after those of running sequences. The caller removes it after the batch."""
 
@@ -92,12 +106,12 @@ class Filling:
         return n_filler
 
     def _n_filler(self, n_rows: int) -> int:
-        """Rows that make these a whole number of groups, 0 if they cost more than they save."""
-        n_left_over = n_rows % GROUP
-        if not self._is_possible or not n_left_over:
+        """Rows that make these a whole group, or whole blocks; 0 if they cost more than they save."""
+        if not self._is_possible:
             return 0
-        is_cheaper = self._trials[n_rows].is_filled if n_rows < GROUP else n_left_over >= _MIN_LEFT_OVER
-        return GROUP - n_left_over if is_cheaper else 0
+        if n_rows < 2 * GROUP:
+            return -n_rows % GROUP if n_rows in self._trials and self._trials[n_rows].is_filled else 0
+        return n_missing if (n_missing := -n_rows % BLOCK) < GROUP else 0
 
     def observe(self, n_tokens: int, n_filler: int, elapsed_ms: float) -> None:
         """Learn from a batch of ``n_tokens``, all of sequences in decode, and ``n_filler`` filler tokens."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 
@@ -46,9 +47,12 @@ def run(one: Filling, n_tokens: int, n_steps: int, cost: Callable[[int, bool], f
     return fillers
 
 
-@pytest.mark.parametrize(("n_tokens", "n_filler"), [(4, 0), (5, 0), (6, 2), (7, 1), (8, 0), (61, 0), (62, 2), (63, 1)])
-def test_two_or_three_tokens_left_over_are_filled_up(n_tokens: int, n_filler: int) -> None:
-    """One token left over costs less than the group that it would become."""
+@pytest.mark.parametrize(
+    ("n_tokens", "n_filler"),
+    [(4, 0), (5, 0), (7, 0), (8, 0), (10, 0), (12, 0), (13, 3), (14, 2), (15, 1), (16, 0), (19, 0), (29, 3), (63, 1)],
+)
+def test_a_prompt_is_filled_up_to_whole_blocks(n_tokens: int, n_filler: int) -> None:
+    """Blocks of sixteen are computed in the time of less than thirteen tokens; narrow batches wait for their trial."""
     chunks = reading(n_tokens)
     assert Filling(LIMITS, is_possible=True).fill_up(chunks, MANY) == n_filler
     assert sum(len(chunk.tokens) for chunk, _ in chunks) == n_tokens + n_filler
@@ -56,7 +60,7 @@ def test_two_or_three_tokens_left_over_are_filled_up(n_tokens: int, n_filler: in
 
 def test_filler_stands_last_in_a_sequence_of_its_own() -> None:
     """It runs under the last chunk's blend, so that a batch of one blend stays one."""
-    chunks = reading(7)
+    chunks = reading(15)
     one = Filling(LIMITS, is_possible=True)
     one.fill_up(chunks, MANY)
     (filler, blend) = chunks[-1]
@@ -66,15 +70,15 @@ def test_filler_stands_last_in_a_sequence_of_its_own() -> None:
 
 def test_nothing_is_filled_where_it_is_not_possible() -> None:
     """Other matrices than repacked ones have no groups."""
-    chunks = reading(7)
+    chunks = reading(15)
     assert Filling(LIMITS, is_possible=False).fill_up(chunks, MANY) == 0
-    assert chunks == reading(7)
+    assert chunks == reading(15)
 
 
-@pytest.mark.parametrize("n_tokens", [1, 2, 3])
+@pytest.mark.parametrize("n_tokens", [1, 2, 3, 6, 7])
 def test_a_narrow_step_is_tried_both_ways(n_tokens: int) -> None:
     """Two steps as they are and two filled ones in turns; then the shorter kind wins."""
-    one, filled = Filling(LIMITS, is_possible=True), 4 - n_tokens
+    one, filled = Filling(LIMITS, is_possible=True), -n_tokens % 4
     fillers = run(one, n_tokens, TRIALS + 3, lambda _step, is_filled: 90.0 if is_filled else 100.0)
     assert fillers == [0, 0, filled, filled] * 4 + [filled] * 3
 
@@ -99,6 +103,12 @@ def test_a_machine_that_grows_slower_slows_both_kinds() -> None:
     assert one.fill_up(answering(1), MANY) == 3
 
 
+def test_much_longer_steps_are_not_tried_to_the_end() -> None:
+    """Two of them are enough."""
+    one = Filling(LIMITS, is_possible=True)
+    assert sum(run(one, 1, 400, lambda _step, is_filled: 168.0 if is_filled else 100.0)) == 2 * 3
+
+
 def test_steps_that_could_not_be_filled_are_not_taken_for_filled_ones() -> None:
     """A full cache leaves a step as it is."""
     one = Filling(LIMITS, is_possible=True)
@@ -119,21 +129,20 @@ def test_both_kinds_are_tried_again_later() -> None:
 def test_the_rows_of_logits_are_filled_up_too() -> None:
     """The last matrices see the rows alone whose logits are wanted."""
     chunks = answering(7)
-    Filling(LIMITS, is_possible=True).fill_up(chunks, MANY)
+    tried(7, 100.0, 90.0).fill_up(chunks, MANY)
     assert sum(chunk.n_outputs for chunk, _ in chunks) == 8
 
 
-def test_no_more_logits_are_wanted_than_there_is_room_for() -> None:
-    """The context has rows for every sequence and the scored tokens: here 12."""
-    scored = [(Chunk(0, [9] * 11, 0, wants_logits=True, wants_all_logits=True), BASE)]
-    assert Filling(LIMITS, is_possible=True).fill_up(scored, MANY) == 1
-    assert sum(chunk.n_outputs for chunk, _ in scored) == 12
-    scored = [*scored[:1], *answering(4)[1:]]
-    assert Filling(LIMITS, is_possible=True).fill_up(scored, MANY) == 2
-    assert sum(chunk.n_outputs for chunk, _ in scored) == 14
+@pytest.mark.parametrize(("n_scored", "n_outputs"), [(1, 14), (2, 16)])
+def test_no_more_logits_are_wanted_than_there_is_room_for(n_scored: int, n_outputs: int) -> None:
+    """The context has rows for every sequence and the scored tokens."""
+    limits = dataclasses.replace(LIMITS, n_parallel=14, n_scored=n_scored)
+    chunks = answering(14)
+    assert Filling(limits, is_possible=True).fill_up(chunks, MANY) == 2
+    assert sum(chunk.n_outputs for chunk, _ in chunks) == n_outputs
 
 
-@pytest.mark.parametrize(("n_tokens", "n_cells_free", "n_filler"), [(7, 8, 1), (7, 7, 0), (6, 7, 0), (63, 64, 1)])
+@pytest.mark.parametrize(("n_tokens", "n_cells_free", "n_filler"), [(15, 16, 1), (15, 15, 0), (14, 15, 0), (63, 64, 1)])
 def test_filler_takes_free_cells_alone(n_tokens: int, n_cells_free: int, n_filler: int) -> None:
     """A full cache has no room for it."""
     assert Filling(LIMITS, is_possible=True).fill_up(reading(n_tokens), n_cells_free) == n_filler
@@ -159,7 +168,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return counts[-1]
 
     monkeypatch.setattr(filling, "_Trial", Always)
-    monkeypatch.setattr(filling, "_MIN_LEFT_OVER", 1)
+    monkeypatch.setattr(filling, "_TRIED", range(1, 8))
     monkeypatch.setattr(Filling, "fill_up", counted)
     return counts
 
