@@ -1,12 +1,19 @@
-"""The tiny Gemma as GGUF for the tests of many packages, converted once a session by the real converter."""
+"""For the tests of many packages: signals, and the tiny Gemma as GGUF, converted once a session by the converter."""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.tiny_gemma.files import ADAPTERS, convert_adapter, convert_base
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C end the programs that tests start: those started by a job in a shell's background would ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
