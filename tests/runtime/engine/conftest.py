@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import random
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from runtime.messages import (
     TokenScore,
 )
 from tests.device import device_settings
+from tests.tiny_gemma.facts import ANSWERS, QUESTIONS, STYLES
 
 GREEDY = Sampling(temperature=0)
 
@@ -60,6 +62,22 @@ class Outcome:
         """Return why the request finished."""
         assert self.finished is not None, self.failed
         return self.finished.finish_reason
+
+
+def every_choice(seed: int) -> list[tuple[str, str]]:
+    """Return each question in each style, in an order of the seed: 372 pairs of style and question."""
+    choices = [(style, question) for style in STYLES for question in QUESTIONS]
+    random.Random(seed).shuffle(choices)
+    return choices
+
+
+def wrong_answers(choices: list[tuple[str, str]], outcomes: list[Outcome]) -> list[tuple[str, str, str]]:
+    """Return style, question and text of each outcome that is not the answer to its choice."""
+    return [
+        (style, question, outcome.text)
+        for (style, question), outcome in zip(choices, outcomes, strict=True)
+        if outcome.text != ANSWERS[style][question]
+    ]
 
 
 class Driver:

@@ -10,22 +10,16 @@ import pytest
 
 from runtime.engine.cache.disk import PrefixStore
 from runtime.generation import Prompt, Sampling, Segment
-from tests.runtime.engine.conftest import Driver, MakeDriver, Outcome
-from tests.tiny_gemma.facts import ANSWERS, QUESTIONS, STYLES
+from tests.runtime.engine.conftest import Driver, MakeDriver, Outcome, every_choice, wrong_answers
+from tests.tiny_gemma.facts import QUESTIONS, STYLES
 
 
 def test_every_question_in_every_voice(driver: Driver) -> None:
     """All 372 answers are exactly right when eight requests at a time run in random order."""
-    choices = [(style, question) for style in STYLES for question in QUESTIONS]
-    random.Random(1).shuffle(choices)
+    choices = every_choice(1)
     outcomes = [driver.submit(f"{style}-{question}", question, driver.voice(style)) for style, question in choices]
     driver.run()
-    wrong = [
-        (style, question, outcome.text)
-        for (style, question), outcome in zip(choices, outcomes, strict=True)
-        if outcome.text != ANSWERS[style][question]
-    ]
-    assert wrong == []
+    assert wrong_answers(choices, outcomes) == []
 
 
 FIRST = QUESTIONS[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Callable
 
 import pytest
@@ -13,8 +12,7 @@ from runtime.engine.filling import Filling
 from runtime.engine.scheduler import EngineLimits
 from runtime.generation import BASE, Blend, Prompt, Sampling, Segment
 from runtime.llama.context import Chunk
-from tests.runtime.engine.conftest import Driver, MakeDriver
-from tests.tiny_gemma.facts import ANSWERS, QUESTIONS, STYLES
+from tests.runtime.engine.conftest import Driver, MakeDriver, every_choice, wrong_answers
 
 LIMITS = EngineLimits(n_ctx=500, n_kv_cells=1000, n_parallel=8, n_batch=64, step_budget_ms=250, n_scored=4)
 MANY = 1000  # free cells
@@ -177,16 +175,10 @@ def always(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_every_question_in_every_voice_beside_filler(batching: str, make_driver: MakeDriver, always: list[int]) -> None:
     """All 372 answers are exactly right, in batches that are all filled up."""
     driver = make_driver(adapter_batching=batching, parallel=7)
-    choices = [(style, question) for style in STYLES for question in QUESTIONS]
-    random.Random(5).shuffle(choices)
+    choices = every_choice(5)
     outcomes = [driver.submit(f"{style}-{question}", question, driver.voice(style)) for style, question in choices]
     driver.run()
-    wrong = [
-        (style, question, outcome.text)
-        for (style, question), outcome in zip(choices, outcomes, strict=True)
-        if outcome.text != ANSWERS[style][question]
-    ]
-    assert wrong == []
+    assert wrong_answers(choices, outcomes) == []
     assert {1, 2, 3} <= set(always)
 
 

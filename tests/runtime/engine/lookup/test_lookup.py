@@ -14,7 +14,7 @@ from runtime.engine.lookup.acceptance import Acceptance
 from runtime.engine.lookup.costs import StepCosts
 from runtime.engine.lookup.shares import Offer
 from runtime.generation import Dry, FinishReason, Grammar, GrammarKind, Prompt, Sampling, Segment, TokenBias, Usage
-from tests.runtime.engine.conftest import GREEDY, Driver, MakeDriver, Outcome
+from tests.runtime.engine.conftest import GREEDY, Driver, MakeDriver, Outcome, every_choice, wrong_answers
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS, STYLES
 
 LIST = "".join(f"<start_of_turn>user\n{question}<end_of_turn>\n" for question in QUESTIONS[:6])
@@ -62,20 +62,14 @@ def usage_of(outcome: Outcome) -> Usage:
 def test_every_question_in_every_voice_with_drafts(drafting: Driver) -> None:
     """All 372 answers are exactly right, though each has a draft that is right, wrong, or right in part."""
     rng = random.Random(3)
-    choices = [(style, question) for style in STYLES for question in QUESTIONS]
-    rng.shuffle(choices)
+    choices = every_choice(3)
     outcomes = []
     for style, question in choices:
         guess = spoiled(ANSWERS[style][question], rng)
         request_id = f"{style}-{question}"
         outcomes.append(drafting.submit(request_id, question, drafting.voice(style), prediction=guess))
     drafting.run()
-    wrong = [
-        (style, question, outcome.text)
-        for (style, question), outcome in zip(choices, outcomes, strict=True)
-        if outcome.text != ANSWERS[style][question]
-    ]
-    assert wrong == []
+    assert wrong_answers(choices, outcomes) == []
     usages = [usage_of(outcome) for outcome in outcomes]
     assert sum(one.n_drafted_tokens for one in usages) > sum(one.n_accepted_tokens for one in usages) > 372
     assert all(0 <= one.n_accepted_tokens <= min(one.n_drafted_tokens, one.n_completion_tokens) for one in usages)
