@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from runtime.engine.accepting import Accepting
 from runtime.engine.adapters.protocol import Adapters
 from runtime.engine.adapters.users import AdapterUsers
 from runtime.engine.answering import Answering, ChosenToken
@@ -19,7 +20,6 @@ from runtime.engine.cache.prefixes import Drop, Prefixes, Share
 from runtime.engine.cache.saver import PrefixSaver
 from runtime.engine.chunks import chunks_of
 from runtime.engine.compiling import Compiling, compiling_limit_s
-from runtime.engine.coverage import cover
 from runtime.engine.filling import Filling
 from runtime.engine.lookup.drafter import Drafter
 from runtime.engine.pace import Pace
@@ -27,15 +27,8 @@ from runtime.engine.scheduler import BatchPart, EngineLimits, Scheduler
 from runtime.engine.sequence import Sequence, State
 from runtime.engine.step_limit import MAX_LIMIT_S, StepLimit, reading_limit_s
 from runtime.engine.tally import Tally
-from runtime.errors import (
-    AdapterError,
-    ContextExceeded,
-    DecodeError,
-    GemlaneError,
-    InvalidParameter,
-    UnsupportedGrammar,
-)
-from runtime.generation import Blend, FinishReason, GenerationRequest
+from runtime.errors import AdapterError, DecodeError, GemlaneError, UnsupportedGrammar
+from runtime.generation import FinishReason, GenerationRequest
 from runtime.llama.context import MAX_SEQUENCE_IDS, Context
 from runtime.llama.grammar import GrammarMatcher
 from runtime.llama.model import Model
@@ -53,8 +46,6 @@ from runtime.messages import (
 )
 
 _LOG = logging.getLogger("gemlane.engine")
-# Characters of a prediction that are read for each token of the context: a token of prose has four.
-_MAX_GUESS_CHARACTERS = 8
 # The most kept prefixes; searching more would cost time at each admission.
 _MAX_KEPT = 128
 
@@ -77,6 +68,7 @@ class LlamaEngine:
         self._drafter = Drafter(limits, frozenset(model.end_tokens))
         self._filling = Filling(limits, is_possible=model.is_repacked and context.n_sequences > limits.n_parallel)
         self._users = AdapterUsers()
+        self._accepting = Accepting(model, adapters, self._users, limits.n_ctx)
         self._sequences: dict[str, Sequence] = {}
         self._compiling = compiling
         self._matchers: dict[Sequence, GrammarMatcher] = {}
@@ -113,7 +105,7 @@ class LlamaEngine:
         """Let a request wait for its turn, unless it is refused."""
         self._announce(self._step_limit.limit_s(1), request.request_id)
         try:
-            sequence = self._accept(request)
+            sequence = self._accepting.accept(request)
         except GemlaneError as error:
             return _failed(request, error)
         self._sequences[request.request_id] = sequence
@@ -130,27 +122,6 @@ class LlamaEngine:
                 self._events.append(_failed(request, outcome))
             else:
                 self._events.append(self._queue(request, outcome))
-
-    def _accept(self, request: GenerationRequest) -> Sequence:
-        n_ctx = self._limits.n_ctx
-        # A prompt of megabytes is refused unread: tokenising it would stop every stream for seconds.
-        if self._model.min_tokens(request.prompt) >= n_ctx:
-            raise _too_long(f"at least {n_ctx}", n_ctx)
-        tokens = self._model.tokenize(request.prompt)
-        if len(tokens) >= n_ctx:
-            raise _too_long(str(len(tokens)), n_ctx)
-        if any(each.token >= self._model.n_vocab for each in request.sampling.biases):
-            raise InvalidParameter(f"logit_bias names a token id outside of 0..{self._model.n_vocab - 1}", "logit_bias")
-        guess = self._model.tokenize_bytes(request.prediction[: _MAX_GUESS_CHARACTERS * n_ctx].encode())
-        self._users.hold(request.blend)
-        try:
-            invocation = self._adapters.check(request.blend)
-        except AdapterError:
-            self._users.release(request.blend)
-            raise
-        sequence = Sequence(request, tokens, n_ctx, cover(request.blend, invocation, tokens))
-        sequence.guess = tuple(guess)
-        return sequence
 
     def cancel(self, request_id: str) -> None:
         """End a request without an event; an unknown id is ignored, since the request may just have ended."""
@@ -186,37 +157,40 @@ class LlamaEngine:
     def step(self) -> list[Event]:
         """Run one batch; return its events, in order."""
         self._queue_compiled()
-        admitted = self._scheduler.admit()
-        if admitted:
-            self._announce(self._step_limit.limit_s(self._limits.n_batch))
-        for sequence in admitted:
-            self._start(sequence)
-        for blend, error in self._adapters.prepare():
-            self._refuse(blend, error)
-        counts = (self._scheduler.n_decode, self._scheduler.n_prefill_sequences, self._scheduler.n_earlier)
-        batch = self._drafter.extend(self._scheduler.schedule(self._pace.n_prefill(*counts)))
-        self.is_blocked = not batch and (self._adapters.is_preparing or bool(self._compiling))
-        self._announce(self._step_limit.limit_s(sum(part.width for part in batch)))
+        self._admit()
+        self._prepare_adapters()
+        batch = self._schedule()
         self._tidy_cache()
         for part, row in self._decode(batch):
             self._advance(part, row)
         self._tidy_cache()
-        events, self._events = self._events, []
-        return events
+        return self._take_events()
 
-    def _announce(self, limit_s: float, *request_ids: str) -> None:
-        """Say which requests take part in the work that follows, and how long it may take."""
-        running = [sequence.request_id for sequence in self._scheduler.running]
-        limit_s += compiling_limit_s(self._model.n_vocab) if self._compiling else 0
-        work = Working((*running, *self._compiling.request_ids, *request_ids), limit_s)
-        if work != self._announced:
-            self._announced = work
-            self.on_work(work)
+    def _admit(self) -> None:
+        """Start the sequences whose turn it is."""
+        admitted = self._scheduler.admit()
+        if admitted:
+            self._announce(self._step_limit.limit_s(self._limits.n_batch))
+        for sequence in admitted:
+            self._running[sequence] = Answering(sequence, self._context, self._matchers.pop(sequence, None))
+            self._tally.admitted(sequence)
+            self._drafter.begin(sequence)
 
-    def _start(self, sequence: Sequence) -> None:
-        self._running[sequence] = Answering(sequence, self._context, self._matchers.pop(sequence, None))
-        self._tally.admitted(sequence)
-        self._drafter.begin(sequence)
+    def _prepare_adapters(self) -> None:
+        """Go on preparing the blends of running and waiting sequences; fail the sequences whose blend cannot be."""
+        for blend, error in self._adapters.prepare():
+            for sequence in (*self._scheduler.running, *self._scheduler.waiting):
+                if sequence.blend == blend:
+                    self._fail(sequence, error)
+            self._adapters.forget(blend)
+
+    def _schedule(self) -> list[BatchPart]:
+        """Choose the batch, with its drafts; note whether the engine has to wait for one."""
+        counts = (self._scheduler.n_decode, self._scheduler.n_prefill_sequences, self._scheduler.n_earlier)
+        batch = self._drafter.extend(self._scheduler.schedule(self._pace.n_prefill(*counts)))
+        self.is_blocked = not batch and (self._adapters.is_preparing or bool(self._compiling))
+        self._announce(self._step_limit.limit_s(sum(part.width for part in batch)))
+        return batch
 
     def _tidy_cache(self) -> None:
         """Apply the decisions about prefixes to llama.cpp's cache."""
@@ -227,12 +201,14 @@ class LlamaEngine:
                 case Drop(sequence_id):
                     self._context.remove(sequence_id)
 
-    def _refuse(self, blend: Blend, error: GemlaneError) -> None:
-        """Fail every sequence, running or waiting, whose blend cannot be prepared."""
-        for sequence in (*self._scheduler.running, *self._scheduler.waiting):
-            if sequence.blend == blend:
-                self._fail(sequence, error)
-        self._adapters.forget(blend)
+    def _announce(self, limit_s: float, *request_ids: str) -> None:
+        """Say which requests take part in the work that follows, and how long it may take."""
+        running = [sequence.request_id for sequence in self._scheduler.running]
+        limit_s += compiling_limit_s(self._model.n_vocab) if self._compiling else 0
+        work = Working((*running, *self._compiling.request_ids, *request_ids), limit_s)
+        if work != self._announced:
+            self._announced = work
+            self.on_work(work)
 
     def _fail(self, sequence: Sequence, error: GemlaneError) -> None:
         self._events.append(_failed(sequence.request, error))
@@ -343,6 +319,10 @@ class LlamaEngine:
             self._adapters.remove(digest)
             self._events.append(AdapterRemoved(digest))
 
+    def _take_events(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
     def keep_prefixes_in(self, store: PrefixStore) -> int:
         """Restore the prefixes of a folder, and save hot prefixes there from now on; return how many were restored."""
         self._saver = PrefixSaver(self._context, self._prefixes, store)
@@ -389,10 +369,3 @@ class LlamaEngine:
 
 def _failed(request: GenerationRequest, error: GemlaneError) -> Failed:
     return Failed(request.request_id, error.code, str(error))
-
-
-def _too_long(n_tokens: str, n_ctx: int) -> ContextExceeded:
-    return ContextExceeded(
-        f"the prompt has {n_tokens} tokens; at most {n_ctx - 1} leave room for an answer "
-        f"in the context window of {n_ctx}"
-    )
