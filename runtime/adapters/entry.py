@@ -1,4 +1,4 @@
-"""What the store keeps of an adapter. Only the store changes it; other modules get views."""
+"""What the store keeps of an adapter. Only the store and its lives change it; other modules get views."""
 
 from __future__ import annotations
 

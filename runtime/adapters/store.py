@@ -1,4 +1,4 @@
-"""The one owner of every adapter: name, id, digest, state, reason, size, rank, source and last use.
+"""The one owner of every adapter: its name and id, what it serves and what is to replace that, its pin and last use.
 
 The folder and the uploads tell it what arrived, the engine what it takes; finetunes, the admin API, ``/v1/models``,
 ``/health`` and metrics are views of it. Belongs to the event loop; knows nothing of HTTP and of file formats.
@@ -6,15 +6,15 @@ The folder and the uploads tell it what arrived, the engine what it takes; finet
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import Final
 
-from runtime.adapters.entry import AdapterEntry, Generation, file_of, view_of
-from runtime.adapters.life import USABLE, AdapterState, check_move
+from runtime.adapters.entry import AdapterEntry, Generation, view_of
+from runtime.adapters.life import USABLE, AdapterState
+from runtime.adapters.lives import Lives
 from runtime.adapters.lock import check_locked
 from runtime.adapters.pins import Pins
 from runtime.adapters.views import (
@@ -31,7 +31,6 @@ from runtime.errors import (
     AdapterBudget,
     AdapterConflict,
     AdapterError,
-    EngineError,
     GemlaneError,
     GenerationMismatch,
     IncompleteAdapter,
@@ -73,21 +72,17 @@ class Store:
         self._lock = lock
         self._engine = engine
         self._max_adapters = max_adapters
-        self._on_freed = on_freed
         self._pins = pins or Pins(0)
         self._adapters: dict[str, AdapterEntry] = {}
         self._id_of_name: dict[str, str] = {}
-        self._retiring: list[Generation] = []
-        self._listeners: list[Callable[[AdapterMove], None]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        engine.on_ready(self._offer_all)
+        self._lives = Lives(engine, self._adapters.values(), self._pins, on_freed)
 
     # Views
 
     def snapshot(self) -> tuple[AdapterView, ...]:
         """Every adapter, sorted by name; those that are retiring come last."""
         known = sorted(self._adapters.values(), key=lambda one: (one.new.name, one.new.id))
-        removed = (one for one in self._retiring if one.adapter.id not in self._adapters)
+        removed = (one for one in self._lives.retiring if one.adapter.id not in self._adapters)
         return (*map(view_of, known), *(view_of(AdapterEntry(one.adapter, one, now())) for one in removed))
 
     def usable(self) -> Iterator[AdapterView]:
@@ -114,7 +109,7 @@ class Store:
 
     def on_move(self, listener: Callable[[AdapterMove], None]) -> None:
         """Call ``listener`` at every move of a life, in the event loop."""
-        self._listeners.append(listener)
+        self._lives.on_move(listener)
 
     # Use
 
@@ -163,7 +158,7 @@ class Store:
     def add_refused(self, new: NewAdapter, error: GemlaneError) -> AdapterView:
         """Show an adapter that cannot have its name, with the reason; requests cannot name it."""
         view = self._add(new)
-        self._move(self._adapters[new.id].current, AdapterState.REFUSED, error)
+        self._lives.move(self._adapters[new.id].current, AdapterState.REFUSED, error)
         return view
 
     async def wait_for_files(self, adapter_id: str, reason: str) -> None:
@@ -202,7 +197,7 @@ class Store:
                     commit(generation.checked)
             except AdapterError as error:
                 if generation.state is not AdapterState.REFUSED:
-                    self._move(generation, AdapterState.REFUSED, error)
+                    self._lives.move(generation, AdapterState.REFUSED, error)
                 raise
             except BaseException as error:
                 self._give_up(adapter, generation, error)
@@ -231,7 +226,7 @@ class Store:
                 del self._id_of_name[normal(adapter.new.name)]
             for generation in (adapter.candidate, adapter.current):
                 if generation is not None:
-                    self._retire(generation)
+                    self._lives.retire(generation)
             adapter.candidate = None
             return view_of(adapter)
 
@@ -252,9 +247,7 @@ class Store:
 
     async def close(self) -> None:
         """Stop waiting for the engine."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._lives.close()
 
     # How
 
@@ -278,10 +271,9 @@ class Store:
             yield adapter
 
     def _add(self, new: NewAdapter) -> AdapterView:
-        generation = Generation(new)
-        adapter = self._adapters[new.id] = AdapterEntry(new, generation, new.created_at)
+        adapter = self._adapters[new.id] = AdapterEntry(new, Generation(new), new.created_at)
         adapter.is_pinned = new.name in self._pins
-        self._report(generation, None, generation.state)
+        self._lives.begin(adapter.current)
         return view_of(adapter)
 
     def _begin(self, adapter: AdapterEntry) -> Generation:
@@ -291,18 +283,18 @@ class Store:
         if earlier is not None and earlier.state is AdapterState.AWAITING:
             return earlier
         fresh = Generation(adapter.new)
-        self._report(fresh, None, fresh.state)
+        self._lives.begin(fresh)
         if is_serving:
             adapter.candidate = fresh
         else:
             adapter.current = fresh
         if earlier is not None:
-            self._retire(earlier)
+            self._lives.retire(earlier)
         return fresh
 
     async def _bring_in(self, generation: Generation, prepare: Prepare) -> None:
         """Take a generation from its files to the engine."""
-        self._move(generation, AdapterState.CONVERTING)
+        self._lives.move(generation, AdapterState.CONVERTING)
         try:
             checked = await prepare()
         except MemoryError as error:
@@ -312,40 +304,10 @@ class Store:
         for warning in checked.warnings:
             log.warning("adapter %s: %s", generation.adapter.name, warning)
         generation.checked = checked
-        self._move(generation, AdapterState.CHECKED)
-        await self._settle(generation, self._offer(generation))
+        self._lives.move(generation, AdapterState.CHECKED)
+        await self._lives.offer(generation)
         if generation.error is not None:
             raise generation.error
-
-    def _offer(self, generation: Generation) -> Awaitable[None]:
-        """Send a generation to the engine now; the answer is to be awaited."""
-        assert generation.checked is not None
-        if generation.state is not AdapterState.OFFERED:
-            self._move(generation, AdapterState.OFFERED)
-        return self._engine.add_adapter(generation.checked.digest, generation.checked.path)
-
-    async def _settle(self, generation: Generation, answer: Awaitable[None]) -> None:
-        """Move a generation to where the engine's answer leads."""
-        error: GemlaneError | None = None
-        after = AdapterState.READY
-        try:
-            await answer
-        except EngineError:  # not ready, or not any more: offered again once an engine is
-            after = AdapterState.CHECKED
-        except GemlaneError as caught:
-            after, error = AdapterState.REFUSED, caught
-        if generation.state is AdapterState.OFFERED:
-            self._move(generation, after, error)
-        if generation.state is AdapterState.READY and generation.digest and generation.adapter.name in self._pins:
-            self._engine.pin_adapter(generation.digest, is_pinned=True)
-
-    def _offer_all(self) -> None:
-        """An engine became ready: send it everything, before it is sent any request."""
-        for adapter in self._adapters.values():
-            for generation in (adapter.current, adapter.candidate):
-                if generation is None or generation.checked is None or generation.state is AdapterState.RETIRING:
-                    continue
-                self._start(self._settle(generation, self._offer(generation)))
 
     def _give_up(self, adapter: AdapterEntry, generation: Generation, error: BaseException) -> None:
         """A generation could not be brought in, for a reason outside of it: its adapter is as it was before."""
@@ -353,48 +315,12 @@ class Store:
             adapter.candidate = None
         else:
             adapter.current = Generation(adapter.new, reason=str(error) if isinstance(error, GemlaneError) else "")
-        self._retire(generation)
+        self._lives.retire(generation)
 
     def _publish(self, adapter: AdapterEntry, generation: Generation) -> None:
         """Let requests have this generation; the one before it retires."""
         if generation is adapter.candidate:
             earlier, adapter.current, adapter.candidate = adapter.current, generation, None
-            self._retire(earlier)
+            self._lives.retire(earlier)
         adapter.modified_at = now()
         log.info("adapter %s is served (%s)", adapter.new.name, (generation.digest or "")[:_SHOWN_DIGITS])
-
-    def _retire(self, generation: Generation) -> None:
-        self._move(generation, AdapterState.RETIRING)
-        self._retiring.append(generation)
-        self._start(self._free(generation))
-
-    async def _free(self, generation: Generation) -> None:
-        """Wait until no request runs under a retired generation, then let its file go."""
-        if generation.digest is not None:
-            heir = file_of(generation.digest, self._adapters.values())
-            if heir is None:
-                await self._engine.remove_adapter(generation.digest)
-            elif generation.checked and heir.path != generation.checked.path:  # the engine may have opened that one
-                with contextlib.suppress(GemlaneError):  # the next engine is offered it anyway
-                    await self._engine.add_adapter(heir.digest, heir.path)
-        self._retiring.remove(generation)
-        self._report(generation, AdapterState.RETIRING, None)
-        if generation.checked is not None and file_of(generation.checked.digest, self._adapters.values()) is None:
-            self._on_freed(generation.checked)
-
-    def _move(self, generation: Generation, after: AdapterState, error: GemlaneError | None = None) -> None:
-        check_move(generation.state, after)
-        before, generation.state = generation.state, after
-        generation.error, generation.reason = error, str(error) if error else ""
-        self._report(generation, before, after)
-
-    def _report(self, generation: Generation, before: AdapterState | None, after: AdapterState | None) -> None:
-        new = generation.adapter
-        move = AdapterMove(new.id, new.name, generation.digest, before, after, generation.reason)
-        for listener in self._listeners:
-            listener(move)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -65,8 +65,8 @@ class Place:
     async def change(self, number: int) -> None:
         """Do one change; those before it are done."""
         await CHANGES[number](self)
-        while self.store._tasks:
-            await asyncio.gather(*self.store._tasks)
+        while self.store._lives._tasks:
+            await asyncio.gather(*self.store._lives._tasks)
         self.known.save()
 
     def seen(self) -> dict[str, Any]:

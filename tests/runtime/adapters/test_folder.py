@@ -75,8 +75,8 @@ class Parts:
         await self.folder.settled()
         await self.folder._look_until_still()
         await self.folder.settled()
-        while self.store._tasks:
-            await asyncio.gather(*self.store._tasks)
+        while self.store._lives._tasks:
+            await asyncio.gather(*self.store._lives._tasks)
 
     def view(self, location: str) -> AdapterView:
         """What became of a file of the folder."""

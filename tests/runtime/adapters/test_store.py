@@ -64,8 +64,8 @@ class Parts:
 
     async def rest(self) -> None:
         """Let everything that was begun come to its end."""
-        while self.store._tasks:
-            await asyncio.gather(*self.store._tasks)
+        while self.store._lives._tasks:
+            await asyncio.gather(*self.store._lives._tasks)
 
 
 def giving(digest: str) -> Callable[[], Awaitable[CheckedAdapter]]:

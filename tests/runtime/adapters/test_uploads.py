@@ -75,8 +75,8 @@ class Parts:
 
     async def rest(self) -> None:
         """Let everything that was begun come to its end."""
-        while self.store._tasks:
-            await asyncio.gather(*self.store._tasks)
+        while self.store._lives._tasks:
+            await asyncio.gather(*self.store._lives._tasks)
 
     def files(self, adapter: str) -> dict[str, Path]:
         """The two files of one of the tiny adapters, as they come in a form."""
