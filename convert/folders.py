@@ -26,14 +26,14 @@ def model_folder(path: Path) -> Path:
     Raises:
         MissingFile, UnsafeFile: It is not one; the message says what it is and what to do.
     """
-    folder = _snapshot(path)
+    folder = snapshot_folder(path)
     if not folder.is_dir():
         raise _not_a_folder(folder, f"give the folder with {CONFIG_NAME} and *.safetensors")
     if (folder / CONFIG_NAME).exists():
         return folder
     if (folder / ADAPTER_CONFIG_NAME).exists():
         raise MissingFile(f"{folder}: an adapter, not a model; use `gemlane convert adapter` for it")
-    raise _unknown_folder(folder, f"no {CONFIG_NAME}: not the folder of a checkpoint")
+    raise unknown_folder(folder, f"no {CONFIG_NAME}: not the folder of a checkpoint")
 
 
 def adapter_folder(path: Path) -> Path:
@@ -42,7 +42,7 @@ def adapter_folder(path: Path) -> Path:
     Raises:
         MissingFile, UnsafeFile: It is not one; the message says what it is and what to do.
     """
-    folder = _snapshot(path)
+    folder = snapshot_folder(path)
     if not folder.is_dir():
         raise _not_a_folder(folder, f"give the folder with {ADAPTER_CONFIG_NAME}")
     if (folder / ADAPTER_CONFIG_NAME).exists():
@@ -50,17 +50,16 @@ def adapter_folder(path: Path) -> Path:
     if (folder / CONFIG_NAME).exists():
         what = f"no {ADAPTER_CONFIG_NAME}: a model, not an adapter; use `gemlane convert model` for it"
         raise MissingFile(f"{folder}: {what}")
-    raise _unknown_folder(folder, f"no {ADAPTER_CONFIG_NAME}: not the folder of an adapter")
+    raise unknown_folder(folder, f"no {ADAPTER_CONFIG_NAME}: not the folder of an adapter")
 
 
-def unknown_folder(path: Path) -> ConvertError:
-    """Return the error for a folder that is neither a model's nor an adapter's."""
-    return _unknown_folder(path, f"neither {CONFIG_NAME} nor {ADAPTER_CONFIG_NAME}: not a model and not an adapter")
-
-
-def missing_weights(path: Path, otherwise: str) -> ConvertError:
-    """Return the error for a folder with a configuration and no safetensors weights."""
-    return _unknown_folder(path, otherwise)
+def unknown_folder(path: Path, otherwise: str) -> ConvertError:
+    """Return the error for a folder that lacks what is needed: it says what the folder is, or `otherwise`."""
+    with os.scandir(path) as entries:
+        kinds = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
+    what = describe_folder([name for name, is_dir in kinds if not is_dir], [name for name, is_dir in kinds if is_dir])
+    kind = UnsafeFile if what is not None and PICKLE in what else MissingFile
+    return kind(f"{path}: {what or otherwise}")
 
 
 def snapshot_folder(path: Path) -> Path:
@@ -68,20 +67,9 @@ def snapshot_folder(path: Path) -> Path:
 
     Raises:
         MissingFile: There are several snapshots, or none.
+
+    Source: huggingface_hub's cache layout (models--org--name/snapshots/<commit>).
     """
-    return _snapshot(path)
-
-
-def folder_name(path: Path) -> str:
-    """Return what a folder is called; a snapshot in the Hugging Face cache is called like its model."""
-    folder = path.resolve()
-    if folder.parent.name == "snapshots":
-        return folder.parent.parent.name.rpartition("--")[2]
-    return folder.name
-
-
-def _snapshot(path: Path) -> Path:
-    """See `snapshot_folder`. Source: huggingface_hub's cache layout (models--org--name/snapshots/<commit>)."""
     snapshots = path / "snapshots"
     if not snapshots.is_dir() or not ((path / "refs").is_dir() or (path / "blobs").is_dir()):
         return path
@@ -92,17 +80,17 @@ def _snapshot(path: Path) -> Path:
     raise MissingFile(f"{path}: a folder of the Hugging Face cache with {len(found)} snapshots; give one: {names}")
 
 
+def folder_name(path: Path) -> str:
+    """Return what a folder is called; a snapshot in the Hugging Face cache is called like its model."""
+    folder = path.resolve()
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.rpartition("--")[2]
+    return folder.name
+
+
 def _not_a_folder(path: Path, remedy: str) -> ConvertError:
     if not path.exists():
         return missing(path, f"no such folder; {remedy}")
     what = describe_file(path)
     kind = UnsafeFile if what == PICKLE else MissingFile
     return kind(f"{path}: {what or 'a file, not a folder; ' + remedy}")
-
-
-def _unknown_folder(path: Path, otherwise: str) -> ConvertError:
-    with os.scandir(path) as entries:
-        kinds = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
-    what = describe_folder([name for name, is_dir in kinds if not is_dir], [name for name, is_dir in kinds if is_dir])
-    kind = UnsafeFile if what is not None and PICKLE in what else MissingFile
-    return kind(f"{path}: {what or otherwise}")

@@ -9,7 +9,7 @@ from convert.adapters.adapter import LoraAdapter
 from convert.adapters.gguf import read_gguf_adapter
 from convert.adapters.peft_config import CONFIG_NAME, MAX_CONFIG_BYTES
 from convert.files import read_json_object
-from convert.folders import adapter_folder, missing_weights
+from convert.folders import adapter_folder, unknown_folder
 from convert.gguf.header import GgufHeader
 from convert.gguf.quantisers import Ggml
 from convert.rules.check import validate_adapter
@@ -58,5 +58,5 @@ def open_trained_adapter(path: Path, *, is_legacy_alpha: bool = False) -> Iterat
 def _weights(directory: Path, *, is_mlx: bool) -> Path:
     path = directory / (mlx.WEIGHTS_NAME if is_mlx else peft.WEIGHTS_NAME)
     if not path.exists():
-        raise missing_weights(directory, f"no {path.name}: the adapter's weights are missing")
+        raise unknown_folder(directory, f"no {path.name}: the adapter's weights are missing")
     return path

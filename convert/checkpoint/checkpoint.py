@@ -19,7 +19,7 @@ from convert.errors import (
     UnsupportedModel,
 )
 from convert.files import read_json_object
-from convert.folders import missing_weights, model_folder
+from convert.folders import model_folder, unknown_folder
 from convert.rules.gemma import TOKEN_EMBEDDING, gguf_name, is_norm, missing_or_unknown, plain_name
 from convert.tensors.safetensors import EMPTY, FLOAT_TYPES, SafetensorsFile
 from convert.tensors.sources import F32Array
@@ -164,7 +164,7 @@ def _weight_files(directory: Path) -> list[Path]:
         return [directory / name for name in names]
     paths = sorted(directory.glob("model*.safetensors"))
     if not paths:
-        raise missing_weights(directory, "no model*.safetensors; the weights are missing")
+        raise unknown_folder(directory, "no model*.safetensors; the weights are missing")
     return paths
 
 

@@ -97,7 +97,8 @@ def _directory(path: Path) -> Facts:
     elif (directory / CONFIG_NAME).exists():
         facts |= _model_config(directory)
     else:
-        raise unknown_folder(directory)
+        what = f"neither {CONFIG_NAME} nor {ADAPTER_CONFIG_NAME}: not a model and not an adapter"
+        raise unknown_folder(directory, what)
     tensors: dict[str, SourceTensor] = {}
     for weights in sorted(directory.glob("*.safetensors")):
         try:
