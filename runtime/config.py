@@ -278,13 +278,17 @@ def _all_fields() -> Iterator[tuple[dataclasses.Field[Any], type]]:
 
 
 def expanded(path: str) -> str:
-    """``path`` with a leading ``~`` or ``~user`` replaced, as a shell does only for some ways of giving it.
+    """``path`` as messages name it: with a leading ``~`` or ``~user`` replaced, and without a slash at its end.
+
+    A shell replaces ``~`` only for some ways of giving it. An empty path stays empty.
 
     Raises:
         ConfigError: there is no such user.
     """
+    if not path:
+        return ""
     try:
-        return str(Path(path).expanduser()) if path.startswith("~") else path
+        return str(Path(path).expanduser() if path.startswith("~") else Path(path))
     except RuntimeError as error:
         raise ConfigError(f"{path}: {error}") from error
 

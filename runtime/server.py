@@ -113,7 +113,7 @@ def _check_places(settings: Settings) -> None:
         raise ConfigError("no base model: name a GGUF file with --model (see gemlane convert model --help)")
     folder = settings.server.adapters
     if folder and not Path(folder).is_dir():
-        raise ConfigError(f"--adapters {folder}: no such folder")
+        raise ConfigError(f"--adapters {folder}: {'not a folder' if Path(folder).exists() else 'no such folder'}")
 
 
 def _give_temporary_folder(state_dir: Path) -> None:

@@ -35,7 +35,8 @@ def check_adapters(settings: Settings, *, converts: bool) -> Iterator[Finding]:
         return
     folder = Path(server.adapters)
     if not folder.is_dir():
-        yield fault("adapters", f"{folder}: no such folder", "Make it, or name another with --adapters")
+        what = "not a folder" if folder.exists() else "no such folder"
+        yield fault("adapters", f"{folder}: {what}", "Make it, or name another with --adapters")
         return
     try:
         lock = read_lock(Path(server.require_locked)) if server.require_locked else None

@@ -135,3 +135,12 @@ def test_a_tilde_is_expanded_in_every_way_of_giving_a_path(tmp_path: Path, monke
     assert settings.server.host == "~"
     with pytest.raises(ConfigError, match="~nobody-of-that-name"):
         resolve("--model", "~nobody-of-that-name/base.gguf")
+
+
+def test_a_path_is_named_without_a_slash_at_its_end() -> None:
+    """Each path has one spelling in messages and comparisons, however it was given; an empty path stays empty."""
+    settings = resolve("--model", "./models//base.gguf", "--socket=/run/gemlane.sock/", GEMLANE_PREFIX_DIR="prefixes/")
+    assert settings.engine.model == "models/base.gguf"
+    assert settings.engine.prefix_dir == "prefixes"
+    assert settings.server.socket == "/run/gemlane.sock"
+    assert settings.server.adapters == ""

@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+import pytest
+
 from runtime.config import EngineSettings, ServerSettings, Settings
 from runtime.doctor.adapters import check_adapters
 from runtime.doctor.finding import Severity
@@ -47,7 +49,7 @@ def test_folders_are_converted_as_a_trial(tiny_model: Path, tmp_path: Path) -> N
 
 
 def test_what_is_no_adapter_is_a_note(tiny_model: Path, tmp_path: Path) -> None:
-    """A folder that waits for a file, and a file of another kind, are told without being faults."""
+    """A folder that waits for a file, and a file of another kind, are notes and not faults."""
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "adapter_config.json").write_text("{}")
     (tmp_path / "notes.txt").write_text("mine")
@@ -57,8 +59,10 @@ def test_what_is_no_adapter_is_a_note(tiny_model: Path, tmp_path: Path) -> None:
     assert findings[1].words.startswith("half waits for adapter_model.safetensors")
 
 
-def test_a_missing_folder_is_a_fault(tiny_model: Path, tmp_path: Path) -> None:
-    """The folder is named, with the option that names another."""
-    (finding,) = check_adapters(settings(tiny_model, tmp_path / "none"), converts=True)
-    assert (finding.severity, finding.words) == (Severity.FAULT, f"{tmp_path / 'none'}: no such folder")
+@pytest.mark.parametrize(("name", "what"), [("none", "no such folder"), ("file", "not a folder")])
+def test_a_missing_folder_is_a_fault(tiny_model: Path, tmp_path: Path, name: str, what: str) -> None:
+    """The folder that is missing, or is a file, is named with the option that names another."""
+    (tmp_path / "file").touch()
+    (finding,) = check_adapters(settings(tiny_model, tmp_path / name), converts=True)
+    assert (finding.severity, finding.words) == (Severity.FAULT, f"{tmp_path / name}: {what}")
     assert "--adapters" in finding.advice
