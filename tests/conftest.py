@@ -1,4 +1,4 @@
-"""For the tests of many packages: signals, and the tiny Gemma as GGUF, converted once a session by the converter."""
+"""For the tests of many packages: marks, signals, and the tiny Gemma as GGUF, converted once a session."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_gemma.files import ADAPTERS, convert_adapter, convert_base
+
+_MARKED = frozenset({"browser", "clients", "cluster", "devices"})
+"""Folders whose tests have the folder's name as their mark; only an option of ``scripts/test`` runs them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the marked folders."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in _MARKED:
+            item.add_marker(folder)
 
 
 def pytest_configure() -> None:

@@ -34,14 +34,6 @@ Ran = Callable[[str, str, str], None]
 _RAN = pytest.StashKey[list[str]]()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder is marked ``clients``."""
-    here = Path(__file__).parent
-    for item in items:
-        if item.path.is_relative_to(here):
-            item.add_marker(pytest.mark.clients)
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say which clients ran, with their versions."""
     if lines := config.stash.get(_RAN, []):

@@ -23,14 +23,6 @@ else:
     collect_ignore_glob = ["test_*.py"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder is marked ``cluster``."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.cluster)
-
-
 @pytest.fixture(scope="session")
 def replicas(tiny_model: Path, tiny_adapters: Path) -> Iterator[Server]:
     """Two replicas of the tiny Gemma on a Ray of their own, for tests that break nothing."""

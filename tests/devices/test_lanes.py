@@ -20,7 +20,6 @@ from runtime.llama.lanes.tensor import Tensor
 from runtime.llama.library import Library
 from tests.devices.conftest import BACKEND, MakeTask
 
-pytestmark = pytest.mark.devices
 on_rpc = pytest.mark.skipif(BACKEND != "rpc", reason="needs an RPC server")
 on_blas = pytest.mark.skipif(BACKEND != "blas", reason="needs BLAS")
 OFF = r"sequence \d is [\d.e+-]+ off, where probes change"
