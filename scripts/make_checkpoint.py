@@ -17,7 +17,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-TINY_GEMMA: Final = Path(__file__).parents[1] / "tests" / "tiny_gemma" / "base"
+from tests.tiny_gemma.files import BASE
+
 SHAPES: Final = {
     "2b": {"layers": 18, "width": 2048, "ff": 16384, "heads": 8, "kv_heads": 1},
     "7b": {"layers": 28, "width": 3072, "ff": 24576, "heads": 16, "kv_heads": 16},
@@ -89,7 +90,7 @@ def write_shard(path: Path, named: dict[str, tuple[int, ...]], block: npt.NDArra
 
 def write_config(directory: Path, shape: dict[str, int]) -> None:
     """Write config.json and the tokenizer's files."""
-    config = json.loads((TINY_GEMMA / "config.json").read_text()) | {
+    config = json.loads((BASE / "config.json").read_text()) | {
         "hidden_size": shape["width"],
         "intermediate_size": shape["ff"],
         "num_hidden_layers": shape["layers"],
@@ -101,7 +102,7 @@ def write_config(directory: Path, shape: dict[str, int]) -> None:
     }
     (directory / "config.json").write_text(json.dumps(config, indent=2))
     for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copyfile(TINY_GEMMA / name, directory / name)
+        shutil.copyfile(BASE / name, directory / name)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import pytest
 from runtime.cli import build_parser
 from scripts import make_reference
 from tests.end_to_end.serving import environment, serving
+from tests.tiny_gemma.files import ADAPTERS, BASE
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = (ROOT / "README.md", *sorted((ROOT / ".github" / "docs").glob("*.md")))
@@ -42,8 +43,8 @@ def marked_blocks(kind: str) -> list[object]:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the documentation assumes it: a checkpoint, an adapter, and ``gemlane`` on the path."""
     folder = tmp_path_factory.mktemp("docs")
-    (folder / "gemma-7b-it").symlink_to(ROOT / "tests" / "tiny_gemma" / "base")
-    (folder / "my-adapter").symlink_to(ROOT / "tests" / "tiny_gemma" / "adapters" / "pirate")
+    (folder / "gemma-7b-it").symlink_to(BASE)
+    (folder / "my-adapter").symlink_to(ADAPTERS["pirate"])
     command = folder / "bin" / "gemlane"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m runtime.cli "$@"\n')

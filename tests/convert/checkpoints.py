@@ -10,9 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.tensors.safetensors import SafetensorsFile
-
-TINY_GEMMA = Path(__file__).parents[1] / "tiny_gemma"
-BASE = TINY_GEMMA / "base"
+from tests.tiny_gemma.files import ADAPTERS, BASE
 
 Array = npt.NDArray[Any]
 _DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "uint8": "U8"}
@@ -46,7 +44,7 @@ def bf16(values: Array) -> Array:
 
 def peft(directory: Path, style: str, tensors: Mapping[str, Array] | None = None, **config: object) -> Path:
     """Save a variant of a tiny adapter as PEFT does; `config` replaces keys of its configuration."""
-    source = TINY_GEMMA / "adapters" / style
+    source = ADAPTERS[style]
     directory.mkdir(parents=True, exist_ok=True)
     original = json.loads((source / "adapter_config.json").read_text())
     (directory / "adapter_config.json").write_text(json.dumps(original | config))
@@ -58,7 +56,7 @@ def peft(directory: Path, style: str, tensors: Mapping[str, Array] | None = None
 
 def adapter_tensors(style: str) -> dict[str, Array]:
     """The tensors of a tiny adapter."""
-    return read_tensors(TINY_GEMMA / "adapters" / style / "adapter_model.safetensors")
+    return read_tensors(ADAPTERS[style] / "adapter_model.safetensors")
 
 
 def checkpoint(directory: Path, tensors: Mapping[str, Array] | None = None, **config: object) -> Path:

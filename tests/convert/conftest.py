@@ -6,14 +6,13 @@ import pytest
 
 from convert.conversion.conversion import Options, convert_model
 from convert.gguf.header import GgufHeader, read_header
-
-TINY_GEMMA = Path(__file__).parents[1] / "tiny_gemma"
+from tests.tiny_gemma.files import BASE, TINY_GEMMA
 
 
 @pytest.fixture(scope="session")
 def checkpoint_dir() -> Path:
     """The tiny Gemma's checkpoint."""
-    return TINY_GEMMA / "base"
+    return BASE
 
 
 @pytest.fixture(scope="session")

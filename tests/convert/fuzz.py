@@ -33,7 +33,7 @@ from convert.rules.check import validate_adapter, validate_model
 from convert.rules.gemma import Hyperparameters
 from convert.tensors.encoder import Encoder
 from convert.tensors.safetensors import SafetensorsFile
-from tests.convert.checkpoints import BASE, TINY_GEMMA, checkpoint, peft
+from tests.convert.checkpoints import checkpoint, peft
 from tests.convert.gguf_bytes import (
     ARRAY,
     BOOL,
@@ -51,6 +51,7 @@ from tests.convert.gguf_bytes import (
     text,
 )
 from tests.convert.variants import mlx
+from tests.tiny_gemma.files import ADAPTERS, BASE
 
 BASE_HEADER = promised_header(BASE)
 SCRATCH = Path(tempfile.mkdtemp(prefix="fuzz-"))
@@ -198,7 +199,7 @@ def _model_seed() -> bytes:
     return Gguf(entries, vectors + matrices).bytes()
 
 
-TAG = TINY_GEMMA / "adapters" / "tag"
+TAG = ADAPTERS["tag"]
 SOUND_ADAPTER = adapter(*pair(rank=1)).bytes()
 
 

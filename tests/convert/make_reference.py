@@ -16,8 +16,9 @@ from safetensors import safe_open
 from sentencepiece import SentencePieceProcessor
 from transformers import GemmaForCausalLM
 
-from tests.convert.checkpoints import BASE, Array
+from tests.convert.checkpoints import Array
 from tests.convert.variants import ADAPTERS, MERGES, N_KEPT, NEW_TOKEN_IDS, NEW_TOKENS, with_new_tokens
+from tests.tiny_gemma.files import BASE
 
 TEXT = "<start_of_turn>user\nWhat is the capital of France?<end_of_turn>\n<start_of_turn>model\nArr, the"
 OUTPUT = Path(__file__).parent / "reference_logits.npz"

@@ -10,7 +10,7 @@ from convert.conversion.conversion import Options, planned_model
 from convert.gguf.header import ValueType
 from convert.gguf.types import GgmlType
 from convert.gguf.writer import FilePlan, KeyValue, TensorPlan, write_gguf
-from tests.convert.checkpoints import BASE
+from tests.tiny_gemma.files import BASE
 
 Change = Callable[[FilePlan], FilePlan]
 U32, STRING, ARRAY = ValueType.UINT32, ValueType.STRING, ValueType.ARRAY

@@ -17,7 +17,8 @@ from convert.errors import ConvertError, LfsPointer, MissingFile, UnsafeFile
 from convert.formats import START_BYTES, describe
 from convert.gguf.header import read_header
 from convert.tensors.safetensors import SafetensorsFile
-from tests.convert.checkpoints import BASE, adapter_tensors, base_tensors, checkpoint, peft
+from tests.convert.checkpoints import adapter_tensors, base_tensors, checkpoint, peft
+from tests.tiny_gemma.files import BASE
 
 F32 = Options("f32")
 

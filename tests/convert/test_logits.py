@@ -8,8 +8,9 @@ import pytest
 
 from convert.conversion.conversion import Options, convert_adapter, merge
 from convert.native.child import Subject, logits
-from tests.convert.checkpoints import BASE, Array
+from tests.convert.checkpoints import Array
 from tests.convert.variants import ADAPTERS, MERGES, N_KEPT, NEW_TOKENS, mlx, with_new_tokens
+from tests.tiny_gemma.files import BASE
 
 REFERENCE = Path(__file__).parent / "reference_logits.npz"
 F32 = Options("f32")

@@ -11,7 +11,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from tests.convert.checkpoints import BASE, Array, adapter_tensors, base_tensors, peft, read_tensors, write_tensors
+from tests.convert.checkpoints import Array, adapter_tensors, base_tensors, peft, read_tensors, write_tensors
+from tests.tiny_gemma.files import BASE
 
 # "<start_of_turn>user\nWhat is the capital of France?<end_of_turn>\n<start_of_turn>model\nArr, the", by the tokenizer.
 NEW_TOKEN_IDS = (1024, 1025)

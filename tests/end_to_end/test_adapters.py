@@ -17,8 +17,8 @@ from runtime.commands.stream import Address
 from tests.convert.variants import mlx
 from tests.end_to_end.serving import Server, ask_text, run_gemlane, serving
 from tests.tiny_gemma.facts import ANSWERS
+from tests.tiny_gemma.files import ADAPTERS
 
-PEFT = Path(__file__).parents[1] / "tiny_gemma" / "adapters"
 FRANCE = "What is the capital of France?"
 
 
@@ -53,7 +53,7 @@ async def test_folders_and_files_that_are_dropped_in_answer(
     server: Server, session: aiohttp.ClientSession, folder: Path, tiny_adapters: Path
 ) -> None:
     """PEFT, MLX and GGUF, each in its own voice; then one is replaced and two are gone, without a restart."""
-    shutil.copytree(PEFT / "pirate", folder / "peft")
+    shutil.copytree(ADAPTERS["pirate"], folder / "peft")
     mlx(folder / "mlx", "shout")
     shutil.copy(tiny_adapters / "tag.gguf", folder / "file.gguf")
     await until(session, server, peft="ready", mlx="ready", file="ready")
@@ -74,11 +74,11 @@ async def test_a_stream_finishes_under_the_content_it_began_with(
 ) -> None:
     """The name leads to the new content at once, and the stream to the end of its own."""
     address = Address(server.url)
-    await asyncio.to_thread(upload, address, "voice", PEFT / "pirate", {})
+    await asyncio.to_thread(upload, address, "voice", ADAPTERS["pirate"], {})
     body = {"prompt": FRANCE, "lora": "voice", "temperature": 0, "max_tokens": 64, "stream": True}
     async with session.post(server.run_url, data=json.dumps(body)) as response:
         first = await response.content.readline()
-        await asyncio.to_thread(upload, address, "voice", PEFT / "shout", {})
+        await asyncio.to_thread(upload, address, "voice", ADAPTERS["shout"], {})
         assert await ask_text(session, server, FRANCE, "voice") == ANSWERS["shout"][FRANCE]
         lines = [first, *[line async for line in response.content]]
     pieces = [json.loads(line[6:])["response"] for line in lines if line.startswith(b"data: {")]
@@ -90,7 +90,7 @@ async def test_uploads_outlive_a_kill(
 ) -> None:
     """The server is killed, not stopped; the next one has the adapter, its pin, and no other server beside it."""
     with serving(tiny_model, folder, state=tmp_path / "state") as server:
-        await asyncio.to_thread(upload, Address(server.url), "voice", PEFT / "tag", {})
+        await asyncio.to_thread(upload, Address(server.url), "voice", ADAPTERS["tag"], {})
         assert run_gemlane("adapters", "pin", "voice", "--url", server.url).returncode == 0
         second = run_gemlane("serve", "--model", str(tiny_model), "--state-dir", str(tmp_path / "state"), "--port", "0")
         assert second.returncode == 2

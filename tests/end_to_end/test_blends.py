@@ -15,10 +15,11 @@ import pytest
 from yarl import URL
 
 from convert.conversion.conversion import Options, convert_adapter, convert_model, merge
-from tests.convert.checkpoints import BASE, TINY_GEMMA, peft
+from tests.convert.checkpoints import peft
 from tests.end_to_end.serving import Server, ask, serving
 from tests.runtime.engine.alora import ASKED, N_ADAPTERS, PROMPT, REFERENCE, STYLES, TURN, long_base, save_adapter
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS
+from tests.tiny_gemma.files import ADAPTERS, BASE
 
 F32 = Options("f32")
 EXACT = ("--lane-type", "f32", "--kv-type", "f32")
@@ -46,10 +47,10 @@ def adapters(tiny_model_f32: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     with np.load(REFERENCE) as file:
         invocation = file["invocation_0"].tolist()
     for style in STYLES:
-        convert_adapter(TINY_GEMMA / "adapters" / style, tiny_model_f32, folder / f"{style}.gguf", F32)
+        convert_adapter(ADAPTERS[style], tiny_model_f32, folder / f"{style}.gguf", F32)
         source = peft(folder / f".{style}", style, alora_invocation_tokens=invocation)
         convert_adapter(source, tiny_model_f32, folder / f"a-{style}.gguf", F32)
-    convert_adapter(TINY_GEMMA / "adapters" / "tag", tiny_model_f32, folder / "odd:name+1.gguf", Options("q8_0"))
+    convert_adapter(ADAPTERS["tag"], tiny_model_f32, folder / "odd:name+1.gguf", Options("q8_0"))
     return folder
 
 
@@ -64,7 +65,7 @@ def exact_server(tiny_model_f32: Path, adapters: Path) -> Iterator[Server]:
 def merged_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of the merged model, without any adapter."""
     folder = tmp_path_factory.mktemp("merged")
-    parts = [(TINY_GEMMA / "adapters" / name, scale) for name, scale in SCALES.items()]
+    parts = [(ADAPTERS[name], scale) for name, scale in SCALES.items()]
     merge(BASE, parts, folder / "merged.gguf", F32)
     with serving(folder / "merged.gguf", folder, *EXACT) as running:
         yield running

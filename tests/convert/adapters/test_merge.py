@@ -12,8 +12,9 @@ from convert.errors import BadValue, InvalidOption, TensorMismatch, UnsupportedA
 from convert.gguf.quantisers import Ggml
 from convert.tensors.gguf import GgufRows, OpenGguf
 from convert.tensors.safetensors import SafetensorsFile
-from tests.convert.checkpoints import BASE, adapter_tensors, base_tensors, peft
+from tests.convert.checkpoints import adapter_tensors, base_tensors, peft
 from tests.convert.variants import EMBEDDING, HEAD, MERGES
+from tests.tiny_gemma.files import BASE
 
 F32 = Options("f32")
 Q = "base_model.model.model.layers.0.self_attn.q_proj."

@@ -11,8 +11,8 @@ from pathlib import Path
 from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer
 
-from tests.convert.checkpoints import BASE
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS
+from tests.tiny_gemma.files import BASE
 
 OUTPUT = Path(__file__).parent / "reference_tokens.json"
 SPECIALS = (

@@ -14,7 +14,8 @@ from convert.checkpoint.vocabulary import TokenType, Vocabulary
 from convert.commands.arguments import main
 from convert.conversion.conversion import Options, convert_model
 from tests.convert.checkpoint.test_tokenizer import TOKENS, json_only
-from tests.convert.checkpoints import BASE, checkpoint
+from tests.convert.checkpoints import checkpoint
+from tests.tiny_gemma.files import BASE
 
 N_VOCAB = 1024
 TAB, START, END = 226, 106, 107

@@ -28,6 +28,7 @@ from convert.gguf.quantisers import Ggml
 from convert.tensors.gguf import GgufRows, OpenGguf
 from tests.convert.checkpoints import base_tensors, bf16, checkpoint, write_tensors
 from tests.convert.digests import tensor_digest
+from tests.tiny_gemma.files import ADAPTERS
 
 F32 = Options("f32")
 
@@ -301,7 +302,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[ConvertError], str]] = {
         "secret",
     ),
     "an adapter": (
-        lambda p: shutil.copytree(Path(__file__).parents[2] / "tiny_gemma" / "adapters" / "tag", p),
+        lambda p: shutil.copytree(ADAPTERS["tag"], p),
         MissingFile,
         "an adapter, not a model",
     ),

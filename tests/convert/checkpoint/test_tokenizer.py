@@ -15,7 +15,8 @@ from convert.checkpoint.vocabulary import TokenType
 from convert.conversion.conversion import Options, convert_model
 from convert.errors import ConvertError, MalformedJson, MalformedTokenizer
 from convert.gguf.header import read_header
-from tests.convert.checkpoints import BASE, checkpoint
+from tests.convert.checkpoints import checkpoint
+from tests.tiny_gemma.files import BASE
 
 TOKENS = json.loads((Path(__file__).parent / "reference_tokens.json").read_text())
 N_VOCAB = 1024

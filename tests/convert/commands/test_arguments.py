@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from convert.commands.arguments import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, build_parser, main
-from tests.convert.checkpoints import BASE
+from tests.tiny_gemma.files import BASE
 
 
 def test_converts_model_and_adapter(

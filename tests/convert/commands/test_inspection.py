@@ -11,9 +11,10 @@ from convert.commands.arguments import main
 from convert.commands.inspection import inspect
 from convert.conversion.conversion import Options, convert_adapter
 from convert.errors import MalformedGguf
-from tests.convert.checkpoints import BASE, peft
+from tests.convert.checkpoints import peft
 from tests.convert.gguf_bytes import adapter, pair
 from tests.convert.variants import mlx
+from tests.tiny_gemma.files import BASE
 
 
 def test_a_model(base_gguf: Path) -> None:

@@ -13,10 +13,11 @@ from convert.models.mix import MODEL_TYPES
 from convert.native import child as native_child
 from convert.native.child import Subject, logits
 from convert.native.verify import compare, verify
-from tests.convert.checkpoints import BASE, base_tensors, checkpoint
+from tests.convert.checkpoints import base_tensors, checkpoint
 from tests.convert.digests import tensor_digest
 from tests.convert.gguf_bytes import Tensor, adapter, f32
 from tests.convert.llama_quantize import quantize
+from tests.tiny_gemma.files import BASE
 
 LIMITS = {"f16": 1e-5, "q8_0": 1e-3, "q4_k_m": 2e-2}
 

@@ -26,8 +26,8 @@ from runtime.adapters.views import AdapterView
 from runtime.admin.wire import render_adapter
 from runtime.errors import IncompleteAdapter, InvalidAdapter, UnknownAdapter
 from tests.runtime.double import ScriptedEngine
+from tests.tiny_gemma.files import ADAPTERS
 
-PEFT = Path(__file__).parents[2] / "tiny_gemma" / "adapters"
 STILL_S = 0.05
 
 
@@ -107,7 +107,7 @@ def mlx_folder(source: Path, target: Path) -> None:
 async def test_every_kind_is_served_as_it_was_left(parts: Parts, tiny_adapters: Path) -> None:
     """A GGUF file where it lies, a PEFT folder from a conversion in the state folder; the folder itself stays as is."""
     shutil.copy(tiny_adapters / "pirate.gguf", parts.place)
-    shutil.copytree(PEFT / "tag", parts.place / "tag")
+    shutil.copytree(ADAPTERS["tag"], parts.place / "tag")
     before = sorted(path.relative_to(parts.place) for path in parts.place.rglob("*"))
     await parts.look()
     paths = {path.stem if path.parent == parts.place else "tag": path for path in parts.engine.adapters.values()}
@@ -158,7 +158,7 @@ async def test_a_copy_that_stops_for_a_while_is_taken_when_it_is_whole(parts: Pa
 @pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
 async def test_a_folder_waits_for_its_second_file(parts: Parts, missing: str) -> None:
     """What it waits for is said in the list and to requests."""
-    folder = shutil.copytree(PEFT / "tag", parts.place / "tag")
+    folder = shutil.copytree(ADAPTERS["tag"], parts.place / "tag")
     (folder / missing).unlink()
     await parts.look()
     view = parts.view("tag")
@@ -166,7 +166,7 @@ async def test_a_folder_waits_for_its_second_file(parts: Parts, missing: str) ->
     assert missing in view.reason
     with pytest.raises(IncompleteAdapter, match=missing):
         parts.store.resolve("tag")
-    shutil.copy(PEFT / "tag" / missing, folder)
+    shutil.copy(ADAPTERS["tag"] / missing, folder)
     await parts.look()
     assert parts.view("tag").state is AdapterState.READY
 
@@ -186,11 +186,11 @@ async def test_a_changed_file_is_a_new_generation(parts: Parts, tiny_adapters: P
 
 async def test_a_folder_that_is_trained_again_is_a_new_generation(parts: Parts) -> None:
     """The earlier conversion is deleted."""
-    folder = shutil.copytree(PEFT / "tag", parts.place / "tag")
+    folder = shutil.copytree(ADAPTERS["tag"], parts.place / "tag")
     await parts.look()
     before = parts.digest("tag")
-    shutil.copy(PEFT / "pirate" / "adapter_model.safetensors", folder)
-    shutil.copy(PEFT / "pirate" / "adapter_config.json", folder)
+    shutil.copy(ADAPTERS["pirate"] / "adapter_model.safetensors", folder)
+    shutil.copy(ADAPTERS["pirate"] / "adapter_config.json", folder)
     await parts.look()
     assert parts.digest("tag") != before
     assert [path.stem for path in parts.state.blobs.glob("*.gguf")] == [parts.digest("tag")]
@@ -198,7 +198,7 @@ async def test_a_folder_that_is_trained_again_is_a_new_generation(parts: Parts) 
 
 async def test_a_changed_file_that_is_bad_leaves_the_earlier_content(parts: Parts) -> None:
     """A conversion is ours, so it outlives what it was made of; the list says what is wrong."""
-    folder = shutil.copytree(PEFT / "tag", parts.place / "tag")
+    folder = shutil.copytree(ADAPTERS["tag"], parts.place / "tag")
     await parts.look()
     before = parts.digest("tag")
     (folder / "adapter_model.safetensors").write_bytes(b"nonsense")
@@ -223,7 +223,7 @@ async def test_a_touched_file_is_the_same_content(parts: Parts, tiny_adapters: P
 async def test_a_removed_file_retires(parts: Parts, tiny_adapters: Path) -> None:
     """Requests that name it get an error, never the base model."""
     shutil.copy(tiny_adapters / "pirate.gguf", parts.place)
-    shutil.copytree(PEFT / "tag", parts.place / "tag")
+    shutil.copytree(ADAPTERS["tag"], parts.place / "tag")
     await parts.look()
     (parts.place / "pirate.gguf").unlink()
     shutil.rmtree(parts.place / "tag")
@@ -267,7 +267,7 @@ async def test_a_folder_that_cannot_be_read_changes_nothing(
 
 async def test_two_of_one_name(parts: Parts, tiny_adapters: Path) -> None:
     """The first one by file name has it; the other is shown as refused, and has it when the first is gone."""
-    shutil.copytree(PEFT / "tag", parts.place / "voice")
+    shutil.copytree(ADAPTERS["tag"], parts.place / "voice")
     await parts.look()
     shutil.copy(tiny_adapters / "shout.gguf", parts.place / "voice.gguf")
     await parts.look()
@@ -286,7 +286,7 @@ async def test_two_of_one_name(parts: Parts, tiny_adapters: Path) -> None:
 async def test_a_restart_reads_no_weights_again(parts: Parts, tiny_adapters: Path) -> None:
     """Neither those of GGUF files nor those of conversions; a file that changed meanwhile is read."""
     shutil.copy(tiny_adapters / "pirate.gguf", parts.place)
-    shutil.copytree(PEFT / "tag", parts.place / "tag")
+    shutil.copytree(ADAPTERS["tag"], parts.place / "tag")
     (parts.place / "bad.gguf").write_bytes(b"GGUF and no more")
     await parts.look()
     assert len(parts.n_read) == 3
@@ -316,7 +316,7 @@ async def test_bad_files_are_refused_with_their_reasons(parts: Parts, tiny_adapt
     (parts.place / "empty.gguf").write_bytes(b"")
     (parts.place / "folder.gguf").mkdir()
     os.mkfifo(parts.place / "fifo.gguf")
-    mlx_folder(PEFT / "tag", parts.place / "mlx")
+    mlx_folder(ADAPTERS["tag"], parts.place / "mlx")
     shutil.copy(tiny_adapters / "pirate.gguf", parts.place)
     await parts.look()
     assert {view.name: view.state.value for view in parts.store.snapshot()} == {
@@ -435,7 +435,7 @@ async def test_what_people_leave_in_the_folder_is_named(
     (parts.place / "org").mkdir()
     shutil.copy(tiny_adapters / "tag.gguf", parts.place / "org" / "tag.gguf")
     (parts.place / "run" / "checkpoint-300").mkdir(parents=True)
-    pickled = shutil.copytree(PEFT / "tag", parts.place / "pickled")
+    pickled = shutil.copytree(ADAPTERS["tag"], parts.place / "pickled")
     (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
     await parts.look()
     assert parts.view("PIRATE.GGUF").state is AdapterState.READY

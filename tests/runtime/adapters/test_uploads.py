@@ -39,8 +39,8 @@ from runtime.errors import (
 )
 from runtime.generation import Blend, BlendMember
 from tests.runtime.double import ScriptedEngine
+from tests.tiny_gemma.files import ADAPTERS
 
-PEFT = Path(__file__).parents[2] / "tiny_gemma" / "adapters"
 MODEL = "@cf/google/gemma-7b-it-lora"
 
 
@@ -81,7 +81,7 @@ class Parts:
     def files(self, adapter: str) -> dict[str, Path]:
         """The two files of one of the tiny adapters, as they come in a form."""
         return {
-            name: Path(shutil.copy(PEFT / adapter / name, self.state.incoming / f"{adapter}-{name}"))
+            name: Path(shutil.copy(ADAPTERS[adapter] / name, self.state.incoming / f"{adapter}-{name}"))
             for name in (CONFIG_NAME, WEIGHTS_NAME)
         }
 
@@ -102,7 +102,7 @@ class Parts:
     async def send(self, upload_id: str, *names: str, adapter: str = "pirate", **changes: object) -> None:
         """Send files of an adapter, ``changes`` applied to its configuration (None takes a key away)."""
         for name in names:
-            content = (PEFT / adapter / name).read_bytes()
+            content = (ADAPTERS[adapter] / name).read_bytes()
             if name == CONFIG_NAME and changes:
                 config = json.loads(content) | changes
                 content = json.dumps({key: value for key, value in config.items() if value is not None}).encode()
@@ -168,7 +168,7 @@ async def test_a_conversion_that_was_cut_off_is_done_at_the_next_start(parts: Pa
     """Both files are there, and no adapter yet: as after ``kill -9`` at the worst moment."""
     record = await parts.uploads.create("cut", MODEL)
     await parts.send(record.id, CONFIG_NAME)
-    shutil.copy(PEFT / "pirate" / WEIGHTS_NAME, parts.folder(record.id))
+    shutil.copy(ADAPTERS["pirate"] / WEIGHTS_NAME, parts.folder(record.id))
     (parts.state.incoming / "half.gguf").write_bytes(b"GGUF half")
     (parts.state.incoming / "rest").write_bytes(b"x")
     await parts.restart()

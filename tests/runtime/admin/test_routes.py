@@ -26,8 +26,8 @@ from runtime.adapters.store import Store
 from runtime.adapters.uploads import Uploads
 from tests.runtime.conftest import PIRATE, PIRATE_FILE, Serve
 from tests.runtime.double import ScriptedEngine
+from tests.tiny_gemma.files import ADAPTERS
 
-PEFT = Path(__file__).parents[2] / "tiny_gemma" / "adapters"
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -81,7 +81,7 @@ def tar_of(*files: tuple[str, bytes]) -> bytes:
 
 def folder_tar(adapter: str, prefix: str = "") -> bytes:
     """One of the tiny adapters' folders as a tar."""
-    return tar_of(*((prefix + name, (PEFT / adapter / name).read_bytes()) for name in FILES))
+    return tar_of(*((prefix + name, (ADAPTERS[adapter] / name).read_bytes()) for name in FILES))
 
 
 def folder_form(adapter: str, **fields: str) -> FormData:
@@ -90,7 +90,7 @@ def folder_form(adapter: str, **fields: str) -> FormData:
     for name, value in fields.items():
         form.add_field(name, value)
     for name in FILES:
-        form.add_field("files", (PEFT / adapter / name).read_bytes(), filename=f"run-7/{name}")
+        form.add_field("files", (ADAPTERS[adapter] / name).read_bytes(), filename=f"run-7/{name}")
     return form
 
 
@@ -138,7 +138,7 @@ async def test_a_form_and_a_gguf_give_what_a_tar_gives(client: ClientSession, ti
     """The content decides, however it came; a GGUF is kept as it is."""
     digests: list[str] = []
     form = folder_form(
-        "tag", **{f"sha256.{name}": hashlib.sha256((PEFT / "tag" / name).read_bytes()).hexdigest() for name in FILES}
+        "tag", **{f"sha256.{name}": hashlib.sha256((ADAPTERS["tag"] / name).read_bytes()).hexdigest() for name in FILES}
     )
     for body in (folder_tar("tag"), form):
         digests.append((await ask(client, "PUT", f"/adapters/n{len(digests)}", body, 201))["digest"])
@@ -170,7 +170,7 @@ async def test_replacing_is_compare_and_swap(client: ClientSession) -> None:
 
 async def test_a_path_below_the_folder_is_added(client: ClientSession, place: Path) -> None:
     """A copy is kept, so the path may change afterwards."""
-    shutil.copytree(PEFT / "tag", place / "runs" / "7")
+    shutil.copytree(ADAPTERS["tag"], place / "runs" / "7")
     added = await ask(client, "POST", "/adapters", json.dumps({"name": "tag", "path": "runs/7"}), 201)
     shutil.rmtree(place / "runs")
     assert (await ask(client, "GET", f"/adapters/{added['id']}"))["state"] == "ready"
@@ -190,7 +190,7 @@ async def test_a_path_that_leads_out_of_the_folder_is_refused(
 
 async def test_vllms_routes(client: ClientSession, place: Path) -> None:
     """The bodies and the texts of vLLM's server, and its refusal of a name that is loaded."""
-    shutil.copytree(PEFT / "tag", place / "runs" / "7")
+    shutil.copytree(ADAPTERS["tag"], place / "runs" / "7")
     body = {"lora_name": "tag", "lora_path": "runs/7"}
     async with client.post("/v1/load_lora_adapter", data=json.dumps(body)) as response:
         assert (response.status, await response.text()) == (200, "Success: LoRA adapter 'tag' added successfully.")

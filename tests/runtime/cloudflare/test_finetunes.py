@@ -21,8 +21,9 @@ from runtime.adapters.store import Store
 from runtime.adapters.uploads import Uploads
 from tests.runtime.conftest import Serve
 from tests.runtime.double import ScriptedEngine
+from tests.tiny_gemma.files import ADAPTERS
 
-PEFT = Path(__file__).parents[2] / "tiny_gemma" / "adapters" / "tag"
+PEFT = ADAPTERS["tag"]
 AI = "/client/v4/accounts/a/ai"
 MODEL = "@cf/google/gemma-7b-it-lora"
 FILES = ("adapter_config.json", "adapter_model.safetensors")

@@ -20,8 +20,8 @@ from runtime.adapters.uploads import Uploads
 from runtime.cli import main
 from runtime.commands.adapters import table
 from tests.runtime.conftest import Serve
+from tests.tiny_gemma.files import ADAPTERS
 
-PEFT = Path(__file__).parents[2] / "tiny_gemma" / "adapters"
 Gemlane = Callable[..., Awaitable[int]]
 
 
@@ -48,7 +48,7 @@ async def test_a_life_by_commands(
     gemlane: Gemlane, capsys: pytest.CaptureFixture[str], tiny_adapters: Path, store: Store
 ) -> None:
     """A folder is added, replaced by a file if its digest is named, pinned, listed, and removed."""
-    assert await gemlane("add", str(PEFT / "tag")) == 0
+    assert await gemlane("add", str(ADAPTERS["tag"])) == 0
     assert "state          ready" in capsys.readouterr().out
     assert await gemlane("add", str(tiny_adapters / "tag.gguf")) == 2
     assert "there is an adapter 'tag' already" in capsys.readouterr().err

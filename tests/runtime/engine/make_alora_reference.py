@@ -15,7 +15,7 @@ from peft import PeftModel
 from sentencepiece import SentencePieceProcessor
 from transformers import GemmaForCausalLM
 
-from tests.convert.checkpoints import BASE, Array, peft
+from tests.convert.checkpoints import Array, peft
 from tests.runtime.engine.alora import (
     ASKED,
     CONTINUATION,
@@ -29,6 +29,7 @@ from tests.runtime.engine.alora import (
     long_base,
     save_adapter,
 )
+from tests.tiny_gemma.files import BASE
 
 _BOS = 2
 _ENDS = [1, 107]
