@@ -41,7 +41,7 @@ def build_app(
     Args:
         engine: answers the requests.
         adapters: those that requests may name, and what brings more of them.
-        settings: of the server.
+        settings: those of the server.
         limits: instead of those in ``settings``.
 
     Raises:

@@ -68,7 +68,7 @@ class Prompt:
 
 
 class GrammarKind(StrEnum):
-    """In which language a grammar is written."""
+    """The language that a grammar is written in."""
 
     JSON_SCHEMA = "json_schema"
     """A JSON schema; answers are JSON."""

@@ -44,7 +44,7 @@ class Kept:
     """What the client with the kept connection has seen in one part of the run."""
 
     waits_s: list[float] = field(default_factory=list)
-    """Of right answers."""
+    """Times until right answers."""
     n_refused: int = 0
     """Answers of 429."""
 

@@ -32,7 +32,7 @@ MODEL = "gemma-7b-it-lora"
 MAX_TOKENS = 300
 MAX_DEPTH = 3
 PLAIN_SHARE = 0.3
-"""Of all requests, those that are plain streams."""
+"""Share of the requests that are plain streams."""
 NAMES = ("name", "age", "kind", "tags", "a b", "é", 'quo"te', "x-1", "line\nbreak")
 TEXTS = ("red", "green", "", 'quo"te', "back\\slash", "tab\t", "日本", "😀")
 UNSUPPORTED: dict[str, Any] = {

@@ -63,7 +63,7 @@ _GEMMA: Final[MappingProxyType[str, Rule]] = MappingProxyType(
         "nextn_predict_layers": _NONE,
     }
 )
-"""Below `gemma.`; `rope.dimension_count` and `vocab_size` have rules of their own, which need other values."""
+"""Keys below `gemma.`; `rope.dimension_count` and `vocab_size` have rules of their own, which need other values."""
 _TOKENIZER: Final[MappingProxyType[str, Rule]] = MappingProxyType(
     {
         "model": _TEXT,
@@ -76,7 +76,7 @@ _TOKENIZER: Final[MappingProxyType[str, Rule]] = MappingProxyType(
         "add_space_prefix": _BOOL,
     }
 )
-"""Below `tokenizer.ggml.`; the arrays and the `..._token_id` have rules of their own."""
+"""Keys below `tokenizer.ggml.`; the arrays and the `..._token_id` have rules of their own."""
 _TOKEN_ARRAYS: Final = frozenset({"tokens", "scores", "token_type", "merges"})
 _TOKEN_ID: Final = "_token_id"  # noqa: S105 - the end of a key, not a password
 _REFUSED: Final = ("general.tensor_extra.", "adapter.", "xielu.", "tokenizer.rwkv.")

@@ -60,7 +60,7 @@ class Uploads:
         self._intake = intake
         self._records: dict[str, UploadRecord] = {}
         self._stalled: set[str] = set()
-        """Without their files, and left so: a file was refused, or an earlier run began them."""
+        """Ids of adapters whose files will not come: a file was refused, or an earlier run began them."""
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tasks: set[asyncio.Task[Any]] = set()
 

@@ -16,7 +16,7 @@ _NUMBER: Final = re.compile(r"\d+")
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
-    """Of one quantity; all 0 where nothing was measured."""
+    """Percentiles of one quantity; all 0 where nothing was measured."""
 
     n: int
     p50: float
@@ -36,17 +36,17 @@ class LoadFigures:
     n_cancelled: int
     n_prompt_tokens: int
     n_tokens: int
-    """Of all answers, also of those that broke off."""
+    """Tokens of all answers, also of those that broke off."""
     first_token_s: Percentiles
-    """From the moment a request was due to its first text."""
+    """Time from the moment a request was due to its first text."""
     gap_s: Percentiles
-    """Between two pieces of text of one answer."""
+    """Time between two pieces of text of one answer."""
     total_s: Percentiles
-    """From the moment a request was due to the end of its answer."""
+    """Time from the moment a request was due to the end of its answer."""
     speed: Percentiles
-    """Of each answer, after its first token."""
+    """Tokens a second of each answer, after its first token."""
     tokens_per_s: float
-    """Of all answers together."""
+    """Tokens a second of all answers together."""
 
 
 @dataclass(frozen=True, slots=True)

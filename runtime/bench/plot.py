@@ -17,7 +17,7 @@ _RIGHT: Final = 30
 _TOP: Final = 34
 _BOTTOM: Final = 40
 _MAX_POINTS: Final = 400
-"""Of a curve; more would not be seen."""
+"""Points of one curve; more would not be seen."""
 Points = Sequence[tuple[float, float]]
 
 

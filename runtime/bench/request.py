@@ -59,7 +59,7 @@ class MeasuredRequest:
     end_s: float | None = None
     """When it ended, answered or not; None while it runs."""
     gaps_s: list[float] = field(default_factory=list)
-    """Between its pieces of text."""
+    """Times between its pieces of text."""
     n_prompt: int = 0
     """Tokens of its prompt, as the server counts them; 0 where it does not say."""
     n_tokens: int = 0

@@ -28,17 +28,17 @@ class LoadPlan:
     alpha: float
     """Adapter number k, counted from 1, is chosen in proportion to 1 / k ** alpha."""
     n_requests: int | None
-    """None: as many as go into ``duration_s``."""
+    """Number of requests; None: as many as go into ``duration_s``."""
     duration_s: float | None
     """Seconds after which no more requests are sent; None: all are."""
     n_clients: int
-    """Of a closed loop: each has one request at a time."""
+    """Clients of a closed loop; each has one request at a time."""
     rate: float | None
     """Requests a second of an open loop."""
     cv: float
     """Coefficient of variation of the time between two requests: 0 is even, 1 a Poisson process, more is bursts."""
     n_words: int
-    """Of a prompt."""
+    """Words of one prompt."""
     max_tokens: int
     seed: int
 

@@ -26,7 +26,7 @@ _BASE: Final = "base:"
 _MAX_PREFIXES: Final = 64
 """Prefixes of prompts for the base model that a replica is taken to keep."""
 _PREFIX_CHARACTERS: Final = 256
-"""Of a prompt for the base model: a system message or the beginning of a conversation, whose cells may be kept."""
+"""Characters of a prompt for the base model that are compared: a system message or the beginning of a conversation."""
 
 
 @dataclass(frozen=True, slots=True)

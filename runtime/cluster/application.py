@@ -23,7 +23,7 @@ from runtime.config import Settings
 from runtime.errors import ConfigError
 
 _OBJECT_STORE_BYTES: Final = 128 << 20
-"""Of a Ray that the server starts: only events pass through it."""
+"""Memory for the object store of a Ray that the server starts: only events pass through it."""
 _CONNECT_TIMEOUT_S: Final = 5.0
 _STATS_PERIOD_S: Final = 1.0
 _HEALTH_PERIOD_S, _HEALTH_TIMEOUT_S = 5.0, 30.0
@@ -31,7 +31,7 @@ UPSCALE_DELAY_S, DOWNSCALE_DELAY_S = 10.0, 300.0
 """How long all replicas must be busy, or idle, before their number changes."""
 _LOOK_BACK_S: Final = 15.0
 _SPARE_REQUESTS: Final = 1000
-"""Beside answers: offers of adapters and questions."""
+"""Requests to a replica beside its answers: offers of adapters and questions."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

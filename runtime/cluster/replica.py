@@ -32,7 +32,7 @@ LEASE_S: Final = 60.0
 """How long a replica outlives the last question of the web process."""
 _MAX_LOG_LINES: Final = 200
 _MESSAGE_S: Final = 0.001
-"""Between two messages of all replicas together. Measured: 0.5 to 1 ms of the web process for each message."""
+"""Time between two messages of all replicas together. Measured: 0.5 to 1 ms of the web process for each message."""
 
 
 class EngineReplica:
@@ -118,7 +118,7 @@ class EngineReplica:
         """Offer an adapter to the engine.
 
         Args:
-            digest: of its content.
+            digest: the SHA-256 of its content, in hexadecimal.
             path: the file as the web process knows it.
             content: a reference to the bytes in Ray's object store, if they are needed here.
             to: the replica that is meant.

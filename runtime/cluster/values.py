@@ -42,9 +42,9 @@ class Report:
     """The state of a replica at one moment."""
 
     replica_id: str
-    """Never used again by Ray."""
+    """Ray's id of the replica, which Ray never uses again."""
     replica: Replica
-    """As the server shows it; its name is the rank that Ray gave it."""
+    """The replica as the server shows it; its name is the rank that Ray gave it."""
     loaded: float
     """How much of the model file has been read, 0 to 1."""
     failure: str

@@ -51,8 +51,8 @@ class Answering:
         """The logprobs that the last batch gives: it computed the prompt's last ``n_tokens`` tokens until now.
 
         Args:
-            n_tokens: of the prompt, all with logits.
-            row: of the last one's logits.
+            n_tokens: number of tokens of the prompt, all with logits.
+            row: that of the last one's logits.
         """
         sequence = self._sequence
         start = sequence.n_computed - n_tokens

@@ -267,8 +267,8 @@ class LlamaEngine:
         """Choose the next token, and one more after each drafted token that was chosen; forget the rest of the draft.
 
         Args:
-            part: of the last batch; no token of its sequence is pending.
-            row: of the logits after its last token.
+            part: a part of the last batch; no token of its sequence is pending.
+            row: that of the logits after its last token.
         """
         sequence, n_before = part.sequence, part.sequence.n_accepted
         sequence.n_drafted += len(part.draft)

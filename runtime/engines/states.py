@@ -19,9 +19,12 @@ from enum import StrEnum
 STEADY_S = 30.0
 """When an engine that was ready for this long ends, the backoff begins again."""
 MAX_BACKOFF_S = 30.0
-"""Between starts that fail."""
+"""Longest pause between starts that fail."""
 MAX_PAUSE_S = 4.0
-"""Between engines that become ready and soon end: requests wait meanwhile, and loading the model is a pause too."""
+"""Longest pause between engines that become ready and soon end.
+
+Requests wait meanwhile, and loading the model is a pause too.
+"""
 MIN_RETURN_S, MAX_RETURN_S = 60.0, 3600.0
 """How long an engine without lanes is kept before lanes are tried again: twice as long after each crash with them."""
 
@@ -82,7 +85,7 @@ class EngineStatus:
     last_start_s: float = 0.0
     """How long the last successful start took."""
     next_start_in_s: float | None = None
-    """Until the next attempt; None unless one is being waited for."""
+    """Time until the next start; None unless the server waits for one."""
 
     @property
     def is_serving(self) -> bool:

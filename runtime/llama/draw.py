@@ -37,7 +37,7 @@ class Draw:
 
         Args:
             temperature: what logits are divided by; above 0.
-            seed: of 32 bits.
+            seed: a number of 32 bits.
         """
         self._temperature = np.float32(temperature)
         self._random = np.random.RandomState(seed)

@@ -25,7 +25,7 @@ from runtime.llama.model import Model
 MAX_DEPTH: Final = 64
 """Objects and lists inside each other, in a schema; llguidance's own reader ends at 128."""
 MAX_REPETITIONS: Final = 100_000
-"""Of an item, a character or a property."""
+"""The most repetitions of an item, a character or a property that a schema may ask for."""
 _COUNTS: Final = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _JSON_OPTIONS: Final[Mapping[str, Any]] = {
     # As much as a pretty printer writes; without a bound models run away in white space.

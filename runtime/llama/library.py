@@ -18,9 +18,9 @@ import llama_cpp.llama_cpp as native
 from runtime.llama import ggml
 
 VERSION: str = llama_cpp.__version__
-"""Of llama-cpp-python, which pins llama.cpp's."""
+"""Version of llama-cpp-python, which pins that of llama.cpp."""
 COMMIT: str = ggml.commit().decode().removesuffix("-dirty")
-"""Of llama.cpp. Every source distribution calls itself dirty, since it holds no repository."""
+"""Commit of llama.cpp. Every source distribution calls itself dirty, since it holds no repository."""
 _LIBRARY_FOLDER = Path(os.environ.get("LLAMA_CPP_LIB_PATH") or Path(llama_cpp.__file__).parent / "lib")
 """Where llama-cpp-python finds its libraries."""
 _LOG = logging.getLogger("llama.cpp")

@@ -222,7 +222,7 @@ class Model:
         return known
 
     def name(self, token: int) -> bytes:
-        """As ``piece``, but a control token has its name: ``<end_of_turn>``."""
+        """The bytes of a token as ``piece`` gives them, but a control token's name: ``<end_of_turn>``."""
         text = self._control_texts.get(token)
         return self.piece(token) if text is None else text.encode()
 

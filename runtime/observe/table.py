@@ -61,7 +61,7 @@ class Snapshot:
     waiting: tuple[str, ...]
     """Names of the adapters of waiting sequences."""
     version: str
-    """Of gemlane."""
+    """Version of gemlane."""
 
 
 Labels = tuple[str, ...]

@@ -56,8 +56,8 @@ def refuse_oversized(request: web.Request, texts: Sequence[str], n_tokens: int =
     """Refuse a conversation that cannot fit into the context window, before it is put into the template.
 
     Args:
-        request: of the client.
-        texts: of the messages, or of the one prompt.
+        request: the client's.
+        texts: those of the messages, or of the one prompt.
         n_tokens: token ids besides.
 
     Raises:
@@ -112,7 +112,7 @@ async def stream(
     """Send the answers piece by piece. The headers go out once a request is accepted, before its first token.
 
     Args:
-        request: of the client.
+        request: the client's.
         asks: the answers to make.
         frames: how they are written.
         n_for_each_prompt: how many successive ones of ``asks`` have the same prompt, which is counted once.

@@ -25,18 +25,18 @@ class HttpLimits:
     """The request line, and each header."""
     n_headers: int = 100
     header_s: float = 20.0
-    """From connecting to the last header of the first request."""
+    """Time from connecting to the last header of the first request."""
     body_s: float = 60.0
-    """From the last header to the last byte of a body; uploads have ``upload_s``."""
+    """Time from the last header to the last byte of a body; uploads have ``upload_s``."""
     upload_s: float = 1800.0
     idle_s: float = 75.0
-    """Between two requests of one connection."""
+    """Time between two requests of one connection."""
     write_s: float = 30.0
     """How long a client may leave a full send buffer unread before it is cut."""
     request_s: float = 600.0
-    """A whole answer, waiting in the queue included."""
+    """Time for a whole answer, waiting in the queue included."""
     n_connections: int = 2000
-    """Served at a time; one client may hold half of them."""
+    """Connections that are served at a time; one client may hold half of them."""
 
 
 def limits_of(settings: ServerSettings) -> HttpLimits:

@@ -20,7 +20,7 @@ from runtime.errors import InvalidRequest, RequestTimeout, RequestTooLarge, Stor
 _MAX_FIELD_BYTES: Final = 4096
 _MAX_PARTS: Final = 16
 _MAX_FILES: Final = 3
-"""Of one form: an adapter has two, and some clients send a README along."""
+"""Files of one form: an adapter has two, and some clients send a README along."""
 _CHUNK_BYTES: Final = 1 << 20
 _OVERHEAD_BYTES: Final = 1 << 16  # boundaries, headers and the fields
 

@@ -19,7 +19,7 @@ def render(version: str, wheels: Sequence[Wheel], llama_cpp: str, others: Sequen
     """The document.
 
     Args:
-        version: of gemlane.
+        version: that of gemlane.
         wheels: what is installed.
         llama_cpp: the commit of llama.cpp inside llama-cpp-python.
         others: further components, already in CycloneDX's shape.

@@ -28,12 +28,12 @@ class Figures:
     """What was measured on one replica alone; seconds."""
 
     step_s: tuple[float, ...]
-    """Of a step with 0, 1, 2 ... ``N_PARALLEL`` answers, each under another adapter."""
+    """Time of a step with 0, 1, 2 ... ``N_PARALLEL`` answers, each under another adapter."""
     prompt_token_s: float
     seen_prefix_s: float
-    """Of a prefix that the cache holds, whatever its length."""
+    """Time for a prefix that the cache holds, whatever its length."""
     fill_s: float
-    """Of an adapter that is in no lane, until its first step."""
+    """Time that the first step waits for an adapter that is in no lane."""
     source: str
 
 

@@ -23,7 +23,7 @@ class Workload:
     n_preface: int
     """Tokens that all prompts of one adapter begin with: its system message."""
     own_tokens: tuple[int, int]
-    """Of a prompt besides; any number between these is equally likely."""
+    """Fewest and most tokens of a prompt after its preface; each number between them is equally likely."""
     answer_tokens: tuple[int, int]
 
     @property
@@ -120,13 +120,13 @@ class Outcome:
     """What a run was like, over the requests that came after its first half. Times in seconds."""
 
     lane_share: float
-    """Of the answered requests: those that found their adapter in a lane."""
+    """Share of the answered requests that found their adapter in a lane."""
     prefix_share: float
     refused_share: float
     median_first_s: float
     p99_first_s: float
     median_token_s: float
-    """Of the answers' times for each token after the first."""
+    """Median of the answers' times for each token after the first."""
     replicas_of_most_popular: int
     busiest: float
     """Requests of the replica that got most, in means."""

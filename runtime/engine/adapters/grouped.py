@@ -36,7 +36,7 @@ class GroupedAdapters:
         self._n_loaded = n_loaded
         self._files: dict[str, AdapterFile] = {}
         self._loaded: dict[str, NativeAdapter] = {}
-        """In the order of their last use."""
+        """Adapters that llama.cpp holds, in the order of their last use."""
         self._current = BASE
         self.places = Turns()
 

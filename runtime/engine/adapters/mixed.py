@@ -37,7 +37,7 @@ class MixedAdapters:
 
         Args:
             laned: the context and its bank; owned from now on.
-            bank_shape: of the bank.
+            bank_shape: the shape of its bank.
             base: the base model's header, which adapters have to fit.
             on_filled: called from another thread when a lane is ready, so that a waiting engine wakes up.
         """

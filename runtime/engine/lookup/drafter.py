@@ -39,7 +39,7 @@ class Drafter:
         """Know no sequence yet.
 
         Args:
-            limits: of the engine.
+            limits: those of the engine.
             end_tokens: those that end an answer; nothing is drafted from the first of them on.
         """
         self._limits = limits

@@ -43,7 +43,7 @@ class Ngrams:
         """Index nothing yet: the first ``follow`` does.
 
         Args:
-            tokens: of the sequence; a list that grows with the answer.
+            tokens: those of the sequence; a list that grows with the answer.
             guess: what the answer may be, from its first token on.
         """
         self._tokens = tokens

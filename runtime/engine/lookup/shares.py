@@ -18,9 +18,9 @@ class Offer:
     """What one sequence can draft."""
 
     n_tokens: int
-    """At most."""
+    """The most tokens that it can draft."""
     probability: float
-    """That a token is accepted if those before it are."""
+    """The probability that a token is accepted if those before it are."""
 
 
 def share_out(
@@ -32,10 +32,10 @@ def share_out(
     filled to whole groups, since a group costs little more than its first token.
 
     Args:
-        offers: of the sequences that can draft.
+        offers: those of the sequences that can draft.
         n_sequences: all sequences of the batch; each brings one token without a draft.
         room: tokens that the batch has room for.
-        cost: of a step by its tokens, in milliseconds; None if it is not known.
+        cost: what a step of that many tokens costs, in milliseconds; None if it is not known.
     """
     likeliest_first = sorted(
         (

@@ -30,7 +30,7 @@ def place(
 
     Args:
         settings: the user's.
-        header: of the model's file.
+        header: that of the model's file.
         limits: how many cells the cache has, and how wide batches are.
         devices: those to use, in this order.
         has_backend: whether this build of llama.cpp can use devices at all.

@@ -50,9 +50,9 @@ class ProofTask:
     settings: EngineSettings
     n_batch: int
     n_device_layers: int
-    """Of the whole model, the head counted as one layer more."""
+    """Layers of the whole model that devices hold, the head counted as one layer more."""
     n_layers: int
-    """Of the whole model."""
+    """Layers of the whole model."""
     folder: str = ""
     """Where the model of few layers may be put for the moment; empty: the system's folder for temporary files."""
 

@@ -59,7 +59,7 @@ def prove_lanes(
     Args:
         model: any with the shapes of ``laned``.
         laned: with at least two lanes, and room for the trials' sequences and batches.
-        bank_shape: of the bank.
+        bank_shape: the shape of its bank.
         base: the model's header.
         trials: what to run.
 
