@@ -103,7 +103,7 @@ def test_a_token_is_asked_for_and_stays_in_the_tab(open_page: OpenPage, guarded:
 
 
 def test_without_a_token_the_page_says_where_to_enter_one(open_page: OpenPage, guarded: Server) -> None:
-    """A reader who closes the dialog finds words, and the dialog again."""
+    """A reader who closes the token dialog finds a sentence that says where to enter one, and opens it again."""
     playground = open_page(guarded.url)
     playground.may_log("401")
     page = playground.page

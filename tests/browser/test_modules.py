@@ -132,7 +132,7 @@ def test_a_speed_that_cannot_be_told_is_none(playground: Playground) -> None:
 
 
 def test_tokens_are_counted_as_the_server_counts_them(playground: Playground) -> None:
-    """A piece that holds several tokens counts as many, once the server has told its count."""
+    """A piece that holds several tokens counts as that number of tokens, once the server has sent its count."""
     expression = """(() => {
         const meter = new m.Meter(0);
         for (let at = 0; at <= 1000; at += 100) meter.arrive(at);

@@ -66,7 +66,7 @@ def wrangler(command: Command, server: Server, *words: str | Path) -> str:
 def test_wrangler_creates_a_finetune_that_outlives_the_server(
     tiny_model: Path, uploads: Path, tmp_path: Path, command: Command, needs: Needs, ran: Ran
 ) -> None:
-    """By name and by id at once, and again after a restart."""
+    """A finetune that wrangler creates answers by name and by id, at once and after a restart of the server."""
     needs("npm")
     folder = peft(tmp_path / "peft", "pirate")
     with serving(tiny_model, uploads, state=tmp_path / "state") as server:

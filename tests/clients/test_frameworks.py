@@ -81,7 +81,7 @@ def check_shown(outcome: dict[str, Any]) -> None:
 
 
 def test_instructor(server: Server, needs: Needs, command: Command, ran: Ran) -> None:
-    """Its mode JSON_SCHEMA: a typed answer under the base model and an adapter."""
+    """Instructor's mode JSON_SCHEMA gives a typed answer under the base model and under an adapter."""
     needs("scoring")
     done = command(*installed.program("scoring", "instructor_typed.py"), **asked(server))
     assert done.returncode == 0, done.stderr

@@ -104,7 +104,7 @@ def test_scripts_worker_carries_a_token(guarded: Server, command: Command) -> No
 
 
 def test_miniflare(server: Server, command: Command, needs: Needs, ran: Ran) -> None:
-    """Its remote-proxy form, for which nothing but a URL is given."""
+    """Miniflare's remote-proxy form needs nothing but a URL."""
     needs("npm")
     for worker, check in ((PAGE, check_page), (BINDING, check_binding)):
         done = command(*installed.program("npm", "miniflare.mjs"), worker, GEMLANE_URL=server.url)
@@ -171,7 +171,7 @@ def test_wrangler_dev_through_the_shim(
 
 
 def test_wrangler_dev_of_old(server: Server, quiet: dict[str, str], needs: Needs, tmp_path: Path, ran: Ran) -> None:
-    """Up to 4.35 nothing in the project changes, only the environment."""
+    """With wrangler up to 4.35 the project stays as it is, and only the environment differs."""
     needs(OLD_WRANGLER)
     environment = quiet | {
         "CLOUDFLARE_API_BASE_URL": f"{server.url}/client/v4",

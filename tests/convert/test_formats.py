@@ -165,7 +165,7 @@ def test_a_folder_is_named_for_what_it_is(case: str, tmp_path: Path, base_gguf: 
 
 
 def test_a_hub_name_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is downloaded, so the message gives the command that does it."""
+    """The message for a name of the Hugging Face Hub gives the command that downloads it."""
     monkeypatch.chdir(tmp_path)
     for read in (lambda p: convert_model(p, Path("x.gguf"), F32), read_header, inspect):
         with pytest.raises(MissingFile, match="fetch it first: hf download google/gemma-2b-it --local-dir gemma-2b-it"):

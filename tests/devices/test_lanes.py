@@ -78,7 +78,7 @@ def test_copies_without_a_name_are_found(
 def test_a_walk_that_changes_nothing_is_found(
     library: Library, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The callback is armed, and meets no node."""
+    """A callback that is armed and meets no node is found."""
     look_at = LaneGraph._look_at
     monkeypatch.setattr(LaneGraph, "_look_at", lambda self, node: self._is_rewriting or look_at(self, node))
     with pytest.raises(DecodeError, match="0 of 14 weights found in the graph"):
@@ -125,7 +125,7 @@ def test_results_that_modules_share_are_found_in_metals_order(
     has_guard: bool,
     words: str,
 ) -> None:
-    """One memory for the results of all modules, by the walk's own watch, and by the numbers without it."""
+    """One memory for the results of all modules is found by the walk's own check, and by the numbers without it."""
     monkeypatch.setattr(bank, "_module_of", lambda _weight: "all")
     if not has_guard:
         monkeypatch.setattr(LaneGraph, "_write", lambda *_: None)

@@ -288,7 +288,7 @@ async def test_adapters_are_not_changed_through_the_balancer(world: World, metho
 
 
 async def test_lists_of_adapters_pass(world: World) -> None:
-    """What only reads is no change."""
+    """Requests that only read the list of adapters pass."""
     for path in ("/adapters", "/client/v4/accounts/local/ai/finetunes", "/v1/models"):
         async with world.client.get(path) as response:
             assert response.status == 200

@@ -158,7 +158,7 @@ async def test_a_blend_in_the_url(exact_server: Server, session: aiohttp.ClientS
 
 
 async def test_a_name_with_marks_needs_its_id_or_a_list(exact_server: Server, session: aiohttp.ClientSession) -> None:
-    """As a string it is refused with the way out."""
+    """A name with marks in it is refused as a string, and the error names the ways that work."""
     name, question = "odd:name+1", QUESTIONS[2]
     async with session.get(exact_server.url + "/v1/models") as response:
         models = [model["id"].partition(":")[2] for model in (await response.json())["data"]]

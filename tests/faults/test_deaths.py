@@ -92,7 +92,7 @@ async def test_eight_run_and_fifty_two_wait(world: World, number: signal.Signals
 
 
 async def test_a_request_that_waits_over_a_replacement_and_a_death(world: World) -> None:
-    """Its adapter's content is gone with the engine: the error says that it changed and may be asked again."""
+    """A request whose adapter's content went with the engine gets the error that it changed and may be asked again."""
     assert (await world.send("PUT", "/adapters/came", data=peft("shout")))[0] == 201
     world.arm("step", "slow 0.1")
     streams = await begin_streams(world, 8)
@@ -121,7 +121,7 @@ async def test_a_fault_in_a_batch_costs_no_answer(world: World, fault: str) -> N
 
 
 async def test_only_the_request_that_ends_the_engine_is_refused(world: World) -> None:
-    """It is known after two deaths; requests beside it are answered, and the same request is refused at once."""
+    """The cause is known after two deaths: requests beside it are answered, and the same request is refused at once."""
     world.arm("decode", f"abort if {POISON}")
     n_deaths = (await world.health())["engine"]["n_deaths"]
     poison_text = new_poison()

@@ -17,7 +17,7 @@ from tests.faults.world import World, ask_openai, faulty_server
 async def test_a_running_stream_is_cut_with_a_last_word(
     tiny_model: Path, tiny_adapters: Path, tmp_path: Path, drain_s: int, n_signals: int
 ) -> None:
-    """After --drain-s, or at once at the second signal; the exit status is 0 and the engine is gone."""
+    """A stream ends after --drain-s, or at once at the second signal; the status is 0 and the engine is gone."""
     faults = tmp_path / "faults"
     with faulty_server(tiny_model, tiny_adapters, faults, "--drain-s", str(drain_s)) as server:
         async with aiohttp.ClientSession() as session:

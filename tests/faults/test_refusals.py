@@ -65,7 +65,7 @@ SHOUTS = End(200, expected("shout", QUESTION))
 
 @pytest.mark.parametrize("is_converted", [False, True], ids=["a GGUF", "a conversion"])
 async def test_an_upload_to_a_full_disk(world: World, state: Path, gguf: bytes, is_converted: bool) -> None:
-    """It is refused with the reason, nothing of it stays, and the same upload succeeds once there is room."""
+    """An upload is refused with the reason and leaves nothing, and the same upload succeeds once there is room."""
     before = files_of(state)
     world.arm("fsync", "nospace")
     status, text = await world.send("PUT", "/adapters/came", data=peft() if is_converted else gguf)
@@ -98,7 +98,7 @@ async def test_a_replacement_on_a_full_disk(world: World, state: Path, tiny_adap
 
 
 async def test_a_finetune_on_a_full_disk(world: World, state: Path) -> None:
-    """Neither its name nor the file that came first is lost: the calls that failed succeed later."""
+    """The finetune's name and the file that came first are kept: the calls that failed succeed later."""
     before = files_of(state)
     new = {"name": "tuned", "model": "@cf/google/gemma-7b-it-lora"}
     world.arm("fsync", "nospace")
@@ -155,7 +155,7 @@ async def test_a_prefix_on_a_full_disk(world: World, state: Path) -> None:
 
 
 async def test_an_engine_that_starts_on_a_full_disk(world: World) -> None:
-    """It says why it cannot start, shows clients no path, and starts by itself once there is room."""
+    """The server says why the engine cannot start, without a path, and starts it by itself once there is room."""
     world.arm("fsync", "nospace")
     os.kill(world.engine_pid, 9)
     await world.until(lambda health: NO_SPACE in (health["engine"]["reason"] or ""))
@@ -204,7 +204,7 @@ async def test_a_file_that_ends_while_a_lane_is_filled(world: World) -> None:
 
 @pytest.mark.parametrize("is_converted", [False, True], ids=["a GGUF", "a conversion"])
 async def test_no_memory_for_an_upload(world: World, state: Path, gguf: bytes, is_converted: bool) -> None:
-    """It is refused with the reason, nothing of it stays, and the same upload succeeds later."""
+    """An upload is refused with the reason and leaves nothing, and the same upload succeeds later."""
     before = files_of(state)
     world.arm("read", "nomemory")
     status, text = await world.send("PUT", "/adapters/came", data=peft() if is_converted else gguf)

@@ -34,7 +34,7 @@ def test_the_life_of_a_service(listener: socket.socket) -> None:
 
 
 async def test_the_watchdog_is_fed_twice_an_interval(listener: socket.socket) -> None:
-    """As long as the event loop runs."""
+    """The watchdog is fed as long as the event loop runs."""
     systemd = Systemd({"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "20000"})
     feeding = asyncio.create_task(systemd.keep_alive())
     for _ in range(3):

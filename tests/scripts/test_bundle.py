@@ -232,7 +232,7 @@ def test_a_bundle_that_was_changed_on_its_way_is_not_installed(damage: str, unpa
     ],
 )
 def test_a_bundle_for_another_machine_says_so(unpacked: Path, tmp_path: Path, old: str, new: str, words: str) -> None:
-    """Another Python, another architecture and a missing processor feature are each told, and nothing is written."""
+    """Another Python, another architecture and a missing processor feature are each named; nothing is written."""
     replace(unpacked / "bundle.env", old, new)
     write_sums(unpacked)
     done = install(unpacked, tmp_path / "opt", "--python", sys.executable)

@@ -43,7 +43,7 @@ def test_the_cases_hold_every_voice_and_every_kind_of_past() -> None:
 def test_a_soak_on_the_tiny_gemma(
     tiny_model_f32: Path, tiny_adapters: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of two hundred requests at once none differs; a wrong expectation is reported."""
+    """Two hundred requests at once have no different answer; a wrong expectation is reported."""
     settings = EngineSettings(model=str(tiny_model_f32), n_ctx=512, kv_cells=2048, threads=1, adapter_batching="mixed")
     adapters = {name: tiny_adapters / f"{name}.gguf" for name in ADAPTERS}
     cases = make_cases(random.Random(0))[::8]

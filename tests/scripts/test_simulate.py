@@ -64,7 +64,7 @@ def test_answers_share_steps() -> None:
 
 
 def test_a_ninth_request_waits_and_a_full_queue_refuses() -> None:
-    """As many as are decoded at once begin; then as many wait as the server lets wait."""
+    """Requests begin up to the number decoded at once; then they wait up to the limit of the queue."""
     replica = Replica(FIGURES, 100, 200)
     asked = [ask(replica) for _ in range(N_PARALLEL + MAX_QUEUE)]
     assert not replica.submit(Request(1, 0.0, 100, 10, 5), 0.0)
@@ -169,7 +169,7 @@ def test_warm_replicas_first_is_the_clusters_rule() -> None:
 
 
 def test_a_new_replica_takes_keys_and_moves_no_other() -> None:
-    """Of 2,000 adapters about a tenth moves to a tenth replica, and none between the earlier nine."""
+    """About a tenth of 2,000 adapters moves to a tenth replica, and none between the earlier nine."""
     before, after = Consistent(rendezvous(9)), Consistent(rendezvous(10))
     pairs = [
         (before.choose(key, np.zeros(9, np.int64)), after.choose(key, np.zeros(10, np.int64))) for key in range(2000)

@@ -311,7 +311,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[ConvertError], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refuses_with_the_remedy(case: str, tmp_path: Path) -> None:
-    """One line that names the file and what to do; nothing is left behind."""
+    """The error is one line that names the file and what to do, and no file is left behind."""
     build, error, words = REFUSED[case]
     directory = build(tmp_path / "model")
     output = tmp_path / "out"

@@ -42,7 +42,7 @@ def test_reads_what_llama_cpp_would(tmp_path: Path) -> None:
 
 
 def test_a_short_array_of_uint32_is_kept(tmp_path: Path) -> None:
-    """Its integers are read; those of a long array and of another type are stepped over."""
+    """The integers of a short array of uint32 are read; a long array and one of another type are skipped."""
     entries = [
         entry("short", ARRAY, struct.pack("<IQ3I", U32, 3, 5, 0, 2**32 - 1)),
         entry("long", ARRAY, struct.pack("<IQ", U32, 1025) + bytes(4 * 1025)),

@@ -123,7 +123,7 @@ def test_terms_become_a_blend_of_digests() -> None:
 
 
 def test_a_scale_of_zero_is_left_out_but_its_name_is_checked() -> None:
-    """It changes nothing, so the request shares lanes and prefixes with those that do not name it."""
+    """A request with a scale of zero shares lanes and prefixes with those that do not name the adapter."""
     assert blend_of(parse_lora("a:0"), digest_of) == blend_of(parse_lora("a:-0.0"), digest_of) == BASE
     assert blend_of(parse_lora("a+b:0"), digest_of) == blend_of(parse_lora("a"), digest_of)
     with pytest.raises(UnknownAdapter):
@@ -132,11 +132,11 @@ def test_a_scale_of_zero_is_left_out_but_its_name_is_checked() -> None:
 
 @pytest.mark.parametrize("value", ["a:0.5+a:0.5", "a+same as a", "a:0+a"])
 def test_the_same_weights_twice_are_refused(value: str) -> None:
-    """Under one name or under two names of equal content."""
+    """Equal weights are refused under one name, and under two names of equal content."""
     with pytest.raises(InvalidRequest, match="twice; add up their scales"):
         blend_of(parse_lora(value), digest_of)
 
 
 def test_names_with_a_mark_are_not_plain() -> None:
-    """They are named by their id in lists of models."""
+    """Lists of models name an adapter by its id if its name holds a mark."""
     assert [is_plain_name(name) for name in ("a", "a b", "a:b", "a+b", "")] == [True, True, False, False, False]

@@ -58,7 +58,7 @@ async def states(root: Path, model: Path, adapters: Path) -> list[dict[str, Any]
 async def test_a_kill_at_every_write(
     tmp_path: Path, tiny_model: Path, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Old or new; every content is what its digest says; nothing is left over; the changes after it can be made."""
+    """After each kill the content is the old or the new one and equals its digest, and later changes succeed."""
     monkeypatch.setattr(os, "fsync", lambda _descriptor: None)  # as in the processes that are killed
     runs = crash_everywhere(tmp_path, tiny_model, tiny_adapters)
     seen = await states(tmp_path / "whole", tiny_model, tiny_adapters)

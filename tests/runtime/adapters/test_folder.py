@@ -117,7 +117,7 @@ async def test_every_kind_is_served_as_it_was_left(parts: Parts, tiny_adapters: 
 
 
 async def test_a_file_that_is_dropped_in_is_served(parts: Parts, tiny_adapters: Path) -> None:
-    """The watch notices it, and nothing has to be asked."""
+    """The watch notices a file that is dropped in, without any request."""
     await parts.folder.start()
     watching = asyncio.create_task(parts.folder.watch())
     await asyncio.sleep(0.1)  # the watch begins
@@ -129,7 +129,7 @@ async def test_a_file_that_is_dropped_in_is_served(parts: Parts, tiny_adapters: 
 
 
 async def test_a_half_copied_file_is_not_touched(parts: Parts, tiny_adapters: Path) -> None:
-    """It counts once it has stood still; before that not even its header is read."""
+    """A file counts once it has stopped growing; before that not even its header is read."""
     content = (tiny_adapters / "pirate.gguf").read_bytes()
     place = parts.place / "pirate.gguf"
     for end in range(0, len(content), len(content) // 5):
@@ -157,7 +157,7 @@ async def test_a_copy_that_stops_for_a_while_is_taken_when_it_is_whole(parts: Pa
 
 @pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
 async def test_a_folder_waits_for_its_second_file(parts: Parts, missing: str) -> None:
-    """What it waits for is said in the list and to requests."""
+    """The list and the error of a request name the file that is missing."""
     folder = shutil.copytree(ADAPTERS["tag"], parts.place / "tag")
     (folder / missing).unlink()
     await parts.look()
@@ -185,7 +185,7 @@ async def test_a_changed_file_is_a_new_generation(parts: Parts, tiny_adapters: P
 
 
 async def test_a_folder_that_is_trained_again_is_a_new_generation(parts: Parts) -> None:
-    """The earlier conversion is deleted."""
+    """A folder that is trained again is converted again, and the earlier conversion is deleted."""
     folder = shutil.copytree(ADAPTERS["tag"], parts.place / "tag")
     await parts.look()
     before = parts.digest("tag")
@@ -210,7 +210,7 @@ async def test_a_changed_file_that_is_bad_leaves_the_earlier_content(parts: Part
 
 
 async def test_a_touched_file_is_the_same_content(parts: Parts, tiny_adapters: Path) -> None:
-    """Its digest tells, so the engine keeps it."""
+    """A file with a new date and its old digest stays with the engine."""
     shutil.copy(tiny_adapters / "pirate.gguf", parts.place)
     await parts.look()
     before = parts.digest("pirate")
@@ -266,7 +266,7 @@ async def test_a_folder_that_cannot_be_read_changes_nothing(
 
 
 async def test_two_of_one_name(parts: Parts, tiny_adapters: Path) -> None:
-    """The first one by file name has it; the other is shown as refused, and has it when the first is gone."""
+    """The first file by name has the adapter name; the other is refused, and has the name once the first is gone."""
     shutil.copytree(ADAPTERS["tag"], parts.place / "voice")
     await parts.look()
     shutil.copy(tiny_adapters / "shout.gguf", parts.place / "voice.gguf")
@@ -284,7 +284,7 @@ async def test_two_of_one_name(parts: Parts, tiny_adapters: Path) -> None:
 
 
 async def test_a_restart_reads_no_weights_again(parts: Parts, tiny_adapters: Path) -> None:
-    """Neither those of GGUF files nor those of conversions; a file that changed meanwhile is read."""
+    """A restart reads no weights of GGUF files and conversions; it reads a file that changed meanwhile."""
     shutil.copy(tiny_adapters / "pirate.gguf", parts.place)
     shutil.copytree(ADAPTERS["tag"], parts.place / "tag")
     (parts.place / "bad.gguf").write_bytes(b"GGUF and no more")
@@ -303,7 +303,7 @@ async def test_a_restart_reads_no_weights_again(parts: Parts, tiny_adapters: Pat
 
 
 async def test_another_base_model_checks_everything_again(parts: Parts, tiny_adapters: Path, tmp_path: Path) -> None:
-    """What fits one base may not fit another."""
+    """Adapters are checked again for another base model, since they may not fit it."""
     shutil.copy(tiny_adapters / "pirate.gguf", parts.place)
     await parts.look()
     parts.model = Path(shutil.copy(parts.model, tmp_path / "other.gguf"))
@@ -312,7 +312,7 @@ async def test_another_base_model_checks_everything_again(parts: Parts, tiny_ada
 
 
 async def test_bad_files_are_refused_with_their_reasons(parts: Parts, tiny_adapters: Path) -> None:
-    """The others are served; requests that name a bad one get the reason."""
+    """Good files are served beside bad ones, and a request that names a bad one gets the reason."""
     (parts.place / "empty.gguf").write_bytes(b"")
     (parts.place / "folder.gguf").mkdir()
     os.mkfifo(parts.place / "fifo.gguf")
@@ -331,7 +331,7 @@ async def test_bad_files_are_refused_with_their_reasons(parts: Parts, tiny_adapt
 
 
 async def test_a_folder_with_nothing_usable_says_why(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
-    """File by file."""
+    """The log gives the reason for each file of a folder that has no usable adapter."""
     (parts.place / "notes.txt").write_text("x")
     (parts.place / "pirate.gguf.part").write_text("x")
     (parts.place / ".DS_Store").write_text("x")
@@ -365,7 +365,7 @@ async def test_an_empty_folder_is_said_to_be_empty(parts: Parts, caplog: pytest.
 async def test_a_file_that_changes_while_it_is_read_is_read_again(
     parts: Parts, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was found out about it belongs to neither content."""
+    """What was read of a file that changed meanwhile is dropped, since it belongs to neither content."""
     place = parts.place / "voice.gguf"
     shutil.copy(tiny_adapters / "pirate.gguf", place)
     read = parts.intake._check
@@ -388,7 +388,7 @@ async def test_a_file_that_changes_while_it_is_read_is_read_again(
 async def test_what_is_known_can_be_lost(
     parts: Parts, tiny_adapters: Path, spoil: Callable[[Path], object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is a cache: everything is read once more."""
+    """The list of known files is a cache: without it every file is read once more."""
     shutil.copy(tiny_adapters / "pirate.gguf", parts.place)
     await parts.look()
     await parts.close()

@@ -57,7 +57,7 @@ def test_a_broken_lock_is_refused(tmp_path: Path, content: str, words: str) -> N
 
 
 def test_a_missing_lock_is_refused(tmp_path: Path) -> None:
-    """The option and the reason are named."""
+    """The error for a lock file that is missing names the option and the reason."""
     with pytest.raises(ConfigError, match=r"cannot read --require-locked .*No such file"):
         read_lock(tmp_path / "none")
 
@@ -72,7 +72,7 @@ def test_name_and_content_have_to_agree() -> None:
 
 
 def test_composed_and_decomposed_names_are_one() -> None:
-    """A file system that decomposes letters changes nothing."""
+    """A name in the lock matches an adapter whose file system decomposes letters."""
     check_locked({"\u00e9toile": A}, "e\u0301toile", A)
 
 
@@ -91,7 +91,7 @@ async def test_the_store_serves_what_is_locked_and_nothing_else() -> None:
 
 
 async def test_a_server_serves_the_locked_adapters_alone(tiny_model: Path, tiny_adapters: Path, tmp_path: Path) -> None:
-    """Of two files one is locked: it answers, the other is an error, and doctor names it."""
+    """The one locked file of two answers, the other is an error, and doctor names it."""
     lock, pirate = tmp_path / "adapters.lock", (tiny_adapters / "pirate.gguf").read_bytes()
     lock.write_text(f"{hashlib.sha256(pirate).hexdigest()}  pirate.gguf\n")
     folder = tmp_path / "adapters"

@@ -118,7 +118,7 @@ async def test_unknown_is_an_error(parts: Parts, name: str) -> None:
 
 
 async def test_an_adapter_without_files_is_incomplete(parts: Parts) -> None:
-    """The error names what is missing."""
+    """The error for an adapter without its files names what is missing."""
     adapter_id = parts.add("pirate")
     with pytest.raises(IncompleteAdapter, match="waits for one of its two files"):
         parts.store.resolve("pirate")
@@ -169,7 +169,7 @@ async def test_a_replacement_is_served_under_the_name(parts: Parts) -> None:
 
 
 async def test_a_retired_content_waits_for_its_users(parts: Parts) -> None:
-    """Its file is not freed while requests run under it."""
+    """The file of a retired content is not freed while requests run under it."""
     adapter_id = await parts.serve("pirate", A)
     parts.engine.in_use[A] = asyncio.Event()
     await parts.fill(adapter_id, B)
@@ -181,7 +181,7 @@ async def test_a_retired_content_waits_for_its_users(parts: Parts) -> None:
 
 
 async def test_the_same_content_again_stays(parts: Parts) -> None:
-    """Neither the engine nor the disk loses a content that its own copy replaces."""
+    """A content that an equal one replaces stays with the engine and on the disk."""
     adapter_id = await parts.serve("pirate", A)
     await parts.fill(adapter_id, A)
     await parts.rest()
@@ -257,7 +257,7 @@ async def test_a_refused_replacement_changes_nothing(parts: Parts) -> None:
 
 
 async def test_what_the_engine_refuses_is_refused_everywhere(parts: Parts) -> None:
-    """By name, in the list and to the uploader; nothing is committed."""
+    """An adapter that the engine refuses is refused by name, in the list and to the uploader; nothing is committed."""
     parts.engine.refusals[A] = IncompatibleAdapter("no room")
     adapter_id = parts.add("pirate")
     committed: list[CheckedAdapter] = []
@@ -308,7 +308,7 @@ async def test_a_commit_that_fails_leaves_the_earlier_content(parts: Parts) -> N
 
 
 async def test_a_fill_that_is_cancelled_leaves_the_earlier_content(parts: Parts) -> None:
-    """As when the server stops in the middle of a conversion."""
+    """A fill that ends in the middle, as when the server stops, leaves the earlier content served."""
     adapter_id = await parts.serve("pirate", A)
     held = asyncio.Event()
 
@@ -337,7 +337,7 @@ async def test_a_change_can_be_meant_for_one_content(parts: Parts) -> None:
 
 
 async def test_a_change_to_a_removed_adapter_is_an_error(parts: Parts) -> None:
-    """Also when it waited for the removal to end."""
+    """A change is an error if the adapter is removed, also if it is removed while the change waits."""
     adapter_id = await parts.serve("pirate", A)
     results = await asyncio.gather(parts.store.remove(adapter_id), parts.fill(adapter_id, B), return_exceptions=True)
     assert isinstance(results[1], UnknownAdapter)
@@ -346,7 +346,7 @@ async def test_a_change_to_a_removed_adapter_is_an_error(parts: Parts) -> None:
 
 
 async def test_a_removal_that_cannot_be_written_down_does_not_happen(parts: Parts) -> None:
-    """The adapter is served on."""
+    """An adapter whose removal cannot be written down is served as before."""
     adapter_id = await parts.serve("pirate", A)
 
     def refuse() -> None:
@@ -358,7 +358,7 @@ async def test_a_removal_that_cannot_be_written_down_does_not_happen(parts: Part
 
 
 async def test_a_retiring_adapter_is_listed_until_it_is_gone(parts: Parts) -> None:
-    """Its name is free already."""
+    """A retiring adapter is listed while requests run under it, and its name is free already."""
     adapter_id = await parts.serve("pirate", A)
     parts.engine.in_use[A] = asyncio.Event()
     await parts.store.remove(adapter_id)
@@ -396,7 +396,7 @@ async def test_an_engine_that_is_not_there_costs_nothing(parts: Parts, error: Ex
 
 
 async def test_a_later_engine_may_refuse_or_take(parts: Parts) -> None:
-    """One that batches in groups takes a rank for which lanes have no room."""
+    """An adapter that one engine refuses is offered to the next, which may take it: grouped batches need no lanes."""
     await parts.serve("pirate", A)
     parts.engine.refusals[A] = IncompatibleAdapter("no room")
     parts.engine.restart()
@@ -409,7 +409,7 @@ async def test_a_later_engine_may_refuse_or_take(parts: Parts) -> None:
 
 
 async def test_a_removed_adapter_is_not_offered_again(parts: Parts) -> None:
-    """Nor one that is being removed."""
+    """A new engine is not offered an adapter that is removed or being removed."""
     adapter_id = await parts.serve("pirate", A)
     parts.engine.in_use[A] = asyncio.Event()
     await parts.store.remove(adapter_id)
@@ -418,7 +418,7 @@ async def test_a_removed_adapter_is_not_offered_again(parts: Parts) -> None:
 
 
 async def test_a_pin_belongs_to_the_name(tmp_path: Path) -> None:
-    """Every engine and every new content of the name gets it, over a restart too."""
+    """Every engine and every new content of a pinned name is pinned, also after a restart."""
     parts = Parts(pins=Pins(1, tmp_path / "pins.json"))
     adapter_id = await parts.serve("pirate", A)
     assert (await parts.store.pin(adapter_id, is_pinned=True)).is_pinned
@@ -440,7 +440,7 @@ async def test_a_pin_belongs_to_the_name(tmp_path: Path) -> None:
 
 
 async def test_the_number_of_uploads_is_bounded() -> None:
-    """All adapters count; those of the folder are taken in regardless."""
+    """All adapters count towards the limit of uploads; those of the folder are taken in regardless."""
     parts = Parts(max_adapters=2)
     parts.add("one", Source.FOLDER)
     parts.add("two")
@@ -450,7 +450,7 @@ async def test_the_number_of_uploads_is_bounded() -> None:
 
 
 async def test_an_adapter_without_a_name_of_its_own(parts: Parts) -> None:
-    """It is listed as refused; the name stays the other's, also when it goes."""
+    """An adapter whose name is taken is listed as refused; the name stays the other's when it goes."""
     await parts.serve("pirate", A)
     new = NewAdapter("other id", "pirate", Source.FOLDER, datetime(2026, 1, 1, tzinfo=UTC), "pirate")
     parts.store.add_refused(new, InvalidAdapter("another adapter has its name"))

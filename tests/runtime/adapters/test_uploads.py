@@ -132,7 +132,7 @@ async def parts(tmp_path: Path, tiny_model: Path) -> AsyncIterator[Parts]:
 
 
 async def test_a_finetune_is_usable_once_its_second_file_is_there(parts: Parts) -> None:
-    """By name and by id; before that it is incomplete, and nothing of the upload is left over."""
+    """A finetune is incomplete until its second file comes; then it answers by name and by id."""
     record = await parts.uploads.create("my pirate", MODEL)
     for name in (record.name, record.id):
         with pytest.raises(IncompleteAdapter):
@@ -150,7 +150,7 @@ async def test_a_finetune_is_usable_once_its_second_file_is_there(parts: Parts) 
 
 
 async def test_it_survives_a_restart(parts: Parts) -> None:
-    """Whole and half-filled finetunes alike; the half-filled one can be completed then."""
+    """Whole and half-filled finetunes survive a restart, and a half-filled one can be completed after it."""
     whole, half = await parts.uploads.create("whole", MODEL), await parts.uploads.create("half", MODEL, is_public=True)
     await parts.send(whole.id, WEIGHTS_NAME, CONFIG_NAME)
     await parts.send(half.id, CONFIG_NAME, adapter="tag")
@@ -165,7 +165,7 @@ async def test_it_survives_a_restart(parts: Parts) -> None:
 
 
 async def test_a_conversion_that_was_cut_off_is_done_at_the_next_start(parts: Parts) -> None:
-    """Both files are there, and no adapter yet: as after ``kill -9`` at the worst moment."""
+    """A finetune whose conversion was killed is converted at the next start, since both files are there."""
     record = await parts.uploads.create("cut", MODEL)
     await parts.send(record.id, CONFIG_NAME)
     shutil.copy(ADAPTERS["pirate"] / WEIGHTS_NAME, parts.folder(record.id))
@@ -223,7 +223,7 @@ async def test_a_rank_over_the_limit_is_refused(parts: Parts) -> None:
 
 
 async def test_what_the_engine_refuses_is_not_kept(parts: Parts) -> None:
-    """Its reason reaches the client."""
+    """An upload that the engine refuses is not kept, and the client gets the engine's reason."""
     parts.engine.refuses_with = IncompatibleAdapter("no room")
     record = await parts.uploads.create("refused", MODEL)
     with pytest.raises(IncompatibleAdapter, match="no room"):
@@ -242,7 +242,7 @@ async def test_an_engine_that_is_not_ready_costs_nothing(parts: Parts) -> None:
 
 
 async def test_a_converter_that_dies(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is our fault, not the file's: the files stay, and sending one again tries again."""
+    """The files stay when the converter dies, and sending one again converts again."""
     record = await parts.uploads.create("dies", MODEL)
     with monkeypatch.context() as patch:
         patch.setattr("sys.executable", shutil.which("false"))
@@ -253,7 +253,7 @@ async def test_a_converter_that_dies(parts: Parts, monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_base_model_that_is_gone(parts: Parts, tmp_path: Path) -> None:
-    """The same: the file was moved while it is served."""
+    """The files stay when the base model's file was moved while it is served."""
     parts.intake._converter = Converter(tmp_path / "gone.gguf", max_rank=32)
     record = await parts.uploads.create("gone", MODEL)
     with pytest.raises(ConversionDied, match="base model cannot be read"):
@@ -282,14 +282,14 @@ async def test_remove(parts: Parts) -> None:
     "name", ["", "  ", "n" * 201, "a\x00b", "a\nb", "\ud800", "cf-public-x", "6f0f8f3e-4c0c-4d0e-9a55-7d3c1f6d2b11"]
 )
 async def test_unusable_names(parts: Parts, name: str) -> None:
-    """They are refused before anything is written."""
+    """Names that cannot be used are refused before anything is written."""
     with pytest.raises(InvalidAdapter):
         await parts.uploads.create(name, MODEL)
     assert list(parts.state.uploads.iterdir()) == []
 
 
 async def test_a_name_is_taken_once(parts: Parts) -> None:
-    """Whether it is complete or not."""
+    """A second finetune of a name is refused, whether the first one is complete or not."""
     await parts.uploads.create("name", MODEL)
     with pytest.raises(AdapterConflict, match="taken"):
         await parts.uploads.create("name", MODEL)
@@ -340,7 +340,7 @@ async def test_a_finetune_that_is_being_mended_keeps_its_name(parts: Parts) -> N
 
 
 async def test_there_may_be_so_many(parts: Parts) -> None:
-    """All adapters count, the incomplete ones too."""
+    """All adapters count towards the limit, the incomplete ones too."""
     for name in "abc":
         await parts.uploads.create(name, MODEL)
     with pytest.raises(AdapterError, match="3 adapters at most"):
@@ -349,7 +349,7 @@ async def test_there_may_be_so_many(parts: Parts) -> None:
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "../adapter_config.json", "", "x" * 1000])
 async def test_only_two_files_are_accepted(parts: Parts, name: str) -> None:
-    """Their names are not a client's to choose."""
+    """A file with another name than the two of a finetune is refused."""
     record = await parts.uploads.create("files", MODEL)
     with pytest.raises(InvalidAdapter, match="file_name must be"):
         await parts.uploads.add_file(record.id, name, parts.receive(b"x"))
@@ -379,7 +379,7 @@ async def test_a_folder_that_cannot_be_written(parts: Parts) -> None:
 async def test_a_spoilt_folder_is_left_out(
     parts: Parts, spoil: Callable[[Path], object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is told in the log; the others are served."""
+    """The log names a spoilt folder, and the other uploads are served."""
     bad, good = await parts.uploads.create("bad", MODEL), await parts.uploads.create("good", MODEL)
     for record in (bad, good):
         await parts.send(record.id, CONFIG_NAME, WEIGHTS_NAME)
@@ -418,7 +418,7 @@ async def test_put_adds_and_replaces(parts: Parts) -> None:
 
 
 async def test_put_takes_a_gguf_as_it_is(parts: Parts, tiny_adapters: Path) -> None:
-    """Its content is kept unchanged."""
+    """The content of a GGUF is kept unchanged."""
     place = parts.state.incoming / "pirate.gguf"
     shutil.copy(tiny_adapters / "pirate.gguf", place)
     view, _ = await parts.uploads.put("mine", {"pirate.gguf": place})
@@ -454,7 +454,7 @@ async def test_puts_with_conditions(parts: Parts) -> None:
 
 
 async def test_a_put_cannot_replace_a_file_of_the_folder(parts: Parts) -> None:
-    """The folder is its owner's."""
+    """A put under the name of an adapter of the folder is refused."""
     new = NewAdapter("an id", "pirate", Source.FOLDER, datetime(2026, 1, 1, tzinfo=UTC), "pirate.gguf")
     parts.store.add(new)
     with pytest.raises(AdapterConflict, match="replace it there"):
@@ -498,7 +498,7 @@ async def test_a_full_disk_is_our_fault(parts: Parts) -> None:
 
 
 async def test_a_state_folder_has_one_server(parts: Parts) -> None:
-    """The second one is told which process has it, and what to do."""
+    """The error of a second server names the process that has the folder, and what to do."""
     with pytest.raises(ConfigError, match=f"process {os.getpid()}.*--state-dir"):
         StateDir(parts.root)
     await parts.close()
@@ -518,7 +518,7 @@ async def test_a_state_folder_has_one_server(parts: Parts) -> None:
     ],
 )
 def test_unusable_configurations(tmp_path: Path, content: bytes, text: str) -> None:
-    """They are refused as they come, before the weights are sent."""
+    """Unusable configurations are refused as they come, before the weights are sent."""
     (tmp_path / "config").write_bytes(content)
     with pytest.raises(InvalidAdapter, match=text):
         check_config(tmp_path / "config")
@@ -534,6 +534,6 @@ def test_unusable_configurations(tmp_path: Path, content: bytes, text: str) -> N
     ],
 )
 def test_usable_configurations(tmp_path: Path, content: bytes) -> None:
-    """Whatever does not speak against Gemma is left to the conversion."""
+    """A configuration that does not contradict Gemma is left to the conversion."""
     (tmp_path / "config").write_bytes(content)
     check_config(tmp_path / "config")

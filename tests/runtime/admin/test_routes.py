@@ -102,7 +102,7 @@ async def answer_of(client: ClientSession, lora: str) -> int:
 
 
 async def test_the_list(client: ClientSession) -> None:
-    """Every field of an adapter, and what may be kept."""
+    """The list has every field of an adapter, and the most adapters that may be kept."""
     answer = await ask(client, "GET", "/adapters")
     (adapter,) = answer["adapters"]
     assert {key: adapter[key] for key in ("id", "name", "state", "reason", "digest", "bytes", "rank", "source")} == {
@@ -182,14 +182,14 @@ async def test_a_path_below_the_folder_is_added(client: ClientSession, place: Pa
 async def test_a_path_that_leads_out_of_the_folder_is_refused(
     client: ClientSession, place: Path, tmp_path: Path, path: str
 ) -> None:
-    """Links are followed first; the answer tells nothing of what is there."""
+    """Links are followed before the check, and the answer does not say what is at the path."""
     (place / "link").symlink_to(tmp_path)
     answer = await ask(client, "POST", "/adapters", json.dumps({"name": "x", "path": path}), 400 if not path else 422)
     assert str(tmp_path) not in answer["error"]["message"]
 
 
 async def test_vllms_routes(client: ClientSession, place: Path) -> None:
-    """The bodies and the texts of vLLM's server, and its refusal of a name that is loaded."""
+    """The routes of vLLM have the bodies and texts of its server, and its refusal of a name that is loaded."""
     shutil.copytree(ADAPTERS["tag"], place / "runs" / "7")
     body = {"lora_name": "tag", "lora_path": "runs/7"}
     async with client.post("/v1/load_lora_adapter", data=json.dumps(body)) as response:
@@ -207,20 +207,20 @@ async def test_vllms_routes(client: ClientSession, place: Path) -> None:
 
 
 async def test_llama_servers_list(client: ClientSession) -> None:
-    """Names in place of host paths."""
+    """llama-server's list gives names in place of host paths."""
     async with client.get("/lora-adapters") as response:
         assert await response.json() == [{"id": 0, "path": "pirate", "scale": 0.0}]
 
 
 async def test_the_folder_is_looked_at_on_demand(client: ClientSession, place: Path, tiny_adapters: Path) -> None:
-    """The answer comes once what lies there is served."""
+    """The answer to a rescan comes once what lies in the folder is served."""
     shutil.copy(tiny_adapters / "tag.gguf", place)
     answer = await ask(client, "POST", "/adapters:rescan")
     assert {adapter["name"]: adapter["state"] for adapter in answer["adapters"]} == {"pirate": "ready", "tag": "ready"}
 
 
 async def test_a_file_of_the_folder_is_not_ours_to_change(client: ClientSession) -> None:
-    """The message says where it lies."""
+    """The error for a change of an adapter of the folder says where its file lies."""
     for method, data in (("DELETE", None), ("PUT", folder_tar("tag"))):
         answer = await ask(client, method, "/adapters/pirate", data, 409)
         assert "'pirate.gguf'" in answer["error"]["message"]
@@ -244,7 +244,7 @@ async def test_a_file_of_the_folder_is_not_ours_to_change(client: ClientSession)
     ],
 )
 async def test_bad_uploads(client: ClientSession, service: AdapterService, body: bytes, status: int, text: str) -> None:
-    """Each says what is wrong and keeps nothing: no name, no file."""
+    """Each bad upload is refused with its reason and keeps no name and no file."""
     answer = await ask(client, "PUT", "/adapters/bad", body, status)
     assert text in answer["error"]["message"]
     assert answer["error"]["request_id"]
@@ -256,7 +256,7 @@ async def test_bad_uploads(client: ClientSession, service: AdapterService, body:
 
 
 async def test_a_wrong_sha256_keeps_nothing(client: ClientSession) -> None:
-    """The answer gives the one that arrived; a text that is not a SHA-256 is refused too."""
+    """The answer gives the SHA-256 of what arrived; a text that is not a SHA-256 is refused too."""
     body, wrong = folder_tar("tag"), "0" * 64
     answer = await ask(client, "PUT", f"/adapters/tag?sha256={wrong}", body, 400)
     assert hashlib.sha256(body).hexdigest() in answer["error"]["message"]
@@ -267,12 +267,12 @@ async def test_a_wrong_sha256_keeps_nothing(client: ClientSession) -> None:
 
 @pytest.mark.parametrize("name", ["%20", "a%0Ab", "6f0f8f3e-4c0c-4d0e-9a55-7d3c1f6d2b12", "cf-public-x", "n" * 201])
 async def test_bad_names(client: ClientSession, name: str) -> None:
-    """They are refused before anything is kept."""
+    """Bad names are refused before anything is kept."""
     await ask(client, "PUT", f"/adapters/{name}", folder_tar("tag"), 422)
 
 
 async def test_names_with_signs(client: ClientSession) -> None:
-    """A name may hold what a URL has to escape."""
+    """An adapter whose name has signs that a URL escapes can be added and read."""
     added = await ask(client, "PUT", "/adapters/a%2Fb%3F%C3%A9", folder_tar("tag"), 201)
     assert added["name"] == "a/b?é"
     assert (await ask(client, "GET", "/adapters/a%2Fb%3F%C3%A9"))["id"] == added["id"]
@@ -280,12 +280,12 @@ async def test_names_with_signs(client: ClientSession) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"pinned": 1}', b'{"pinned": true, "x": 1}', b"nonsense"])
 async def test_bad_pins(client: ClientSession, body: bytes) -> None:
-    """Nothing else can be changed this way."""
+    """A body that is not a pin alone, true or false, is refused."""
     await ask(client, "PATCH", "/adapters/pirate", body, 400)
 
 
 async def test_an_upload_over_the_limit(serve: Serve, service: AdapterService) -> None:
-    """It is refused as soon as that is known, however it comes."""
+    """An upload over the limit is refused as soon as its size is known, in every form."""
     client = await serve(service, max_adapter_mib=1)
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -322,7 +322,7 @@ async def test_an_upload_goes_on_when_its_client_is_gone(
 
 
 async def test_tokens(serve: Serve, service: AdapterService, tmp_path: Path) -> None:
-    """A user's token reads; changes need one of the admin's, which may do what users may as well."""
+    """A user's token may read; only an admin's token may change, and it may do what users may as well."""
     (tmp_path / "users").write_text("user\n")
     (tmp_path / "admins").write_text("admin\n")
     client = await serve(service, token_file=str(tmp_path / "users"), admin_token_file=str(tmp_path / "admins"))
@@ -343,7 +343,7 @@ async def test_changes_without_a_token_of_their_own(serve: Serve, service: Adapt
 
 
 async def test_an_admin_token_alone(serve: Serve, service: AdapterService, tmp_path: Path) -> None:
-    """On loopback anyone may ask; changes need the token."""
+    """With admin tokens alone, anyone on loopback may read and changes need the token."""
     (tmp_path / "admins").write_text("admin\n")
     client = await serve(service, admin_token_file=str(tmp_path / "admins"))
     await ask(client, "GET", "/adapters")

@@ -42,7 +42,7 @@ def test_nothing_has_no_percentile() -> None:
 
 
 def test_times_count_from_when_a_request_was_due() -> None:
-    """A first token 2 s after its moment, an end after 4.5 s, two gaps of 1 s, one token a second."""
+    """A request's first token is 2 s and its end 4.5 s after its due time; the gaps and the speed follow from them."""
     found = figures([answered(0)], 10.0)
     assert (found.first_token_s.p50, found.total_s.p50, found.gap_s.p99, found.gap_s.n) == (2.0, 4.5, 1.0, 2)
     assert (found.speed.p50, found.tokens_per_s) == (1.0, 0.3)

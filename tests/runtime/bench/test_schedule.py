@@ -23,7 +23,7 @@ def gaps(rate: float, cv: float, n: int) -> list[float]:
 
 @pytest.mark.parametrize("cv", [0.5, 1.0, 3.0])
 def test_arrivals_have_the_rate_and_the_unevenness_asked_for(cv: float) -> None:
-    """Of 20,000 gaps the mean is 1 / rate, and the standard deviation cv times that, within a few percent."""
+    """20,000 gaps have the mean 1 / rate and the standard deviation cv / rate, within a few percent."""
     found = gaps(4.0, cv, 20_000)
     assert statistics.fmean(found) == pytest.approx(0.25, rel=0.05)
     assert statistics.stdev(found) / statistics.fmean(found) == pytest.approx(cv, rel=0.08)
@@ -35,13 +35,13 @@ def test_a_cv_of_zero_is_a_clock() -> None:
 
 
 def test_the_power_law_gives_shares() -> None:
-    """Of three adapters with alpha 1 the first gets 6, the second 3 and the third 2 of 11 requests; alpha 0: thirds."""
+    """Alpha 1 gives three adapters 6, 3 and 2 of 11 requests; alpha 0 gives each a third."""
     assert power_law(3, 1.0) == pytest.approx([6 / 11, 3 / 11, 2 / 11])
     assert power_law(3, 0.0) == pytest.approx([1 / 3] * 3)
 
 
 def test_adapters_are_chosen_by_their_shares() -> None:
-    """Of 20,000 choices each adapter gets its share within a percent of all."""
+    """Each adapter gets its share of 20,000 choices, within a percent of all."""
     counts = Counter(itertools.islice(choose(["a", "b", "c"], 2.0, random.Random(1)), 20_000))
     for name, share in zip("abc", power_law(3, 2.0), strict=True):
         assert counts[name] / 20_000 == pytest.approx(share, abs=0.01)
@@ -57,7 +57,7 @@ def test_a_seed_repeats_the_load() -> None:
 
 
 def test_in_a_closed_loop_requests_are_due_at_once() -> None:
-    """Without a rate no request waits for its moment; without a number there is no end."""
+    """Without a rate every request is due at once; without a number of requests there is no end."""
     assert {request.due_s for request in planned(PLAN)} == {0.0}
     endless = planned(dataclasses.replace(PLAN, n_requests=None))
     assert len(list(itertools.islice(endless, 1000))) == 1000

@@ -234,7 +234,7 @@ def test_what_is_not_served_is_refused_by_name(key: str) -> None:
 
 @pytest.mark.parametrize("key", sorted(IGNORED))
 def test_what_changes_nothing_is_named(key: str) -> None:
-    """A key that this model cannot act on passes, and is told to the client."""
+    """A key that this model cannot act on is accepted, and its name is reported to the client."""
     assert parse_chat(MINIMAL | {key: {"some": "value"}}).ignored == (key,)
 
 

@@ -10,7 +10,7 @@ from runtime.prompt.gemma import Message
 
 
 def test_messages() -> None:
-    """Text parts are joined with line breaks, developers are the system, an assistant may say nothing."""
+    """Text parts are joined with line breaks, developers count as the system, an assistant may say nothing."""
     items = [
         {"role": "developer", "content": "d"},
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "x"},

@@ -24,7 +24,7 @@ B = Prompt((Segment("b", has_control_tokens=True),))
     ],
 )
 def test_prompts(value: Any, prompts: tuple[Prompt, ...]) -> None:
-    """One text or several, token ids of one prompt or of several."""
+    """A prompt is one text or several, or the token ids of one prompt or of several."""
     assert parse_prompts({"prompt": value}) == prompts
 
 

@@ -40,7 +40,7 @@ async def test_run(client: ClientSession, engine: ScriptedEngine, path: str, hea
 
 @pytest.mark.parametrize(("path", "headers"), WAYS)
 async def test_stream(client: ClientSession, path: str, headers: dict[str, str]) -> None:
-    """The native stream."""
+    """A binding's stream is the native one."""
     body = {"inputs": {"prompt": "hi", "stream": True}}
     async with client.post(path, json=body, headers=headers) as response:
         assert response.headers["Content-Type"] == "text/event-stream"
@@ -49,7 +49,7 @@ async def test_stream(client: ClientSession, path: str, headers: dict[str, str])
 
 @pytest.mark.parametrize(("path", "headers"), WAYS)
 async def test_errors_are_not_wrapped(client: ClientSession, path: str, headers: dict[str, str]) -> None:
-    """A Worker's runtime reads these keys."""
+    """An error has the keys that a Worker's runtime reads, without an envelope."""
     async with client.post(path, json={"inputs": {}}, headers=headers) as response:
         assert response.status == 400
         assert json.loads(await response.read()) == {
@@ -69,7 +69,7 @@ async def test_errors_are_not_wrapped(client: ClientSession, path: str, headers:
 async def test_lora_among_the_options(
     client: ClientSession, engine: ScriptedEngine, options: Any, blend: Blend
 ) -> None:
-    """Where workers-ai-provider puts its settings."""
+    """``lora`` is also read from the options, where workers-ai-provider puts its settings."""
     path, headers = WAYS[0]
     async with client.post(path, json={"inputs": {"prompt": "hi"}, "options": options}, headers=headers) as response:
         assert response.status == 200
@@ -89,13 +89,13 @@ async def test_lora_among_the_options(
     ],
 )
 async def test_refusals(client: ClientSession, path: str, model: str, body: Any, status: int, code: int) -> None:
-    """Each with its code."""
+    """Each refusal has its code."""
     async with client.post(path, json=body, headers={"cf-consn-model-id": model}) as response:
         assert (response.status, (await response.json())["internalCode"]) == (status, code)
 
 
 async def test_a_websocket_is_refused(client: ClientSession) -> None:
-    """Other models have one."""
+    """A WebSocket, which other models have, is refused."""
     async with client.get("/run?version=3&body=%7B%7D", headers={"cf-consn-model-id": MODEL}) as response:
         assert (response.status, (await response.json())["internalCode"]) == (405, 7001)
     headers = {"MF-URL": URL, "MF-Header-cf-consn-model-id": MODEL}
@@ -115,7 +115,7 @@ async def test_reject_if_busy(client: ClientSession, engine: ScriptedEngine) -> 
 
 
 async def test_engine_errors(client: ClientSession, engine: ScriptedEngine) -> None:
-    """They are not wrapped either."""
+    """Errors of the engine have no envelope either."""
     path, headers = WAYS[0]
     engine.script = [EngineDied("killed")]
     async with client.post(path, json={"inputs": {"prompt": "hi"}}, headers=headers) as response:
@@ -131,13 +131,13 @@ async def test_engine_errors(client: ClientSession, engine: ScriptedEngine) -> N
     ],
 )
 async def test_models(client: ClientSession, path: str, headers: dict[str, str]) -> None:
-    """``env.AI.models()``."""
+    """``env.AI.models()`` gets the catalogue in each of the three ways."""
     async with client.get(path, headers=headers) as response:
         assert [model["name"] for model in (await response.json())["result"]] == [MODEL]
 
 
 async def test_strangers_at_the_root(client: ClientSession) -> None:
-    """Miniflare first tries a WebSocket at ``/``; it is told that nothing is there."""
+    """Miniflare first tries a WebSocket at ``/``, which is answered 404."""
     async with client.get("/?MF-Binding=AI") as response:
         assert response.status == 404
     async with client.post("/", json={}, headers={"MF-URL": "https://workers-binding.ai/elsewhere"}) as response:

@@ -62,5 +62,5 @@ async def test_schema(client: ClientSession) -> None:
     ],
 )
 async def test_lists(client: ClientSession, path: str) -> None:
-    """One of each."""
+    """Each list that clients ask for has an entry."""
     assert (await get(client, path))["result"]

@@ -64,7 +64,7 @@ async def test_route(client: ClientSession, engine: ScriptedEngine) -> None:
     [(HI | {"model": "@cf/x"}, 5007), (HI | {"n": 2}, 5006), (HI | {"lora": "nobody"}, 3037), ([], 5006)],
 )
 async def test_errors(client: ClientSession, body: object, code: int) -> None:
-    """Errors are those of REST."""
+    """Errors are those of the REST API."""
     async with client.post(PATH, data=json.dumps(body)) as response:
         assert response.status == 400
         assert (await response.json())["errors"][0]["code"] == code
@@ -72,13 +72,13 @@ async def test_errors(client: ClientSession, body: object, code: int) -> None:
 
 @pytest.mark.parametrize("path", ["embeddings", "responses"])
 async def test_other_kinds_of_model(client: ClientSession, path: str) -> None:
-    """There are none."""
+    """Embeddings and responses are refused, since there are no such models."""
     async with client.post(f"/client/v4/accounts/a/ai/v1/{path}", json={"model": "@cf/baai/bge"}) as response:
         assert (response.status, (await response.json())["errors"][0]["code"]) == (400, 5007)
 
 
 async def test_models_cannot_be_listed_here(client: ClientSession) -> None:
-    """The original has no list at this place."""
+    """Listing models at this path is refused, as Cloudflare does."""
     async with client.get("/client/v4/accounts/a/ai/v1/models") as response:
         assert response.status == 405
         assert (await response.json())["errors"][0]["code"] == 7001

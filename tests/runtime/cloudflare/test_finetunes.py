@@ -77,7 +77,7 @@ def reversed_form(name: str, content: bytes) -> MultipartWriter:
 @pytest.mark.parametrize("make_form", [wrangler_form, reversed_form])
 @pytest.mark.parametrize("slash", ["", "/"])
 async def test_create_fill_and_use(client: ClientSession, engine: ScriptedEngine, make_form: Any, slash: str) -> None:
-    """From nothing to an answer, by name and by id."""
+    """A finetune is created, filled and used, by name and by id."""
     fine_id = await create(client)
     for key, name in zip((fine_id, "tagged"), FILES, strict=True):
         path = f"/finetunes/{key}/finetune-assets{slash}"
@@ -100,7 +100,7 @@ async def test_create_fill_and_use(client: ClientSession, engine: ScriptedEngine
 
 
 async def test_create_answers_with_all_that_clients_read(client: ClientSession) -> None:
-    """Times are RFC 3339 in UTC."""
+    """The answer to a creation has every field that clients read; times are RFC 3339 in UTC."""
     body = json.dumps({"model": MODEL, "name": "n", "description": "d", "public": True})
     answer = await post(client, "/finetunes/", body)
     result = answer["result"]
@@ -115,7 +115,7 @@ async def test_create_answers_with_all_that_clients_read(client: ClientSession) 
 
 
 async def test_an_incomplete_finetune_has_its_own_error(client: ClientSession) -> None:
-    """3039, by name and by id."""
+    """A request for an incomplete finetune gets 3039, by name and by id."""
     fine_id = await create(client)
     for lora in (fine_id, "tagged"):
         answer = await post(client, f"/run/{MODEL}", json.dumps({"prompt": "hi", "lora": lora}), 400)
@@ -162,7 +162,7 @@ async def test_lists(client: ClientSession) -> None:
     ],
 )
 async def test_create_refusals(client: ClientSession, uploads: Uploads, body: Any, code: int, text: str) -> None:
-    """Each says what is wrong, and nothing is made."""
+    """Each refusal says what is wrong, and no finetune is made."""
     answer = await post(client, "/finetunes", json.dumps(body), 400)
     assert answer["errors"][0]["code"] == code
     assert text in answer["errors"][0]["message"]
@@ -170,7 +170,7 @@ async def test_create_refusals(client: ClientSession, uploads: Uploads, body: An
 
 
 async def test_upload_refusals(client: ClientSession, uploads: Uploads) -> None:
-    """Each says what is wrong; nothing of it stays on disk."""
+    """Each refusal says what is wrong, and nothing of the upload stays on disk."""
     fine_id = await create(client)
     path = f"/finetunes/{fine_id}/finetune-assets"
     nameless, fileless = FormData(), FormData()
@@ -211,14 +211,14 @@ async def test_upload_refusals(client: ClientSession, uploads: Uploads) -> None:
     ids=["charset", "headers", "long header"],
 )
 async def test_a_form_that_the_reader_refuses(client: ClientSession, body: bytes) -> None:
-    """Whatever class aiohttp has for it, it is the client's fault."""
+    """A form that aiohttp cannot read is the client's error, whatever class aiohttp raises."""
     path = f"/finetunes/{await create(client)}/finetune-assets"
     answer = await post(client, path, body, 400, **{"Content-Type": "multipart/form-data; boundary=b"})
     assert answer["errors"][0]["code"] == 5006
 
 
 async def test_an_upload_that_does_not_say_what_it_is(client: ClientSession) -> None:
-    """There is no content type at all, so there are no parts."""
+    """An upload without a content type is refused, since it has no parts."""
     path = f"{AI}/finetunes/{await create(client)}/finetune-assets"
     async with client.post(path, data=b"x", skip_auto_headers=["Content-Type"]) as response:
         assert response.status == 400
@@ -227,7 +227,7 @@ async def test_an_upload_that_does_not_say_what_it_is(client: ClientSession) -> 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
 async def test_a_file_over_the_limit(serve: Serve, store: Store, uploads: Uploads, is_chunked: bool) -> None:
-    """It is refused as soon as that is known, and leaves nothing."""
+    """A file over the limit is refused as soon as that is known, and leaves nothing."""
     client = await serve(AdapterService(store, uploads), max_adapter_mib=1)
     fine_id = await create(client)
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -275,7 +275,7 @@ async def test_an_upload_that_is_cut_off(client: ClientSession, uploads: Uploads
 
 
 async def test_a_disk_that_takes_nothing(client: ClientSession, uploads: Uploads) -> None:
-    """It is our fault, and said so."""
+    """A full disk is the server's error, and the message says so."""
     fine_id = await create(client)
     uploads.state.incoming.rmdir()
     form = wrangler_form(FILES[0], b"{}")
@@ -294,7 +294,7 @@ async def test_without_a_folder(serve: Serve) -> None:
 
 
 async def test_two_of_one_name_at_once(client: ClientSession) -> None:
-    """One is made, the other told that the name is taken."""
+    """One of two creations succeeds, and the other gets the error that the name is taken."""
     body = json.dumps({"model": MODEL, "name": "twin"})
 
     async def one() -> int:
@@ -305,7 +305,7 @@ async def test_two_of_one_name_at_once(client: ClientSession) -> None:
 
 
 async def test_one_file_uploaded_twice_at_once(client: ClientSession, engine: ScriptedEngine) -> None:
-    """Both are told success, and it is converted once."""
+    """Both uploads succeed, and the file is converted once."""
     fine_id = await create(client)
     path = f"/finetunes/{fine_id}/finetune-assets"
     contents = {name: (PEFT / name).read_bytes() for name in FILES}

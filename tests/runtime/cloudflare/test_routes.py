@@ -110,7 +110,7 @@ async def test_lora(
 
 
 async def test_every_sampling_parameter_reaches_the_engine(client: ClientSession, engine: ScriptedEngine) -> None:
-    """None is lost on the way."""
+    """The engine gets every sampling parameter of a request."""
     values: dict[str, Any] = {
         "temperature": 0,
         "top_p": 0.5,
@@ -170,7 +170,7 @@ async def test_refusals(
 
 
 async def test_a_body_over_the_limit(serve: Serve, engine: ScriptedEngine) -> None:
-    """It is refused as soon as the limit is passed."""
+    """A body is refused as soon as the limit is passed."""
     client = await serve(max_body_mib=1)
     async with client.post(RUN, data=io.BytesIO(b" " * (1 << 20) + b" ")) as response:
         assert response.status == 413
@@ -189,7 +189,7 @@ async def test_unknown_adapter_text(client: ClientSession) -> None:
 
 
 async def test_wrong_method(client: ClientSession) -> None:
-    """The method is named."""
+    """The error for a wrong method names the method."""
     async with client.get(RUN) as response:
         assert response.status == 405
         assert (await response.json())["errors"] == [{"code": 7001, "message": "GET not supported for requested URI."}]
@@ -203,7 +203,7 @@ async def test_wrong_method(client: ClientSession) -> None:
 async def test_failure_before_the_first_piece(
     client: ClientSession, engine: ScriptedEngine, error: Exception, status: int, code: int, is_stream: bool
 ) -> None:
-    """It is a JSON error with its status, also for a stream."""
+    """A failure before the first piece is a JSON error with its status, also for a stream."""
     engine.script = [error]
     async with client.post(RUN, json={"prompt": "hi", "stream": is_stream}) as response:
         assert response.status == status
@@ -229,7 +229,7 @@ async def test_failure_after_the_first_piece(client: ClientSession, engine: Scri
 async def test_a_client_that_leaves_cancels(
     client: ClientSession, engine: ScriptedEngine, script: list[str], is_stream: bool
 ) -> None:
-    """Whether it waits or reads, its request is cancelled at the engine."""
+    """A client that leaves while it waits or reads cancels its request at the engine."""
     reached = asyncio.Event()
 
     class Reached(asyncio.Event):
@@ -259,7 +259,7 @@ async def test_time_limit(serve: Serve, engine: ScriptedEngine) -> None:
 
 
 async def test_time_limit_of_a_stream(serve: Serve, engine: ScriptedEngine) -> None:
-    """It is broken off; nothing pretends that the answer was whole."""
+    """A stream over the time limit is broken off, and its end does not look like that of a whole answer."""
     client = await serve(request_timeout_s=0.05)
     engine.script = ["Hello", asyncio.Event()]
     async with client.post(RUN, json={"prompt": "hi", "stream": True}) as response:

@@ -86,6 +86,6 @@ def test_any_json_is_parsed_or_refused(body: Any) -> None:
 @settings(max_examples=500, deadline=None)
 @given(st.binary(max_size=40))
 def test_any_bytes_are_parsed_or_refused(body: bytes) -> None:
-    """So it is with bytes that are no JSON."""
+    """Bytes that are not JSON are an InvalidRequest, and no other error."""
     with pytest.raises(InvalidRequest):
         parse_run(body)

@@ -53,14 +53,14 @@ def test_raw_may_be_written_as_text(raw: object, is_raw: bool) -> None:
 
 @pytest.mark.parametrize("raw", ["True", "", 1, None, ["true"]])
 def test_raw_of_any_other_kind_is_refused(raw: object) -> None:
-    """Only the two words are taken for a boolean."""
+    """``raw`` is a boolean or one of the two words; anything else is refused."""
     with pytest.raises(InvalidRequest, match="Type mismatch of '/raw'"):
         parse_run(json.dumps({"prompt": "hi", "raw": raw}).encode())
 
 
 @pytest.mark.parametrize(("given", "meant"), [(0, 0), (-1, 0), (7, 7), (7.0, 7), (10**30, 2**31 - 1)])
 def test_max_tokens_is_clamped(given: float, meant: int) -> None:
-    """The schema has no minimum; nothing and less is nothing."""
+    """The schema has no minimum, so a negative ``max_tokens`` counts as 0; the most is 2**31 - 1."""
     assert parse_run(json.dumps({"prompt": "hi", "max_tokens": given}).encode()).max_tokens == meant
 
 
@@ -111,7 +111,7 @@ def test_lora_beside_messages_must_be_text() -> None:
     ],
 )
 def test_malformed_bodies(body: bytes, text: str) -> None:
-    """What is not JSON says where."""
+    """The error for a body that is not JSON says where it breaks."""
     with pytest.raises(InvalidRequest, match=text):
         parse_run(body)
 
@@ -156,7 +156,7 @@ def test_frames() -> None:
 
 
 def test_padding_is_a_prefix_of_the_repeated_alphabet() -> None:
-    """Between none and 47 letters, and not always as many."""
+    """The padding has between 0 and 47 letters, and not always the same number."""
     alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
     paddings = {random_padding() for _ in range(500)}
     assert all((alphabet * 2).startswith(padding) and len(padding) <= 47 for padding in paddings)

@@ -70,7 +70,7 @@ async def test_a_life_by_commands(
 
 
 async def test_json_is_what_the_server_answers(gemlane: Gemlane, capsys: pytest.CaptureFixture[str]) -> None:
-    """Scripts read that."""
+    """``--json`` prints what the server answers, for scripts."""
     assert await gemlane("show", "pirate", "--json") == 0
     assert json.loads(capsys.readouterr().out)["digest"] == "a" * 64
 

@@ -165,7 +165,7 @@ async def test_side_by_side_asks_each_adapter(
 
 
 def test_an_unreadable_token_file_is_named(tmp_path: Path) -> None:
-    """The path and the reason are told before anything is asked."""
+    """The error for a token file that cannot be read names it and the reason, before anything is asked."""
     arguments = build_parser("chat").parse_args(["chat", "--token-file", str(tmp_path / "none"), "Hi"])
     with pytest.raises(ServerRefused, match=r"cannot read --token-file .*none: No such file or directory"):
         chat.run(arguments)

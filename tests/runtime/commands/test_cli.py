@@ -73,7 +73,7 @@ def test_without_a_command_the_help_comes_and_the_status_is_two(capsys: pytest.C
 
 
 def test_a_typed_error_is_one_line_and_status_two(capsys: pytest.CaptureFixture[str]) -> None:
-    """An error of the user's is told without a trace."""
+    """An error that a user can act on is one line without a trace, and the status is 2."""
     assert main(["config", "--n-ctx", "-5"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("gemlane: --n-ctx must be")

@@ -37,5 +37,5 @@ def test_no_line_is_wider_than_the_terminal(texts: list[str], width: int) -> Non
 
 @given(TEXTS, st.integers(24, 80))
 def test_wrapping_loses_no_word(text: str, width: int) -> None:
-    """All characters but white space are still there, in order."""
+    """Wrapped lines have all characters of the text but white space, in order."""
     assert "".join("".join(wrap(text, width)).split()) == "".join(text.split())

@@ -94,7 +94,7 @@ def test_doctor_outlives_a_broken_library(tmp_path: Path) -> None:
     ],
 )
 def test_every_end_has_its_words(status: int, stderr: str, words: str) -> None:
-    """An illegal instruction is told apart from another signal, and from an error with words of its own."""
+    """An illegal instruction, another signal and an error with words of its own have different words."""
     assert describe_end(status, stderr) == words
 
 

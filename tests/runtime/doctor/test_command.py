@@ -33,7 +33,7 @@ def test_a_healthy_setup_has_no_fault(
 
 
 def test_a_fault_is_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A missing model is told with the rest, and the status is 1."""
+    """A missing model is printed with the other findings, and the status is 1."""
     assert main(["doctor", "--quick", "--model", str(tmp_path / "none.gguf"), "--port", "0"]) == 1
     text = capsys.readouterr().out
     assert "fault model" in text
@@ -41,7 +41,7 @@ def test_a_fault_is_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_misspelled_setting_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A key of the file that no setting has is told, with the one that was meant; the machine is still examined."""
+    """A key of the file that no setting has is a fault that names the one meant; the machine is still examined."""
     file = tmp_path / "gemlane.toml"
     file.write_text("n_ctxt = 512\n")
     assert main(["doctor", "--quick", "--config", str(file)]) == 1
@@ -82,7 +82,7 @@ def test_memory_that_does_not_suffice_is_told_with_the_way_out(tiny_model: Path)
 
 
 def test_an_engine_that_cannot_load_says_why(tiny_model: Path, tmp_path: Path) -> None:
-    """The engine's own words are the fault."""
+    """The fault of an engine that cannot load has the engine's own words."""
     (finding,) = check_engine(
         EngineSettings(model=str(tmp_path / "none.gguf")), read_header(tiny_model), lambda _fraction: None
     )
@@ -91,7 +91,7 @@ def test_an_engine_that_cannot_load_says_why(tiny_model: Path, tmp_path: Path) -
 
 
 def test_grouped_batches_are_a_note(tiny_model: Path) -> None:
-    """Where lanes are switched off, that is told."""
+    """A note says that lanes are switched off."""
     settings = EngineSettings(model=str(tiny_model), adapter_batching="grouped", threads=1)
     findings = list(check_engine(settings, read_header(tiny_model), lambda _fraction: None))
     assert [one.severity for one in findings] == [Severity.OK, Severity.NOTE]

@@ -19,6 +19,6 @@ def test_lines_wrap_under_their_words() -> None:
 
 
 def test_counts_are_grammatical() -> None:
-    """None, one and two are told apart."""
+    """The summary counts faults and notes in the singular or plural, with "no" for none."""
     assert render([], 80).strip() == "no faults, no notes"
     assert render([note("a", "b", "c"), note("a", "b", "c")], 80).endswith("no faults, 2 notes")

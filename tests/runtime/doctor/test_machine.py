@@ -68,7 +68,7 @@ def test_a_control_group_bounds_memory_and_time(tmp_path: Path) -> None:
 
 
 def test_a_missing_processor_feature_is_told_before_it_kills() -> None:
-    """The feature and the way out are named."""
+    """The fault names the missing feature and the way out."""
     finding = check_processor(machine(), ["avx2", "avx512f"])
     assert finding.severity is Severity.FAULT
     assert finding.words.startswith("llama.cpp was built with avx512f, which this processor lacks")

@@ -57,7 +57,7 @@ def test_a_prompt_is_filled_up_to_whole_blocks(n_tokens: int, n_filler: int) -> 
 
 
 def test_filler_stands_last_in_a_sequence_of_its_own() -> None:
-    """It runs under the last chunk's blend, so that a batch of one blend stays one."""
+    """Filler runs under the last chunk's blend, so that a batch of one blend stays one."""
     chunks = reading(15)
     one = Filling(LIMITS, is_possible=True)
     one.fill_up(chunks, MANY)
@@ -83,12 +83,12 @@ def test_a_narrow_step_is_tried_both_ways(n_tokens: int) -> None:
 
 @pytest.mark.parametrize(("filled_ms", "n_filler"), [(90.0, 1), (97.0, 1), (98.0, 0), (130.0, 0)])
 def test_a_narrow_step_is_filled_where_that_is_clearly_shorter(filled_ms: float, n_filler: int) -> None:
-    """Less than three hundredths are within the noise."""
+    """A gain of less than three hundredths is within the noise, and steps are then not filled."""
     assert tried(3, 100.0, filled_ms).fill_up(answering(3), MANY) == n_filler
 
 
 def test_steps_that_build_a_graph_decide_nothing() -> None:
-    """The first step of each turn is long."""
+    """The first step of each turn, which builds a graph and is long, is not counted."""
     one = Filling(LIMITS, is_possible=True)
     run(one, 2, TRIALS, lambda step, is_filled: (300.0 if step % 2 == 0 else 0.0) + (30.0 if is_filled else 50.0))
     assert one.fill_up(answering(2), MANY) == 2
@@ -102,13 +102,13 @@ def test_a_machine_that_grows_slower_slows_both_kinds() -> None:
 
 
 def test_much_longer_steps_are_not_tried_to_the_end() -> None:
-    """Two of them are enough."""
+    """Two filled steps that take much longer end the trial."""
     one = Filling(LIMITS, is_possible=True)
     assert sum(run(one, 1, 400, lambda _step, is_filled: 168.0 if is_filled else 100.0)) == 2 * 3
 
 
 def test_steps_that_could_not_be_filled_are_not_taken_for_filled_ones() -> None:
-    """A full cache leaves a step as it is."""
+    """A step that a full cache left as it was does not count as a filled one."""
     one = Filling(LIMITS, is_possible=True)
     run(one, 3, 2, lambda _step, _is_filled: 100.0)
     for _ in range(100):
@@ -117,7 +117,7 @@ def test_steps_that_could_not_be_filled_are_not_taken_for_filled_ones() -> None:
 
 
 def test_both_kinds_are_tried_again_later() -> None:
-    """What was measured on a busy machine is not believed for ever."""
+    """Both kinds of steps are tried again later, since the machine may have been busy."""
     one = tried(1, 100.0, 130.0)
     assert one.fill_up(answering(1), MANY) == 0
     run(one, 1, 500, lambda _step, is_filled: 90.0 if is_filled else 100.0)
@@ -142,7 +142,7 @@ def test_no_more_logits_are_wanted_than_there_is_room_for(n_scored: int, n_outpu
 
 @pytest.mark.parametrize(("n_tokens", "n_cells_free", "n_filler"), [(15, 16, 1), (15, 15, 0), (14, 15, 0), (63, 64, 1)])
 def test_filler_takes_free_cells_alone(n_tokens: int, n_cells_free: int, n_filler: int) -> None:
-    """A full cache has no room for it."""
+    """A step is not filled where the cache has no free cell."""
     assert Filling(LIMITS, is_possible=True).fill_up(reading(n_tokens), n_cells_free) == n_filler
 
 

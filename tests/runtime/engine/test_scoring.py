@@ -85,7 +85,7 @@ def test_scored_prompts_share_batches_with_streams(driver: Driver) -> None:
 
 
 def test_a_scored_prompt_is_computed_as_a_whole(driver: Driver) -> None:
-    """Nothing is taken from the cache, since a cached token has no logits; it may serve others."""
+    """A scored prompt takes nothing from the cache, which holds no logits; later requests may share its cells."""
     driver.ask(LONG, max_tokens=1)
     outcome = driver.ask(LONG, max_tokens=0, n_logprobs=0, scores_prompt=True)
     assert outcome.started is not None
@@ -107,7 +107,7 @@ def test_answer_logprobs(driver: Driver) -> None:
 
 
 def test_logprobs_are_those_before_sampling(driver: Driver) -> None:
-    """Temperature and biases change the choice, not what is told of the model."""
+    """Temperature and biases change the choice, and do not change the logprobs."""
     plain = driver.ask(QUESTIONS[0], n_logprobs=1).scores[0]
     biased = Sampling(temperature=3, seed=1, biases=(TokenBias(500, 100),))
     score = driver.ask(QUESTIONS[0], n_logprobs=1, max_tokens=1, sampling=biased).scores[0]
@@ -117,7 +117,7 @@ def test_logprobs_are_those_before_sampling(driver: Driver) -> None:
 
 
 def test_token_ids_beyond_the_vocabulary_are_refused(driver: Driver) -> None:
-    """In a prompt and in biases."""
+    """A token id beyond the vocabulary is refused in a prompt and in biases."""
     n_vocab = driver.engine._model.n_vocab
     prompt = driver.ask(Prompt((), tokens=(5, n_vocab)))
     assert prompt.failed is not None

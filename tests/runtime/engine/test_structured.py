@@ -88,7 +88,7 @@ def test_a_grammar_that_grows_too_complex_ends_its_answer_alone(driver: Driver) 
 
 
 def test_a_request_may_be_cancelled_while_its_grammar_is_compiled(driver: Driver) -> None:
-    """Nothing of it is left."""
+    """A request that is cancelled while its grammar is compiled leaves nothing."""
     outcome = driver.submit("cancelled", QUESTIONS[0], sampling=structured(PERSON))
     driver.engine.cancel("cancelled")
     assert driver.engine.is_idle

@@ -98,7 +98,7 @@ async def test_events_arrive_in_order_and_end(tmp_path: Path) -> None:
 
 
 async def test_progress_of_loading_is_told(tmp_path: Path) -> None:
-    """Fractions of the loading reach the function that draws the bar."""
+    """The function that draws the bar gets the fraction that is loaded."""
     seen: list[float] = []
     async with running(tmp_path, on_loading=seen.append) as engine:
         await engine.start()
@@ -106,7 +106,7 @@ async def test_progress_of_loading_is_told(tmp_path: Path) -> None:
 
 
 async def test_before_the_start_nothing_is_served(tmp_path: Path) -> None:
-    """A typed error, not a hang."""
+    """A request before the start gets a typed error and does not hang."""
     async with running(tmp_path) as engine:
         assert engine.ready is None
         with pytest.raises(EngineUnavailable):
@@ -118,7 +118,7 @@ async def test_before_the_start_nothing_is_served(tmp_path: Path) -> None:
     [("missing.gguf", "no such file: missing.gguf"), ("silent.gguf", "the engine process ended with status 3")],
 )
 async def test_a_model_that_cannot_be_loaded_is_told_at_start(tmp_path: Path, model: str, message: str) -> None:
-    """The engine's own words, or its exit status if it had none; it is not tried for ever."""
+    """The start fails with the engine's own words, or its exit status, and the load is not tried again."""
     async with running(tmp_path, model) as engine:
         with pytest.raises(ModelLoadError) as error:
             await engine.start()
@@ -128,7 +128,7 @@ async def test_a_model_that_cannot_be_loaded_is_told_at_start(tmp_path: Path, mo
 async def test_an_abort_before_it_is_ready_costs_only_the_lanes(
     tmp_path: Path, heard: Callable[[], list[messages.Message]]
 ) -> None:
-    """Started once more, with grouped batches; a setting that asks for mixed ones is not overruled."""
+    """The engine is started once more with grouped batches, unless mixed ones are asked for."""
     async with running(tmp_path, "lanes-abort.gguf") as engine:
         await engine.start()
         assert await ask(engine, "r", "say one")
@@ -147,7 +147,7 @@ async def test_a_change_of_batching_is_what_the_engine_tells_from_then_on(tmp_pa
 
 
 async def test_a_refusal_is_the_class_its_code_names(tmp_path: Path) -> None:
-    """And the engine goes on."""
+    """A refusal has the class that its code names, and the engine goes on."""
     async with running(tmp_path) as engine:
         await engine.start()
         with pytest.raises(ContextExceeded, match="too long"):
@@ -174,7 +174,7 @@ async def test_the_end_of_the_process_ends_every_request_once(tmp_path: Path, or
 
 
 async def test_a_stream_that_had_begun_gets_an_error(tmp_path: Path) -> None:
-    """Its text cannot be taken back; the request that had only waited is answered."""
+    """A stream that had begun gets an error when the engine dies; a request that had only waited is answered."""
     async with running(tmp_path) as engine:
         await engine.start()
         async with engine.generate(request("stream", "begin one")) as events:
@@ -189,7 +189,7 @@ async def test_a_stream_that_had_begun_gets_an_error(tmp_path: Path) -> None:
 
 
 async def test_a_caller_that_can_begin_again_does(tmp_path: Path) -> None:
-    """After text it hears that all of it is void."""
+    """A caller that can begin again hears after its first text that all of it is void."""
     async with running(tmp_path) as engine:
         await engine.start()
         async with engine.generate(request("r", "begin one"), can_restart=True) as events:
@@ -202,7 +202,7 @@ async def test_a_caller_that_can_begin_again_does(tmp_path: Path) -> None:
 
 
 async def test_a_request_waits_for_the_next_engine(tmp_path: Path) -> None:
-    """Who comes while it starts again is answered, not refused."""
+    """A request that comes while the engine starts again is answered."""
     async with running(tmp_path) as engine:
         await engine.start()
         assert engine.process_id is not None
@@ -244,7 +244,7 @@ async def test_every_engine_that_becomes_ready_is_an_event(
 
 
 async def test_leaving_early_cancels(tmp_path: Path, heard: Callable[[], list[messages.Message]]) -> None:
-    """The engine hears of it and the place in the queue is free."""
+    """A client that leaves early cancels its request at the engine, and its place in the queue is free."""
     async with running(tmp_path) as engine:
         await engine.start()
         async with engine.generate(request("r", "wait")):
@@ -255,7 +255,7 @@ async def test_leaving_early_cancels(tmp_path: Path, heard: Callable[[], list[me
 
 
 async def test_a_finished_request_is_not_cancelled(tmp_path: Path, heard: Callable[[], list[messages.Message]]) -> None:
-    """Nor one whose end lies unread in the queue."""
+    """A request that has ended is not cancelled, even if its end was not read from the queue."""
     async with running(tmp_path) as engine:
         await engine.start()
         async with engine.generate(request("r", "say one two")):
@@ -265,7 +265,7 @@ async def test_a_finished_request_is_not_cancelled(tmp_path: Path, heard: Callab
 
 
 async def test_the_queue_is_bounded(tmp_path: Path) -> None:
-    """One too many is refused before anything is sent."""
+    """A request beyond the limit is refused before anything is sent."""
     async with running(tmp_path, max_in_flight=1) as engine:
         await engine.start()
         async with engine.generate(request("r", "wait")):
@@ -295,7 +295,7 @@ async def test_an_adapter_is_not_sent_to_an_engine_that_is_not_ready(
 
 
 async def test_an_adapter_that_was_offered_when_the_engine_died(tmp_path: Path) -> None:
-    """Its answer is that the engine died, so that it is offered again."""
+    """An offer that has no answer when the engine dies fails with EngineDied, so that it is made again."""
     async with running(tmp_path) as engine:
         await engine.start()
         answer = engine.add_adapter(DIGEST, tmp_path / "never.gguf")
@@ -305,7 +305,7 @@ async def test_an_adapter_that_was_offered_when_the_engine_died(tmp_path: Path) 
 
 
 async def test_a_removal_ends_when_the_engine_has_no_more_use_for_it(tmp_path: Path) -> None:
-    """Also when the adapter is added again, and when the engine dies."""
+    """A removal ends when no request uses the adapter, when it is added again, and when the engine dies."""
     async with running(tmp_path) as engine:
         await engine.start()
         await engine.add_adapter(DIGEST, tmp_path / "good.gguf")
@@ -333,7 +333,7 @@ async def test_a_hung_engine_is_replaced(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 async def test_a_hang_in_mid_stream_is_seen(tmp_path: Path) -> None:
-    """Text before a hang does not disarm the watch."""
+    """An engine that hangs after it has sent text is found, too."""
     async with running(tmp_path, min_quiet_s=0.3) as engine:
         await engine.start()
         with pytest.raises(EngineDied):
@@ -348,7 +348,7 @@ async def test_a_hang_while_loading_is_seen(tmp_path: Path) -> None:
 
 
 async def test_rest_before_a_request_is_not_counted_as_a_hang(tmp_path: Path) -> None:
-    """Who asks an engine that has rested gets the whole time for the first word."""
+    """A request to an engine that has rested gets the whole time for its first event."""
     timeout_s = 0.5
     now = asyncio.get_running_loop().time
     async with running(tmp_path, min_quiet_s=timeout_s) as engine:
@@ -390,7 +390,7 @@ async def test_a_file_that_is_gone_is_said_at_once(tmp_path: Path) -> None:
 async def test_an_engine_that_cannot_be_started_again_is_tried_later(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No process to be had, as when memory is short: the next attempt may have one."""
+    """A failed restart, as when memory is short, is tried again, and may succeed."""
     command = [sys.executable, str(SCRIPT), str(tmp_path / "heard")]
     async with running(tmp_path, command=command) as engine:
         await engine.start()
@@ -404,14 +404,14 @@ async def test_an_engine_that_cannot_be_started_again_is_tried_later(
 
 
 async def test_an_engine_that_cannot_be_started_at_all_is_told(tmp_path: Path) -> None:
-    """An error for the user, at the start."""
+    """The start fails with the system's error if no process can be started."""
     async with running(tmp_path, command=(str(tmp_path / "missing"),)) as engine:
         with pytest.raises(ModelLoadError, match="cannot be started: No such file"):
             await engine.start()
 
 
 async def test_stopping_tells_those_who_wait_and_ends_the_process(tmp_path: Path) -> None:
-    """No orphan, no silent stream."""
+    """Requests that wait get an error when the server stops, and the engine process is gone."""
     async with running(tmp_path) as engine:
         await engine.start()
         process_id = engine.process_id

@@ -14,7 +14,7 @@ def test_the_time_is_that_of_the_requests_before() -> None:
 
 
 def test_without_a_measurement_it_is_a_second() -> None:
-    """Nothing has ended yet."""
+    """The estimate is one second until a request has ended."""
     rate = DrainRate()
     rate.note_end(0.0)
     assert rate.retry_after_s(50, 10.0) == MIN_RETRY_S

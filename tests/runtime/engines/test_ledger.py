@@ -66,7 +66,7 @@ async def test_a_failure_is_raised_as_its_class() -> None:
 
 
 async def test_waiting_requests_survive_any_number_of_deaths() -> None:
-    """They never ran, so no death counts for them, and their order stays."""
+    """Requests that never ran keep their order, and deaths do not count against them."""
     ledger = Ledger()
     add(ledger, "runs", "w1", "w2")
     for now in range(4):
@@ -81,7 +81,7 @@ async def test_waiting_requests_survive_any_number_of_deaths() -> None:
 
 
 async def test_a_begun_stream_is_cut_and_the_rest_runs_again() -> None:
-    """Text that was taken cannot be taken back; text in the queue can."""
+    """A request runs again unless its client has read text of it, which cannot be taken back."""
     ledger = Ledger()
     stream, quiet = add(ledger, "stream", "quiet")
     (collected,) = add(ledger, "collected", can_restart=True)
@@ -128,7 +128,7 @@ async def test_only_the_cause_of_two_deaths_is_refused() -> None:
 
 
 def test_a_suspect_that_came_further_is_cleared() -> None:
-    """Others run beside it from its first token beyond the place where the engine ended."""
+    """Other requests run beside a suspect once it has a token more than when the engine ended."""
     ledger = Ledger()
     add(ledger, "a", "b", can_restart=True)
     sent(ledger)
@@ -187,7 +187,7 @@ async def test_a_death_of_known_cause_counts_for_no_other() -> None:
 
 
 async def test_a_request_runs_twice_at_most() -> None:
-    """After two deaths of unknown cause it ends with an error that invites another try."""
+    """After two deaths of unknown cause a request ends with an error that invites another try."""
     ledger = Ledger()
     (first,) = add(ledger, "a", can_restart=True)
     for now in (1.0, 2.0):
@@ -219,7 +219,7 @@ def test_the_refusal_ends_after_a_while() -> None:
 
 
 async def test_waiting_requests_can_be_failed_alone() -> None:
-    """Those that the engine has are not touched."""
+    """Waiting requests can be failed without those that the engine has."""
     ledger = Ledger()
     add(ledger, "sent")
     sent(ledger)

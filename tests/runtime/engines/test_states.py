@@ -83,7 +83,7 @@ def test_a_crash_while_loading_falls_back_for_one_start() -> None:
 
 
 def test_two_crashes_while_loading_fail_the_start() -> None:
-    """With lanes and without: the third start tries lanes again, after a pause."""
+    """After a crash with lanes and one without, the third start tries lanes again, after a pause."""
     supervision = Supervision(has_fallback=True)
     supervision.begin_start(0.0)
     supervision.end(KILLED, 1.0)
@@ -107,7 +107,7 @@ def test_a_model_that_is_refused_needs_no_fallback() -> None:
 
 
 def test_backoff_grows_and_a_steady_engine_resets_it() -> None:
-    """Nothing, 1, 2, 4 ... seconds up to the limit; an engine that ran for a while starts at nothing again."""
+    """The pause grows from 0 to 1, 2, 4 ... seconds up to the limit; an engine that ran for a while resets it."""
     supervision = Supervision(has_fallback=True)
     delays, now = [], 0.0
     for _ in range(8):
@@ -122,7 +122,7 @@ def test_backoff_grows_and_a_steady_engine_resets_it() -> None:
 
 
 def test_failed_starts_are_tried_ever_more_seldom() -> None:
-    """A second, two, four ... up to the limit."""
+    """The pause after a failed start doubles from one second up to the limit."""
     supervision, delays = Supervision(has_fallback=False), []
     for now in range(7):
         supervision.begin_start(float(now))
@@ -131,7 +131,7 @@ def test_failed_starts_are_tried_ever_more_seldom() -> None:
 
 
 def test_the_return_to_lanes_is_no_death() -> None:
-    """A planned end counts nothing and the next start has lanes; each fallback doubles the time until the next."""
+    """A planned end does not count as a death, and each fallback doubles the time until the next return."""
     supervision = supervision_in(S.DEGRADED)
     assert supervision.return_delay_s == 60.0
     assert supervision.end(Ending("", is_crash=True, is_planned=True), 70.0) == 0.0

@@ -47,7 +47,7 @@ def write(model: Model, matcher: GrammarMatcher, seed: int) -> str:
 
 
 def test_a_schema_is_kept(model: Model, compiler: GrammarCompiler) -> None:
-    """Whatever is chosen among the allowed tokens is a number within its limits."""
+    """Any choice among the allowed tokens gives a number within the schema's limits."""
     seen = {json.loads(write(model, compiler.compile(schema(INTEGER)), seed)) for seed in range(50)}
     assert {3, 12} < seen <= set(range(3, 13))
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_enforced_is_refused(compiler: GrammarCompiler, grammar: 
 
 
 def test_deep_schemas_are_refused(compiler: GrammarCompiler) -> None:
-    """One level below the limit is compiled, one more is not."""
+    """A schema at the limit of depth is compiled, and one level more is refused."""
     nested: dict[str, Any] = {}
     for _ in range(MAX_DEPTH // 2):
         nested = {"items": nested} if nested else {"type": "array"}

@@ -26,14 +26,14 @@ def text_of(model: Model, tokens: list[int]) -> str:
 
 
 def test_bos_is_put_in_front_once(model: Model) -> None:
-    """Unless the prompt begins with it."""
+    """``<bos>`` is put in front of a prompt unless the prompt begins with it."""
     assert model.tokenize(prompt(("Hello", True)))[0] == BOS
     assert model.tokenize(prompt(("<bos>Hello", True))) == model.tokenize(prompt(("Hello", True)))
     assert model.tokenize(Prompt(())) == [BOS]
 
 
 def test_a_users_control_tokens_are_text(model: Model) -> None:
-    """In our segments a turn ends, in theirs letters stand."""
+    """``<end_of_turn>`` ends a turn in the template's segments, and is text in a user's."""
     ours = model.tokenize(prompt(("<end_of_turn>", True)))
     theirs = model.tokenize(prompt(("<end_of_turn>", False)))
     assert ours == [BOS, END_OF_TURN]
@@ -43,7 +43,7 @@ def test_a_users_control_tokens_are_text(model: Model) -> None:
 
 
 def test_text_is_tokenised_across_segments(model: Model) -> None:
-    """Where no control token stands between, borders of segments leave no trace."""
+    """Text is tokenised as a whole where no control token stands between its segments."""
     whole = model.tokenize(prompt(("<start_of_turn>user\nWhat is the capital?<end_of_turn>\n", True)))
     parts = prompt(
         ("<start_of_turn>user\n", True), ("What is the cap", False), ("ital?", False), ("<end_of_turn>\n", True)
@@ -53,12 +53,12 @@ def test_text_is_tokenised_across_segments(model: Model) -> None:
 
 @pytest.mark.parametrize("text", ["naïve café", "🐈 and 日本", " two  spaces ", "\n\n\n", "a\x00b", "x" * 5000])
 def test_pieces_give_the_text_back(model: Model, text: str) -> None:
-    """Whatever the text: unknown characters go by their bytes."""
+    """The pieces of any text's tokens give the text back; unknown characters are written as bytes."""
     assert text_of(model, model.tokenize(prompt((text, False)))) == text
 
 
 def test_the_ends_of_an_answer(model: Model) -> None:
-    """End of turn and end of text, and they have no text."""
+    """End of turn and end of text end an answer, and have no text."""
     assert model.is_end(END_OF_TURN)
     assert model.is_end(EOS)
     assert not model.is_end(BOS)
@@ -72,7 +72,7 @@ def test_loading_can_be_stopped(library: Library, tiny_model_f32: Path) -> None:
 
 
 def test_progress_ends_at_one(library: Library, tiny_model_f32: Path) -> None:
-    """And never goes back."""
+    """The progress of loading never goes back, and ends at 1."""
     told: list[float] = []
     Model(library, tiny_model_f32, on_progress=lambda fraction: told.append(fraction) or True).free()
     assert told == sorted(told)

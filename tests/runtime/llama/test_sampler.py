@@ -53,13 +53,13 @@ def test_every_seed_becomes_one_that_repeats(seed: int) -> None:
 
 
 def test_seeds_beyond_32_bits_differ() -> None:
-    """The upper half counts."""
+    """Seeds that differ only in their upper 32 bits give different draws."""
     assert len({fold_seed(seed) for seed in (1, 1 + 2**32, 1 + 2**33, 2**32 - 1)}) == 4
     assert len({fold_seed(None) for _ in range(4)}) > 1
 
 
 def test_temperature_zero_is_the_most_likely(context: Context) -> None:
-    """Whatever the filters and the seed say."""
+    """Temperature 0 gives the most likely token, whatever the filters and the seed are."""
     best = ranking(context.logits(0))[0]
     assert draw(context, temperature=0) == [best]
     assert draw(context, temperature=0, top_k=50, top_p=0.1, seed=3) == [best]
@@ -67,7 +67,7 @@ def test_temperature_zero_is_the_most_likely(context: Context) -> None:
 
 
 def test_a_seed_repeats_and_none_does_not(context: Context) -> None:
-    """Same seed, same tokens."""
+    """The same seed gives the same tokens; another seed and no seed give others."""
     assert draw(context, 20, temperature=3, seed=7) == draw(context, 20, temperature=3, seed=7)
     assert draw(context, 20, temperature=3, seed=7) != draw(context, 20, temperature=3, seed=8)
     assert draw(context, 20, temperature=3) != draw(context, 20, temperature=3)
@@ -86,14 +86,14 @@ def test_frequencies_are_those_of_the_softmax(context: Context) -> None:
 
 @pytest.mark.parametrize("top_k", [1, 3])
 def test_top_k_keeps_so_many(context: Context, top_k: int) -> None:
-    """However hot; 0 keeps all."""
+    """The k likeliest tokens are kept at any temperature; 0 keeps all."""
     best = ranking(context.logits(0))
     assert set(draw(context, 300, temperature=5, top_k=top_k, seed=1)) == set(best[:top_k])
     assert len(set(draw(context, 300, temperature=5, top_k=0, seed=1))) > 50
 
 
 def test_top_p_keeps_the_likeliest(context: Context) -> None:
-    """0 keeps one; a small part keeps those that make it up at this temperature; 1 and more keep all."""
+    """0 keeps one token, a part those that make it up at this temperature, 1 and more keep all."""
     logits = context.logits(0).astype(float) / 2
     odds = np.sort(np.exp(logits - logits.max()))[::-1]
     n_kept = int(np.searchsorted(np.cumsum(odds / odds.sum()), 0.5)) + 1
@@ -207,7 +207,7 @@ class Only:
 
 
 def test_a_filter_decides_after_the_free_choice(context: Context) -> None:
-    """All allowed tokens are listed only when the free choice is refused; what is chosen is told once."""
+    """All allowed tokens are listed only when the free choice is refused; the choice is reported once."""
     best, second, third, *_ = ranking(context.logits(0))
     fits, refuses = Only(best, third), Only(second, third)
     for token_filter, token, n_listed in ((fits, best, 0), (refuses, second, 1)):

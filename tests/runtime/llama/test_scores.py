@@ -17,7 +17,7 @@ def test_logprobs_are_those_of_the_softmax() -> None:
 
 
 def test_the_likeliest_come_first_and_equals_by_their_number() -> None:
-    """As many as asked for, or all there are; the chosen token's own value is among them, equal to the last bit."""
+    """As many alternatives come as were asked for or exist; the chosen token's value is among them, bit for bit."""
     assert [token for token, _ in score(LOGITS, 0, 3).likeliest] == [1, 3, 0]
     assert len(score(LOGITS, 0, 20).likeliest) == len(LOGITS)
     found = score(LOGITS, 3, 2)

@@ -188,7 +188,7 @@ def test_the_label_of_adapters_is_bounded(exporter: Exporter) -> None:
 
 
 def test_a_starting_engine_has_no_load(exporter: Exporter) -> None:
-    """Before the engine is ready its state is unknown, and that is what is exposed: no sample, not a zero."""
+    """Before the engine is ready its metrics have no sample, since the state is unknown and not zero."""
     starting = Replica("0", "", EngineStatus())
     empty = dataclasses.replace(SNAPSHOT, ready=None, stats=None, replicas=(starting,))
     found = samples(text_of(exporter, empty))

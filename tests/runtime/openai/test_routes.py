@@ -185,7 +185,7 @@ async def test_headers_go_out_with_acceptance(client: ClientSession, engine: Scr
 
 
 async def test_other_paths_and_methods(client: ClientSession) -> None:
-    """They are refused in OpenAI's words."""
+    """Unknown paths and methods are refused in OpenAI's words."""
     async with client.post("/v1/embeddings", json={}) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (404, "unknown_url")
     async with client.get(CHAT) as response:

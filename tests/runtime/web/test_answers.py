@@ -41,7 +41,7 @@ def engine() -> ScriptedEngine:
 
 
 async def test_an_engine_that_stops_without_a_word(client: ClientSession, engine: ScriptedEngine) -> None:
-    """It is an error, whole and streamed, before and after the first piece; never an empty success."""
+    """An engine that stops in the middle is an error, whole and streamed, and never an empty success."""
     async with client.post(RUN, json={"prompt": "hi"}) as response:
         assert (response.status, (await response.json())["errors"][0]["code"]) == (500, 3043)
     async with client.post(RUN, json={"prompt": "hi", "stream": True}) as response:
@@ -70,7 +70,7 @@ class TestAnEngineThatBeginsAgain:
         assert engine.can_restart
 
     async def test_a_stream_does_not_ask_for_it(self, client: ClientSession, engine: ScriptedEngine) -> None:
-        """Its text is with the client."""
+        """A stream does not ask to be begun again, since its client has the text."""
         async with client.post(RUN, json={"prompt": "hi", "stream": True}) as response:
             await response.read()
         assert not engine.can_restart

@@ -132,7 +132,7 @@ async def half_close(address: tuple[str, int], request: bytes) -> tuple[asyncio.
 async def test_a_half_closed_client_gets_its_answer(
     client: ClientSession, engine: ScriptedEngine, n_interim: int
 ) -> None:
-    """It gets the whole answer, after interim responses if it has to wait; then the connection is closed."""
+    """A client that closed its sending side gets the whole answer; then the connection is closed."""
     ready = asyncio.Event()
     engine.script = [ready, "Hello", " world"]
     reader, writer = await half_close(address_of(client), run_request())

@@ -61,7 +61,7 @@ async def test_every_state_is_shown(client: ClientSession, engine: ScriptedEngin
 
 
 async def test_strangers_see_the_status_alone(serve: Serve, tmp_path: Path) -> None:
-    """Where tokens are required, names need one."""
+    """Where tokens are required, only the status is shown without one."""
     (tmp_path / "tokens").write_text("secret\n")
     client = await serve(token_file=str(tmp_path / "tokens"))
     async with client.get("/health") as response:

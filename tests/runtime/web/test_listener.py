@@ -45,7 +45,7 @@ def post(body: bytes, length: int | None = None) -> bytes:
 
 @pytest.mark.parametrize("start", [b"", b"POST / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "])
 async def test_a_client_that_never_finishes_its_headers(serve: Serve, start: bytes) -> None:
-    """It is cut off; one that spoke in time is not."""
+    """A client whose headers do not end is cut off; one whose headers came in time is not."""
     client = await serve(limits=HttpLimits(header_s=0.2))
     async with connection(client) as (good, ask), connection(client) as (slow, stall):
         ask.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -57,7 +57,7 @@ async def test_a_client_that_never_finishes_its_headers(serve: Serve, start: byt
 
 
 async def test_a_client_that_never_finishes_its_body(serve: Serve, engine: ScriptedEngine) -> None:
-    """It is told so."""
+    """A client whose body does not end gets a 408."""
     client = await serve(limits=HttpLimits(body_s=0.1))
     async with connection(client) as (reader, writer):
         writer.write(post(b'{"prompt":', length=100))
@@ -100,7 +100,7 @@ async def test_too_many_connections(serve: Serve) -> None:
 async def test_what_is_no_proper_request(
     client: ClientSession, request_bytes: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is a 400, the log is not filled with it, and the server goes on."""
+    """Bytes that are not HTTP get a 400, the log is not filled with them, and the server goes on."""
     async with connection(client) as (reader, writer):
         writer.write(request_bytes)
         assert re.match(rb"HTTP/1\.[01] 400", await asyncio.wait_for(reader.readline(), 5))
@@ -176,7 +176,7 @@ async def test_an_encoding_that_is_not_known(client: ClientSession, encoding: st
 
 
 async def test_a_broken_gzip_body_leaves_no_traceback(client: ClientSession, caplog: pytest.LogCaptureFixture) -> None:
-    """The client is told in one line, and the log holds no error of ours."""
+    """The client gets one line about a broken gzip body, and the log has no error."""
     headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
     async with client.post("/v1/chat/completions", data=b"0123456789", headers=headers) as response:
         assert response.status == 400

@@ -42,7 +42,7 @@ async def document(client: ClientSession) -> dict[str, Any]:
 
 
 def test_every_route_is_described(document: dict[str, Any]) -> None:
-    """And every description has its route."""
+    """Every route has a description, and every description has its route."""
     engine = ScriptedEngine()
     app = build_app(engine, AdapterService(Store(engine, 100, lambda _: None)), ServerSettings())
     routes = {

@@ -103,7 +103,7 @@ async def test_with_tokens_every_page_may_ask(serve: Serve, tmp_path: Path) -> N
 
 
 async def test_without_tokens_named_pages_may_ask(serve: Serve) -> None:
-    """Others are refused before anything happens, with the way out; no answer of theirs can be read."""
+    """A page that ``--allow-origin`` names may ask; another is refused before anything happens and cannot read why."""
     client = await serve(allow_origin="https://page.example")
     async with client.options("/v1/chat/completions", headers=PREFLIGHT) as response:
         assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (204, "https://page.example")
@@ -118,7 +118,7 @@ async def test_without_tokens_named_pages_may_ask(serve: Serve) -> None:
 
 
 async def test_a_name_that_was_pointed_at_loopback_reads_nothing(serve: Serve) -> None:
-    """A GET of a page on its own name has no Origin; its Host gives it away."""
+    """A page's GET on its own name has no Origin, and is refused by its Host."""
     client = await serve()
     for path in ("/v1/models", "/client/v4/accounts/a/ai/models/search", "/openapi.json"):
         async with client.get(path, headers={"Host": "evil.example"}) as response:
@@ -128,7 +128,7 @@ async def test_a_name_that_was_pointed_at_loopback_reads_nothing(serve: Serve) -
 
 
 async def test_a_private_network_preflight(serve: Serve) -> None:
-    """Chromium asks public pages to have leave for a private address."""
+    """The preflight that Chromium sends for a private address is answered for a page that is named."""
     client = await serve(allow_origin="https://page.example")
     headers = PREFLIGHT | {"Access-Control-Request-Private-Network": "true"}
     async with client.options("/v1/models", headers=headers) as response:

@@ -81,7 +81,7 @@ async def test_a_new_certificate_is_used_without_a_restart(app: web.Application,
 
 
 def test_a_certificate_needs_its_key(tmp_path: Path) -> None:
-    """One without the other, a missing file and a key of another certificate are each told before listening."""
+    """One without the other, a missing file and a key of another certificate are errors before listening."""
     certificate, _ = make_certificate(tmp_path / "one")
     _, other_key = make_certificate(tmp_path / "two")
     with pytest.raises(ConfigError, match="belong together: give both"):

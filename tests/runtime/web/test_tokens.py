@@ -23,7 +23,7 @@ TOKENS = Tokens((b"one", b"t\xc3\xb6"))
     ],
 )
 def test_a_known_token_passes(headers: dict[str, str]) -> None:
-    """In each of the places where Cloudflare's clients put it."""
+    """A known token passes in each of the headers that Cloudflare's clients use."""
     TOKENS.check(headers)
 
 
@@ -42,14 +42,14 @@ def test_a_known_token_passes(headers: dict[str, str]) -> None:
     ],
 )
 def test_anything_else_does_not(headers: dict[str, str], error: type[Exception]) -> None:
-    """Each way of not having a token has its class."""
+    """Each way of not having a token has its own error class."""
     with pytest.raises(error) as caught:
         TOKENS.check(headers)
     assert type(caught.value) is error
 
 
 def test_without_tokens_everybody_is_welcome() -> None:
-    """Then no header is looked at."""
+    """Without tokens no header is read."""
     Tokens().check({"Authorization": "nonsense"})
 
 
@@ -70,12 +70,12 @@ def test_a_name_that_points_at_loopback_is_no_loopback_address() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost:8080", "localhost", "[::1]:8080", "[::1]"])
 def test_our_own_pages_may_ask(host: str) -> None:
-    """Their origin is where they ask."""
+    """A page whose origin is the server's own address may ask."""
     Tokens().check({"Origin": f"http://{host}", "Host": host})
 
 
 def test_file(tmp_path: Path) -> None:
-    """One token a line, blank lines and comments aside."""
+    """A token file has one token a line; blank lines and comments do not count."""
     path = tmp_path / "tokens"
     path.write_text("# ours\n\n one \ntwo\n")
     assert load_tokens(ServerSettings(token_file=str(path))).values == (b"one", b"two")
@@ -85,7 +85,7 @@ def test_file(tmp_path: Path) -> None:
     ("content", "text"), [(None, "cannot read"), (b"# nothing\n", "holds no token"), (b"\xff\xfe", "is not text")]
 )
 def test_unusable_files(tmp_path: Path, content: bytes | None, text: str) -> None:
-    """A missing, an empty and an unreadable file are each told."""
+    """A missing, an empty and an unreadable token file are each an error of their own."""
     path = tmp_path / "tokens"
     if content is not None:
         path.write_bytes(content)
@@ -102,7 +102,7 @@ def test_outside_addresses_need_tokens(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_loopback_needs_none(host: str) -> None:
-    """This machine may always ask."""
+    """A server on loopback needs no tokens."""
     assert is_loopback(host)
     assert load_tokens(ServerSettings(host=host)) == Tokens()
 

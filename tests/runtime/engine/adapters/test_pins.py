@@ -48,7 +48,7 @@ def test_a_pin_waits_for_an_idle_lane() -> None:
 
 
 def test_pinning_twice_is_pinning_once() -> None:
-    """And unpinning what is not pinned does nothing."""
+    """Pinning a pinned adapter and unpinning another one change nothing."""
     lanes = Lanes(1)
     pins = LanePins(lanes)
     for _ in range(2):
@@ -62,7 +62,7 @@ def test_pinning_twice_is_pinning_once() -> None:
 
 
 def test_a_pin_whose_weights_cannot_be_written_is_given_up() -> None:
-    """Its lane can be emptied and given to another blend."""
+    """The lane of a pin whose weights cannot be written can be emptied and given to another blend."""
     lanes = Lanes(1)
     pins = LanePins(lanes)
     pins.pin(A)

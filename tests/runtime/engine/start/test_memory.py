@@ -28,7 +28,7 @@ def model(tiny_model: Path) -> tuple[GgufHeader, ModelSummary]:
 
 
 def test_enough_memory_changes_nothing(model: tuple[GgufHeader, ModelSummary]) -> None:
-    """Also where nothing is known of the machine."""
+    """The cache keeps its size where memory is enough, and where nothing is known of the machine."""
     assert fit_memory(SETTINGS, *model, FreeMemory(GIB, "test")) is SETTINGS
     assert fit_memory(SETTINGS, *model, None) is SETTINGS
 
@@ -89,7 +89,7 @@ def test_the_tightest_bound_counts(tmp_path: Path) -> None:
 
 
 def test_the_first_version_of_control_groups(tmp_path: Path) -> None:
-    """Its files have other names, and an unlimited group has a huge number."""
+    """Control groups of version 1 have other files, and a huge number where there is no limit."""
     write(
         tmp_path,
         {

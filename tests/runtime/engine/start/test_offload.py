@@ -106,7 +106,7 @@ def test_several_devices_add_up_unless_a_split_says_otherwise(tiny_model: Path) 
 
 
 def test_a_placement_names_its_devices() -> None:
-    """As ``/health`` and the greeting show it."""
+    """``/health`` and the greeting show the layers and the devices of a placement."""
     both = Placement(19, (device(1), device(1, "CUDA1")))
     assert str(both) == "CUDA0 (a card) + CUDA1 (a card), 19 layers"
 

@@ -86,7 +86,7 @@ def test_what_ends_the_process_is_the_reason(tiny_model: Path, code: str, words:
 
 
 def test_a_process_that_cannot_be_started_is_the_reason(tiny_model: Path) -> None:
-    """The words are the system's."""
+    """The reason for a process that cannot be started has the system's words."""
     outcome = Proof(task_of(tiny_model), lambda _: None, lambda: None, ("/nowhere/python",)).wait(lambda: True)
     assert outcome.reason == "the self-check cannot be started: No such file or directory"
 

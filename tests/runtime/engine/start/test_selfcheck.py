@@ -227,7 +227,7 @@ def test_mixed_batches_that_are_insisted_on_are_a_failed_start(
 
 
 def test_grouped_batches_that_are_asked_for_have_that_as_their_reason(make_driver: MakeDriver) -> None:
-    """Nothing is proven for them."""
+    """Grouped batches that were asked for need no proof, and the reason says that they were."""
     ready = make_driver(adapter_batching="grouped").ready
     assert (ready.adapter_batching, ready.batching_reason) == ("grouped", "asked for")
 
@@ -241,7 +241,7 @@ def test_every_change_between_modes_is_tried() -> None:
 
 
 def test_every_width_at_which_kernels_change_is_tried() -> None:
-    """On both sides of each, with several lanes and with one; the widest is the batch's limit."""
+    """Trials have widths on both sides of each change of kernels, with one lane and several, and the widest batch."""
     names = [trial.name for trial in trials(512)]
     for width in (8, 9, 31, 32, 33, 64, 65, 512):
         assert f"a batch of {width}" in names

@@ -156,7 +156,7 @@ def test_lanes_are_filled_while_others_run(bench: Bench) -> None:
 
 
 def test_a_failed_batch_leaves_nothing_behind(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It had let the nodes do nothing, for the base; the next batch, of the lane before it, does not run on them."""
+    """A failed batch of the base, which let the nodes do nothing, does not change the next batch of a lane."""
     steps = [[1]] * 4
     assert run(bench, [1], steps) < BOUND
     decode = native.llama_decode

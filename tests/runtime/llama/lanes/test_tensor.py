@@ -12,7 +12,7 @@ from runtime.llama.lanes.tensor import LayoutError, Tensor, prove_layout
 
 
 def test_the_layout_is_that_of_the_pinned_library() -> None:
-    """All operations have numbers of their own."""
+    """The pinned library has the layout that is declared, and a number for every operation."""
     ops = prove_layout()
     numbers = {ops.none, ops.mul_mat, ops.mul_mat_id, ops.scale, ops.add}
     assert len(numbers) == 5
@@ -40,14 +40,14 @@ def swapped(one: str, other: str) -> type[ctypes.Structure]:
     ],
 )
 def test_fields_in_the_wrong_place_are_found(monkeypatch: pytest.MonkeyPatch, one: str, other: str) -> None:
-    """Before anything is written through them."""
+    """Fields in the wrong place are found before anything is written through them."""
     monkeypatch.setattr(tensor, "Tensor", swapped(one, other))
     with pytest.raises(LayoutError):
         prove_layout()
 
 
 def test_another_size_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library whose tensors have grown."""
+    """A library whose tensors have another size is refused."""
     monkeypatch.setattr(ggml, "tensor_overhead", lambda: 376)
     with pytest.raises(LayoutError, match="376"):
         prove_layout()

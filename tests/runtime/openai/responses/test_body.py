@@ -13,7 +13,7 @@ MINIMAL = {"model": "m", "input": "hi"}
 
 
 def test_a_text_is_a_users_message() -> None:
-    """The least that a client sends."""
+    """The smallest body, a model and a text, is one message of the user with all defaults."""
     asked = parse_response(MINIMAL)
     assert asked.messages == (Message("user", "hi"),)
     assert (asked.max_tokens, asked.sampling, asked.n_logprobs, asked.is_stream) == (None, Sampling(), None, False)
