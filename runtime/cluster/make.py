@@ -1,4 +1,4 @@
-"""Makes the engine on Ray without importing Ray before it is wanted and before it is told where to listen."""
+"""Makes the engine on Ray; Ray is imported only if it is wanted, and after its listening address is set."""
 
 from __future__ import annotations
 

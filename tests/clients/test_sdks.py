@@ -96,7 +96,7 @@ def test_a_wrong_token_is_the_client_s_own_error(
 
 
 def asked(server: Server) -> dict[str, str]:
-    """What a program is told."""
+    """Arguments of a program."""
     return {
         "GEMLANE_URL": server.url,
         "GEMLANE_QUESTION": QUESTION,

@@ -28,7 +28,7 @@ def stream() -> list[str]:
 
 
 def complete() -> str:
-    """A completion, in which the caller writes the template; it stops where it is told to."""
+    """A completion, for which the caller writes the template and names the stop string."""
     prompt = f"<start_of_turn>user\n{QUESTION}<end_of_turn>\n<start_of_turn>model\n"
     done = client.completions.create(model=MODEL, prompt=prompt, stop=[" is"], **GREEDY)
     return str(done.choices[0].text)

@@ -1,4 +1,4 @@
-"""How adapters come to replicas and leave them, with replicas that only note what they are told."""
+"""How adapters come to replicas and leave them, with replicas that only note their calls."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def replicas() -> Replicas:
 
 
 async def test_an_adapter_reaches_every_replica_once(replicas: Replicas) -> None:
-    """The second offer of the same file is no call; one of another file is."""
+    """The second offer of the same file makes no call; one of another file makes one."""
     await replicas.adapters.add(PIRATE, Path("one.gguf"))
     await replicas.adapters.add(PIRATE, Path("one.gguf"))
     assert replicas.calls == [("add_adapter", "a", "id-0"), ("add_adapter", "a", "id-1")]

@@ -1,4 +1,4 @@
-"""The engine on Ray is made late: what it needs is named, and Ray is told where to listen before it is imported."""
+"""The engine on Ray is made late: an error names what is missing, and Ray's address is set before its import."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_driver(library: Library, tiny_model: Path, tiny_adapters: Path, state_dir: Path) -> Iterator[MakeDriver]:
-    """Start an engine; the tiny Gemma in Q4_K_M with its three adapters mixed, unless told otherwise."""
+    """Start an engine; the tiny Gemma in Q4_K_M with its three adapters mixed, if ``settings`` name nothing else."""
     engines = contextlib.ExitStack()
 
     def make(

@@ -188,7 +188,7 @@ def test_dry_breaks_a_repeated_passage(context: Context) -> None:
 
 
 class Only:
-    """A filter that allows some tokens and remembers what it was told."""
+    """A filter that allows some tokens and remembers the tokens that were accepted."""
 
     def __init__(self, *tokens: int) -> None:
         self.tokens = np.array(sorted(tokens))

@@ -92,7 +92,7 @@ def test_a_long_agreement_is_worth_a_dear_draft(n_equal: int, n_drafted: int) ->
 
 
 def test_nothing_is_drafted_from_an_end_on() -> None:
-    """A token that ends answers is no part of a draft, and neither is what follows it."""
+    """A draft ends before a token that ends answers."""
     tokens = [1, 2, 3, 4, 5, 6, END, 8, 9, 10, 1, 2, 3]
     assert drafts_of(answering(tokens)) == [(4, 5, 6)]
 
