@@ -35,19 +35,20 @@ MAX_TINY_MS = 0.5  # of the tiny shape with up to 8 sequences
 
 @dataclass(slots=True)
 class Clock:
-    """The seconds spent in `llama_decode`."""
+    """The seconds spent in `llama_decode`, its computation included."""
 
     decode_s: float = 0.0
 
 
 @contextlib.contextmanager
 def timed_decode() -> Iterator[Clock]:
-    """Counts the time of every `llama_decode` until the block ends."""
+    """Counts the time of every `llama_decode` until the block ends; devices compute on after its return."""
     clock, decode = Clock(), native.llama_decode
 
     def timed(*arguments: Any) -> Any:
         start_s = time.perf_counter()
         status = decode(*arguments)
+        native.llama_synchronize(arguments[0])
         clock.decode_s += time.perf_counter() - start_s
         return status
 
