@@ -2,7 +2,7 @@
 
 Two probe adapters with weights of their own change every projection. llama.cpp runs the batches of a trial without
 them, under the first, and under the second; then the same batches run in lanes. What the bank holds is read back byte
-by byte.
+by byte, and llama.cpp's own adapters are made of the same bytes: rounding to the lanes' type is no difference.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runtime.llama.adapter import NativeAdapter
 from runtime.llama.context import Chunk
 from runtime.llama.lanes.bank import BankShape
 from runtime.llama.lanes.context import LanedContext
-from runtime.llama.lanes.template import write_probe
+from runtime.llama.lanes.template import write_lane, write_probe
 from runtime.llama.lanes.weights import AdapterFile, lane_parts
 from runtime.llama.model import Model
 
@@ -69,11 +69,8 @@ def prove_lanes(
     """
     tokens = {trial.name: _tokens(trial, model.n_vocab) for trial in trials}
     with tempfile.TemporaryDirectory(prefix="gemlane-") as folder:
-        paths = [Path(folder) / f"probe-{seed}.gguf" for seed in range(1, N_PROBES + 1)]
-        for seed, path in enumerate(paths, start=1):
-            write_probe(path, laned.shapes, seed)
+        paths = [_fill(laned, bank_shape, base, Path(folder), lane) for lane in range(1, N_PROBES + 1)]
         native = _run_natively(model, laned, paths, trials, tokens)
-        _fill(laned, bank_shape, base, paths)
     worst = max(_compare(laned, trial, tokens[trial.name], native[trial.name]) for trial in trials)
     for lane in range(1, N_PROBES + 1):
         laned.bank.fill(lane, ())
@@ -130,16 +127,20 @@ def _rotated(n: int, by: int) -> Iterable[int]:
     return ((place + by) % n for place in range(n))
 
 
-def _fill(laned: LanedContext, bank_shape: BankShape, base: GgufHeader, paths: list[Path]) -> None:
-    for lane, path in enumerate(paths, start=1):
-        file = AdapterFile(path, base)
-        parts = list(lane_parts([(file, 1.0)], laned.shapes, bank_shape.rank, bank_shape.lane_type))
-        file.close()
-        laned.bank.fill(lane, parts)
+def _fill(laned: LanedContext, bank_shape: BankShape, base: GgufHeader, folder: Path, lane: int) -> Path:
+    """Fill a lane with a probe; an adapter of the same bytes for llama.cpp."""
+    probe, path = folder / f"probe-{lane}.gguf", folder / f"lane-{lane}.gguf"
+    write_probe(probe, laned.shapes, seed=lane)
+    file = AdapterFile(probe, base)
+    parts = list(lane_parts([(file, 1.0)], laned.shapes, bank_shape.rank, bank_shape.lane_type))
+    file.close()
+    laned.bank.fill(lane, parts)
     for part in parts:
         held = laned.bank.read(lane, part.name)
         if not (np.array_equal(held.a, part.a) and np.array_equal(held.b, part.b)):
             raise SelfCheckError(f"the bank does not hold what was written for {part.name}")
+    write_lane(path, laned.shapes, bank_shape.lane_type, parts)
+    return path
 
 
 def _compare(laned: LanedContext, trial: Trial, tokens: list[list[int]], native: dict[int, Results]) -> float:

@@ -55,6 +55,10 @@ class Hooks:
     """How adapters share batches has changed: mode and reason."""
 
 
+class _LanesRefusedError(ModelLoadError):
+    """Mixed batches were asked for, and lanes are wrong here; with fewer layers on devices nothing is gained."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Start:
     """All that the parts of a start need."""
@@ -155,6 +159,8 @@ def _load(beginning: _Start, placement: Placement) -> tuple[Model, Context, Adap
                 undo.callback(model.free)
                 context, adapters, reason = _make_context(beginning, model, placement)
                 undo.pop_all()
+        except _LanesRefusedError:
+            raise
         except ModelLoadError as error:
             if not placement.n_layers or not is_wanted:
                 raise
@@ -192,9 +198,10 @@ def _make_context(beginning: _Start, model: Model, placement: Placement) -> tupl
         try:
             return _make_lanes(beginning, model, placement, shape)
         except (ModelLoadError, SelfCheckError, DecodeError, InvalidAdapter) as error:
-            if settings.adapter_batching == "mixed":
-                raise ModelLoadError(f"mixed batches are not possible here: {error}") from error
             reason = f"mixed batches are not possible here: {error}"
+            if settings.adapter_batching == "mixed":
+                refused = ModelLoadError if isinstance(error, ModelLoadError) else _LanesRefusedError
+                raise refused(reason) from error
             _LOG.warning("%s; falling back to one adapter a batch", reason)
     context = Context(model, shape)
     return context, GroupedAdapters(model, context, beginning.header, settings.lanes), reason

@@ -15,6 +15,7 @@ from convert.gguf.writer import FilePlan, KeyValue, TensorPlan, write_gguf
 from convert.rules.adapter import ALPHA_KEY
 from convert.rules.gemma import ARCHITECTURE, is_projection
 from runtime.errors import ModelLoadError, without_folders
+from runtime.llama.lanes.bank import LANE_TYPES, Bytes, LanePart
 
 PROBE_RANK = 4
 Shapes = Mapping[str, tuple[int, int]]
@@ -58,9 +59,39 @@ def write_probe(path: Path, shapes: Shapes, seed: int) -> None:
     _write(path, PROBE_RANK, tensors)
 
 
+def write_lane(path: Path, shapes: Shapes, lane_type: str, parts: Sequence[LanePart]) -> None:
+    """An adapter for llama.cpp with the very bytes of a lane, the factors of scale and rank being in them.
+
+    Args:
+        path: where to write it.
+        shapes: ``(n_in, n_out)`` of every weight of the bank.
+        lane_type: the bank's.
+        parts: what the lane holds.
+
+    Raises:
+        ModelLoadError: it cannot be written.
+    """
+    kind = GgmlType(LANE_TYPES[lane_type])
+    n_in_block = kind.block.n_values
+    rank = max(-(-part.rank // n_in_block) * n_in_block for part in parts)
+    tensors = []
+    for part in parts:
+        n_in, n_out = shapes[part.name]
+        a = part.a.reshape(-1, kind.row_size_bytes(n_in))[:rank]
+        b = part.b.reshape(n_out, -1)[:, : kind.row_size_bytes(rank)]
+        tensors.append(_plan(part.name + ".lora_a", kind, (rank, n_in), a))
+        tensors.append(_plan(part.name + ".lora_b", kind, (n_out, rank), b))
+    _write(path, rank, tensors)
+
+
+def _plan(name: str, kind: GgmlType, shape: tuple[int, int], rows: Bytes) -> TensorPlan:
+    data = np.ascontiguousarray(rows).reshape(-1)
+    return TensorPlan(name, kind, shape, lambda: [data])
+
+
 def _tensor(name: str, values: npt.NDArray[np.floating]) -> TensorPlan:
-    data = np.ascontiguousarray(values, np.float16).view(np.uint8).reshape(-1)
-    return TensorPlan(name, GgmlType.F16, values.shape, lambda: [data])
+    rows = np.ascontiguousarray(values, np.float16).view(np.uint8)
+    return _plan(name, GgmlType.F16, values.shape, rows)
 
 
 def _write(path: Path, rank: int, tensors: Sequence[TensorPlan]) -> None:
