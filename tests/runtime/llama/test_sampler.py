@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.generation import Dry, Sampling, TokenBias
+from runtime.llama import sampler as sampler_module
 from runtime.llama.context import Chunk, Context
 from runtime.llama.model import Model
 from runtime.llama.sampler import Sampler, fold_seed
@@ -160,6 +161,22 @@ def test_a_bias_moves_a_token(context: Context) -> None:
     first, second, *_ = ranking(context.logits(0))
     assert draw(context, temperature=0, biases=(TokenBias(first, -100),)) == [second]
     assert draw(context, temperature=0, biases=(TokenBias(7, 100),)) == [7]
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 9}, {"top_p": 0.9}, {"top_k": 40, "min_p": 0.1}])
+@pytest.mark.parametrize("ignores_end", [False, True])
+def test_choices_are_those_of_the_chain(
+    context: Context, monkeypatch: pytest.MonkeyPatch, filters: dict[str, Any], *, ignores_end: bool
+) -> None:
+    """What numpy chooses is what llama.cpp's chain does, under biases too; logits stay as they are."""
+    first = ranking(context.logits(0))[0]
+    biases = (TokenBias(first, -3.5), TokenBias(7, 11.0))
+    settings: dict[str, Any] = {"temperature": 2.5, "seed": 4, "biases": biases, "ignores_end": ignores_end} | filters
+    before = context.logits(0)
+    by_numpy = draw(context, 50, **settings)
+    monkeypatch.setattr(sampler_module, "can_draw", lambda _: False)
+    assert draw(context, 50, **settings) == by_numpy
+    assert np.array_equal(context.logits(0), before)
 
 
 def test_an_ignored_end_is_never_chosen(context: Context) -> None:
