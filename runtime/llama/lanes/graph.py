@@ -153,6 +153,8 @@ class LaneGraph:
         nodes = self._partial.get(address) or self._nodes.get(address)
         if nodes is not None:
             nodes.disable()
+            # It may not have been taken over yet.
+            Tensor.from_address(address).op = self._ops.none
 
     def _look_at(self, address: int) -> None:
         op = ctypes.c_int.from_address(address + OP_OFFSET).value
