@@ -28,11 +28,7 @@ from scripts.bench.report import Claim, Result, Series
 COUNTS = (1, 8, 32, 64)
 N_STEPS = 16  # measured for one value
 N_PROMPT_TOKENS = 8
-SAMPLINGS = {
-    "greedy": Sampling(temperature=0),
-    "drawn": Sampling(temperature=0.6, seed=1),
-    "drawn from top_p 0.95": Sampling(temperature=0.6, top_p=0.95, seed=1),
-}
+SAMPLINGS = {"greedy": Sampling(temperature=0), "drawn": Sampling(temperature=0.6, seed=1)}
 MAX_SHARE = 0.02  # of llama_decode's time
 MAX_TINY_MS = 0.5  # of the tiny shape with up to 8 sequences
 
