@@ -16,12 +16,11 @@ from runtime.errors import ModelLoadError
 from runtime.llama import ggml
 from runtime.llama.lanes.nodes import LaneWeight
 from runtime.llama.lanes.tensor import buffer_type_of, columns_of, plane_bytes_of, rows_of
+from runtime.llama.lanes.weights import LANE_TYPES, LanePart
 
-LANE_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 _F32, _I32 = 0, 26
 # The processor's products take rows in groups of four at least.
 _ROW_GROUP = 4
-Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +33,6 @@ class BankShape:
     n_batch: int
     has_own_results: bool = False
     """Give products room of their own even where the backend needs no scratch behind them."""
-
-
-@dataclass(frozen=True, slots=True)
-class LanePart:
-    """One weight's share of a lane, in the bank's type: A as ``rank`` rows, B as ``n_out`` rows of ``rank``."""
-
-    name: str
-    a: Bytes
-    b: Bytes
-    rank: int
-    """Rows of A from here on are zero, and so are columns of B."""
 
 
 class Bank:

@@ -15,7 +15,7 @@ from convert.gguf.writer import FilePlan, KeyValue, TensorPlan, write_gguf
 from convert.rules.adapter import ALPHA_KEY
 from convert.rules.gemma import ARCHITECTURE, is_projection
 from runtime.errors import ModelLoadError, without_folders
-from runtime.llama.lanes.bank import LANE_TYPES, Bytes, LanePart
+from runtime.llama.lanes.weights import LANE_TYPES, Bytes, LanePart
 
 PROBE_RANK = 4
 Shapes = Mapping[str, tuple[int, int]]
@@ -71,7 +71,7 @@ def write_lane(path: Path, shapes: Shapes, lane_type: str, parts: Sequence[LaneP
     Raises:
         ModelLoadError: it cannot be written.
     """
-    kind = GgmlType(LANE_TYPES[lane_type])
+    kind = LANE_TYPES[lane_type]
     n_in_block = kind.block.n_values
     rank = max(-(-part.rank // n_in_block) * n_in_block for part in parts)
     tensors = []

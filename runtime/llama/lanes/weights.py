@@ -23,12 +23,24 @@ from convert.gguf.quantisers import Ggml
 from convert.gguf.types import GgmlType
 from convert.rules.adapter import AdapterSummary, check_adapter
 from runtime.errors import IncompatibleAdapter, InvalidAdapter, without_folders
-from runtime.llama.lanes.bank import LANE_TYPES, LanePart
 
+LANE_TYPES = {"f32": GgmlType.F32, "f16": GgmlType.F16, "q8_0": GgmlType.Q8_0}
 _CHUNK_BYTES = 4 << 20
 # A file system's clock ticks every 1 ms to 2 s (FAT): a file written less than that before it was digested may have
 # been written once more within the same tick, and its time would not tell.
 _SETTLED_NS = 2_000_000_000
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class LanePart:
+    """One weight's share of a lane, in the bank's type: A as ``rank`` rows, B as ``n_out`` rows of ``rank``."""
+
+    name: str
+    a: Bytes
+    b: Bytes
+    rank: int
+    """Rows of A from here on are zero, and so are columns of B."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +158,7 @@ class AdapterFile:
         """What the file itself multiplies the product of a pair with (llama-adapter.h, get_scale)."""
         return self.summary.alpha / rank if self.summary.alpha else 1.0
 
-    def read(self, tensor: TensorInfo) -> npt.NDArray[np.uint8]:
+    def read(self, tensor: TensorInfo) -> Bytes:
         """The bytes of a tensor: uint8 ``[size_bytes]``.
 
         Raises:
@@ -187,7 +199,7 @@ def lane_parts(
     Raises:
         InvalidAdapter: a file has become shorter.
     """
-    ggml, kind = Ggml(), GgmlType(LANE_TYPES[lane_type])
+    ggml, kind = Ggml(), LANE_TYPES[lane_type]
     for name, (n_in, n_out) in shapes.items():
         pairs = [(file, scale, pair) for file, scale in members if (pair := file.pair(name)) is not None]
         if not pairs:
@@ -204,7 +216,7 @@ def lane_parts(
         yield LanePart(name, a_rows.reshape(-1), ggml.quantize(kind, b_columns), start)
 
 
-def _rows(ggml: Ggml, kind: GgmlType, tensor: TensorInfo, data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _rows(ggml: Ggml, kind: GgmlType, tensor: TensorInfo, data: Bytes) -> Bytes:
     """The tensor's rows in type ``kind``."""
     if tensor.type == kind:
         return data

@@ -24,10 +24,11 @@ from runtime.errors import DecodeError, ModelLoadError
 from runtime.llama import ggml
 from runtime.llama.lanes import bank, tensor
 from runtime.llama.lanes import context as laned
-from runtime.llama.lanes.bank import Bank, LanePart
+from runtime.llama.lanes.bank import Bank
 from runtime.llama.lanes.graph import LaneGraph
 from runtime.llama.lanes.nodes import Mode, WeightNodes
 from runtime.llama.lanes.tensor import Ops
+from runtime.llama.lanes.weights import LanePart
 from runtime.llama.library import Library
 from tests.runtime.engine.conftest import MakeDriver
 from tests.tiny_gemma.facts import ANSWERS, QUESTIONS, STYLES

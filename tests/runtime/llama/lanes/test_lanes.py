@@ -19,10 +19,9 @@ from runtime.errors import DecodeError, InvalidAdapter
 from runtime.llama import ggml
 from runtime.llama.context import Chunk
 from runtime.llama.lanes import nodes
-from runtime.llama.lanes.bank import LanePart
 from runtime.llama.lanes.graph import LaneGraph
 from runtime.llama.lanes.tensor import Tensor, buffer_type_of, plane_bytes_of
-from runtime.llama.lanes.weights import lane_parts
+from runtime.llama.lanes.weights import LanePart, lane_parts
 from tests.device import is_on_processor
 from tests.runtime.llama.conftest import RANK, Bench, Logits, MakeBench, tokens_of
 
