@@ -12,6 +12,7 @@ from scripts.bench.gaps import gaps
 from scripts.bench.lookup import lookup
 from scripts.bench.many import many
 from scripts.bench.memory import memory
+from scripts.bench.peft import peft
 from scripts.bench.plan import N_CELLS, N_CLIENTS, SIDES, Plan
 from scripts.bench.prefix import prefix
 from scripts.bench.report import Result, machine, save
@@ -42,7 +43,10 @@ BENCHMARKS = {
     "gaps": gaps,
     "many": many,
     "lookup": lookup,
+    "peft": peft,
 }
+ASKED_FOR = frozenset({"peft"})
+"""Benchmarks that run only where they are named: they need more than this project and llama-server."""
 
 
 def arguments() -> argparse.Namespace:
@@ -50,7 +54,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.bench", description="Measure this server and llama-server."
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; default: all")
+    everything = f"default: all but {', '.join(ASKED_FOR)}"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; {everything}")
     parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--tokens", type=int, default=64, help="of an answer; default: %(default)s")
     parser.add_argument("--prompt-tokens", type=int, default=0, metavar="N", help="default: each benchmark's own")
@@ -91,7 +96,7 @@ def main() -> int:
     results: list[Result] = []
     failed = []
     print(", ".join(machine().values()))
-    for name in asked.names or BENCHMARKS:
+    for name in asked.names or [name for name in BENCHMARKS if name not in ASKED_FOR]:
         began_s = time.monotonic()
         try:
             results.append(asyncio.run(BENCHMARKS[name](plan)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
@@ -17,6 +18,7 @@ from scripts.bench.eight import adapters_of, mixed, prompts
 from scripts.bench.lookup import lookup
 from scripts.bench.many import N_ADAPTERS, power_law
 from scripts.bench.memory import memory
+from scripts.bench.peft import MODULES, peft
 from scripts.bench.plan import Plan
 from scripts.bench.report import Claim, Result, Series, save
 from scripts.bench.rounds import Round, Rounds, Work, read_round
@@ -244,3 +246,27 @@ def test_more_clients_share_the_eight_adapters(tmp_path: Path) -> None:
     plan = Plan(tmp_path, "tiny", "q4_0", n_threads=1, n_tokens=4, repeats=1, sides="gemlane", n_clients=10)
     assert plan.setup(8).n_parallel == 10
     assert adapters_of(plan, 8) == (0, 1, 2, 3, 4, 5, 6, 7, 0, 1)
+
+
+def test_peft_needs_weights_that_it_can_compute(tmp_path: Path) -> None:
+    """PEFT is not compared on quantised weights; the message names the types that both sides have."""
+    plan = Plan(tmp_path, "tiny", "q4_0", n_threads=1, n_tokens=4, repeats=1, sides="both")
+    with pytest.raises(SideError, match="PEFT computes no q4_0: choose --type f32 or f16"):
+        asyncio.run(peft(plan))
+
+
+@pytest.mark.skipif(any(map(importlib.util.find_spec, MODULES)), reason="PEFT is installed")
+def test_without_peft_the_way_out_is_named(tmp_path: Path) -> None:
+    """Without PEFT the message says how to install it."""
+    plan = Plan(tmp_path, "tiny", "f32", n_threads=1, n_tokens=4, repeats=1, sides="both")
+    with pytest.raises(SideError, match=r"torch, transformers, peft not installed: pip install '\.\[train\]'"):
+        asyncio.run(peft(plan))
+
+
+@pytest.mark.skipif(not all(map(importlib.util.find_spec, MODULES)), reason="needs pip install '.[train]'")
+def test_answers_are_those_of_peft(tmp_path: Path) -> None:
+    """In F32 every answer under the base, one adapter and eight in one batch is the one that PEFT gives."""
+    plan = Plan(tmp_path, "tiny", "f32", n_threads=1, n_tokens=8, repeats=1, sides="both", n_prompt=16)
+    claims = asyncio.run(peft(plan)).claims
+    shares = [claim.values for claim in claims if claim.text.startswith("equal answers")]
+    assert shares == [(1.0,)] * 4
